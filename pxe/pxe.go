@@ -1,0 +1,152 @@
+// Package pxe is a network boot server: DHCP, TFTP, boot HTTP and iPXE
+// scripts. It asks a [Booter] what a [Client] should boot and a [Leases] for
+// addresses, and tells a [Recorder] what it saw on the wire. It knows nothing
+// of sites, profiles or disk images, and it opens no sockets: it is given
+// them.
+package pxe
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"time"
+)
+
+// Arch is a client system architecture type (RFC 4578 §2.1, option 93, and the
+// IANA registry "Processor Architecture Types").
+type Arch uint16
+
+// Client is a machine that asked for an address or a boot file, as the wire
+// showed it.
+type Client struct {
+	MAC         net.HardwareAddr
+	Network     string // Network.Name it asked on
+	Addr        netip.Addr
+	Arch        Arch
+	ArchKnown   bool
+	UUID        string // option 97, RFC 4578 §2.3; may be wrong, never trust alone
+	VendorClass string // option 60
+	UserClass   string // option 77
+	Hostname    string // option 12
+	PXE         bool   // option 60 says PXEClient
+	HTTP        bool   // option 60 says HTTPClient
+	IPXE        bool   // it is iPXE already
+	UEFI        bool
+}
+
+// Action is what a client is told to do.
+type Action int
+
+// Actions.
+const (
+	Ignore     Action = iota // no boot information; an address is still given if Leases has one
+	BootDisk                 // leave the network, go on with the firmware's next device
+	BootKernel               // load Kernel and Initrds
+)
+
+// Decision is a Booter's answer.
+type Decision struct {
+	Action  Action
+	Kernel  string   // name below Files, e.g. "agent/sha256-ab12/vmlinuz"
+	Initrds []string // names below Files
+	Cmdline string   // kernel arguments
+	Reason  string   // one sentence: why; recorded on the machine's timeline
+}
+
+// Booter decides what a client boots. It may be called many times per boot and
+// concurrently, and must be quick: it is on the path of every OFFER.
+type Booter interface {
+	Boot(ctx context.Context, c Client) (Decision, error)
+}
+
+// Lease is an address for a client.
+type Lease struct {
+	Addr     netip.Addr
+	Hostname string
+	Duration time.Duration
+}
+
+// ErrNoLease means that this server has no address for the client: stay silent.
+var ErrNoLease = errors.New("no address for this client")
+
+// ErrWrongAddress means that the client asked for an address that it must not
+// use: NAK.
+var ErrWrongAddress = errors.New("address is not this client's")
+
+// Leases gives addresses. Methods may be called concurrently.
+type Leases interface {
+	// Offer finds an address; want is the client's wish and may be invalid.
+	Offer(ctx context.Context, c Client, want netip.Addr) (Lease, error)
+	// Commit makes addr the client's, durably, before it returns.
+	Commit(ctx context.Context, c Client, addr netip.Addr) (Lease, error)
+	Release(ctx context.Context, c Client, addr netip.Addr) error
+	Decline(ctx context.Context, c Client, addr netip.Addr) error
+}
+
+// File is an open boot file.
+type File struct {
+	io.ReadSeekCloser
+	Size    int64
+	ModTime time.Time
+	Type    string // MIME type, may be empty
+}
+
+// Files finds boot files by slash-separated name; loaders are below
+// "loaders/": undionly.kpxe, ipxe.efi, snponly.efi. A missing name is
+// fs.ErrNotExist.
+type Files interface {
+	Open(ctx context.Context, name string) (*File, error)
+}
+
+// Network is one network that the server answers on.
+type Network struct {
+	Name     string
+	Prefix   netip.Prefix
+	Server   netip.Addr // our address there
+	Gateway  netip.Addr
+	DNS      []netip.Addr
+	NTP      []netip.Addr
+	Domain   string
+	MTU      int
+	HTTPPort int // boot HTTP at http://Server:HTTPPort/boot/; default 80
+}
+
+// Exchange is something seen on the wire, for a machine's timeline.
+type Exchange struct {
+	Time    time.Time
+	MAC     net.HardwareAddr // nil when only Addr is known
+	Addr    netip.Addr
+	Network string
+	Kind    string // "dhcp.discover", "dhcp.offer", "dhcp.ack", "dhcp.nak", "tftp.read", "http.get", "script", ...
+	Name    string // file name, if any
+	Bytes   int64
+	Took    time.Duration
+	Text    string // one sentence
+	Err     error
+}
+
+// Recorder is told of every exchange. It must not block.
+type Recorder interface {
+	Record(e Exchange)
+}
+
+// FrameSender is an optional extra of a DHCP socket: it sends a UDP datagram
+// to a client that has no address yet and cannot answer ARP (RFC 2131 §4.1).
+// Without it the server broadcasts instead.
+type FrameSender interface {
+	SendFrame(to net.HardwareAddr, src, dst netip.AddrPort, payload []byte) error
+}
+
+// To be implemented in this package (signatures are relied on by others):
+//
+//	type Config struct { Networks []Network; Booter; Leases; Files; Recorder (may be nil); Logger *slog.Logger; Now func() time.Time }
+//	func New(Config) (*Server, error)
+//	func (s *Server) ServeDHCP(ctx, network string, conn net.PacketConn) error // one per network; conn may be a FrameSender
+//	func (s *Server) ServeTFTP(ctx, conn net.PacketConn, dial func(ctx, local netip.Addr) (net.PacketConn, error)) error // dial opens a transfer socket on a new port (TID, RFC 1350 §4)
+//	func (s *Server) Handler() http.Handler // mounts at "/boot/": /boot/script/MAC (iPXE script), /boot/autoexec.ipxe, /boot/files/NAME
+//	func ListenDHCP(ifname string) (net.PacketConn that is a FrameSender, error) // Linux, a real interface (cmd calls it)
+//
+// The script for BootKernel loads http://Server/boot/files/<Kernel> etc. with
+// the Decision's command line, retries, and exits non-zero when it gives up.

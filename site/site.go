@@ -1,0 +1,260 @@
+// Package site says what should be: a folder of YAML files in git, parsed
+// into a [Site], validated, diffed and named by a canonical [Revision].
+//
+// A Site has Networks (where addresses come from), Racks (where machines
+// stand), Machines (what is racked: BMC, NICs, disks, GPUs), Profiles (what a
+// machine becomes), Images (what a profile writes to disk), Mirrors (where
+// packages come from) and names of Secrets. The package knows no status, opens
+// no socket and never holds the value of a secret.
+package site
+
+import (
+	"net"
+	"net/netip"
+	"time"
+)
+
+// MAC is a 48-bit Ethernet address that is comparable, so that it can be a map
+// key; its text form is lower case with colons.
+type MAC [6]byte
+
+// Site is a whole parsed and validated site folder.
+type Site struct {
+	Name     string
+	Domain   string // DNS domain of the machines, e.g. "dc1.example.org"
+	Dir      string // the folder it was read from; not part of the revision
+	Networks []Network
+	Racks    []Rack
+	Machines []Machine
+	Profiles []Profile
+	Images   []Image
+	Mirrors  []Mirror
+	Secrets  []SecretName // names that machines refer to; values are in the secrets file
+	Policy   Policy
+}
+
+// NetworkPurpose says what a network is for.
+type NetworkPurpose string
+
+// Purposes of a network.
+const (
+	PurposeBoot NetworkPurpose = "boot" // machines PXE-boot from it
+	PurposeBMC  NetworkPurpose = "bmc"  // BMCs live on it
+	PurposeData NetworkPurpose = "data" // neither: configured on the installed OS only
+)
+
+// Network is one IPv4 subnet on one VLAN.
+type Network struct {
+	Name    string
+	Purpose NetworkPurpose
+	Prefix  netip.Prefix // masked
+	VLAN    int          // 802.1Q id 1..4094, 0 = untagged
+	Server  netip.Addr   // fettle's own address on this network
+	Gateway netip.Addr   // invalid when there is none
+	DNS     []netip.Addr
+	NTP     []netip.Addr
+	Domain  string // default: the site's
+	MTU     int    // default 1500
+	Lease   time.Duration
+	Pools   []Pool
+}
+
+// Pool is an inclusive range of addresses for clients without a reservation.
+type Pool struct{ From, To netip.Addr }
+
+// Rack is a place for machines. Units is its height in U.
+type Rack struct {
+	Name     string
+	Location string
+	Units    int
+}
+
+// Firmware is how a machine boots.
+type Firmware string
+
+// Kinds of firmware.
+const (
+	BIOS Firmware = "bios"
+	UEFI Firmware = "uefi"
+)
+
+// Machine is one server as it should be.
+type Machine struct {
+	Name     string
+	Rack     string // name of a Rack, may be empty
+	Unit     int    // lowest U, 1-based; 0 = unsaid
+	Serial   string // SMBIOS type 1 serial number
+	UUID     string // SMBIOS type 1 UUID, RFC 4122 text; derived from the serial when unsaid
+	Firmware Firmware
+	CPUs     int   // logical CPUs expected, 0 = unsaid
+	Memory   Bytes // memory expected, 0 = unsaid
+	BMC      BMC
+	NICs     []NIC
+	Disks    []Disk
+	GPUs     []GPU
+	Profile  string // name of a Profile
+	Owner    string
+	Purpose  string
+	// OnDifference overrides Policy.OnDifference for this machine when not "".
+	OnDifference OnDifference
+	Pos          Pos // where it was declared
+}
+
+// BMCProtocol is how a BMC is spoken to.
+type BMCProtocol string
+
+// BMC protocols.
+const (
+	Redfish BMCProtocol = "redfish"
+	IPMI    BMCProtocol = "ipmi"
+)
+
+// BMC is a machine's management controller.
+type BMC struct {
+	Address  netip.Addr
+	Port     int // 0 = the protocol's own
+	MAC      MAC
+	Network  string // name of the Network that Address is on
+	Protocol BMCProtocol
+	Secret   string // name of the secret that holds "user:password"
+}
+
+// NIC is one network port.
+type NIC struct {
+	MAC     MAC
+	Network string     // name of a Network, may be empty for an unused port
+	Address netip.Addr // static reservation; invalid = from the pool
+	Boot    bool       // this port network-boots; exactly one per machine
+}
+
+// Disk is one block device that the machine must have.
+type Disk struct {
+	Serial string
+	Model  string // substring match, "" = any
+	Size   Bytes  // at least this much, 0 = any
+}
+
+// GPU is a group of like GPUs.
+type GPU struct {
+	Model string // for people, e.g. "NVIDIA H100 SXM5 80GB"
+	PCI   string // "vendor:device" in lower case hex, e.g. "10de:2330"
+	Count int
+}
+
+// Profile is what a machine becomes.
+type Profile struct {
+	Name       string
+	Image      string // name of an Image
+	Layout     Layout
+	KernelArgs []string
+	Users      []User
+	Packages   []string // Debian packages beyond the image's own; baked at image build
+	BIOS       map[string]any
+	GPU        map[string]any
+}
+
+// Layout says which disk the image goes to and what becomes of the rest.
+type Layout struct {
+	// Disk selects the target: a serial number, "first" (the machine's first
+	// listed disk), or "smallest".
+	Disk string
+	// Root is the size of the root file system; 0 = grow to the whole disk.
+	Root Bytes
+	// Swap is the size of a swap partition made behind root; 0 = none.
+	Swap Bytes
+}
+
+// User is an account on the installed OS.
+type User struct {
+	Name    string
+	Groups  []string
+	Shell   string
+	Sudo    bool
+	SSHKeys []string // authorized_keys lines
+}
+
+// Image is an OS image to be built or imported.
+type Image struct {
+	Name       string
+	OS         string // "debian"
+	Suite      string // e.g. "bookworm"
+	Components []string
+	Arch       string // Debian architecture, default "amd64"
+	Packages   []string
+	Size       Bytes // size of the raw disk image; default 3 GiB
+}
+
+// Mirror is a package source to be mirrored.
+type Mirror struct {
+	Name       string
+	Format     string // "apt", "oci", "pypi", "files", ...
+	Suites     []string
+	Components []string
+	Archs      []string
+	Packages   []string
+}
+
+// SecretName names one entry of the secrets file and says what it is for.
+type SecretName struct {
+	Name        string
+	Description string
+}
+
+// OnDifference says what a run does when a machine differs from the site file.
+type OnDifference string
+
+// What to do about differences.
+const (
+	Stop OnDifference = "stop" // fail the run and name the difference (default)
+	Warn OnDifference = "warn" // record the difference and go on
+)
+
+// UnknownMachines says what happens to a MAC that the site does not know.
+type UnknownMachines string
+
+// What to do with unknown machines.
+const (
+	Inspect UnknownMachines = "inspect"
+	Ignore  UnknownMachines = "ignore"
+)
+
+// Policy holds site-wide choices.
+type Policy struct {
+	OnDifference    OnDifference
+	UnknownMachines UnknownMachines
+}
+
+// Bytes is a size in bytes; text forms are "512MiB", "1.92TB", "64G" (=GiB).
+type Bytes int64
+
+// Pos is a place in a site file, File relative to the site folder.
+type Pos struct {
+	File         string
+	Line, Column int
+}
+
+// Revision names the content of a site: "sha256:" and 64 hex digits over the
+// canonical form. Comments, key order and file layout do not change it.
+type Revision string
+
+var _ = net.IPv4len // replaced by the implementation
+
+// To be implemented in this package (signatures are relied on by others):
+//
+//	func Load(dir string) (*Site, error)               // error is Errors (each with Pos, Msg, Hint)
+//	func (s *Site) Revision() Revision
+//	func (s *Site) Canonical() []byte                  // canonical JSON
+//	func (s *Site) Machine(name string) (Machine, bool)
+//	func (s *Site) Network(name string) (Network, bool)
+//	func (s *Site) Profile(name string) (Profile, bool)
+//	func (s *Site) Image(name string) (Image, bool)
+//	func (s *Site) MachineByMAC(mac MAC) (Machine, NIC, bool)
+//	func (s *Site) Validate() error                    // for a Site made in Go (labs derive one)
+//	func (s *Site) Select(exprs ...string) ([]Machine, error) // names, gpu-[01-32], rack=r1, profile=train, owner=, purpose=
+//	func (s *Site) Clone() *Site                       // deep copy
+//	func Diff(a, b *Site) []Change
+//	func Schema() []byte                               // JSON Schema draft 2020-12
+//	func Init(dir string) error                        // starter folder; refuses to overwrite
+//	func ParseMAC(string) (MAC, error); (MAC) String(), HardwareAddr() net.HardwareAddr, MarshalText/UnmarshalText
+//	func ParseBytes(string) (Bytes, error); (Bytes) String(); MarshalText/UnmarshalText (and a plain number is bytes)
+//	func OpenSecrets(dir string, identity io.Reader or path) (*Secrets, error): age file; Secret type prints "[secret]"
