@@ -49,3 +49,8 @@ type File struct {
 //	func (b *Builder) Loaders(ctx) (Release, bool cached, error)
 //	func (b *Builder) Disk(ctx, DiskSpec) (Release, bool cached, error)
 //	func SpecFor(s *site.Site, p site.Profile) (DiskSpec, error) // image plus the profile's packages; Name is "IMAGE" or "IMAGE+<hash of packages>"
+//
+// A disk image's grub.cfg must source /boot/grub/fettle-args.cfg when it exists
+// (it says: set fettle_args="...") and end its linux lines with $fettle_args:
+// the agent writes that file (see wire.Deploy.KernelArgs). Root is partition 3,
+// the last; the agent grows it and may add a swap partition behind it.

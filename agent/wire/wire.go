@@ -128,14 +128,19 @@ type Task struct {
 
 // Deploy writes an image to one disk.
 type Deploy struct {
-	DiskSerial  string     `json:"disk_serial"`          // the agent refuses when not exactly one disk has it
-	IndexURL    string     `json:"index_url"`            // of an ImageIndex
-	IndexDigest string     `json:"index_digest"`         // "sha256:..." of the index's bytes
-	DataURL     string     `json:"data_url"`             // of the compressed data; ranges are asked for
-	RootBytes   int64      `json:"root_bytes,omitempty"` // size of the root partition, 0 = all that is left
-	SwapBytes   int64      `json:"swap_bytes,omitempty"`
-	KernelArgs  []string   `json:"kernel_args,omitempty"` // appended to GRUB_CMDLINE_LINUX of the installed OS
-	Files       []SeedFile `json:"files"`                 // written into the root file system
+	DiskSerial  string `json:"disk_serial"`          // the agent refuses when not exactly one disk has it
+	IndexURL    string `json:"index_url"`            // of an ImageIndex
+	IndexDigest string `json:"index_digest"`         // "sha256:..." of the index's bytes
+	DataURL     string `json:"data_url"`             // of the compressed data; ranges are asked for
+	RootBytes   int64  `json:"root_bytes,omitempty"` // size of the root partition, 0 = all that is left
+	SwapBytes   int64  `json:"swap_bytes,omitempty"`
+	// KernelArgs go to the installed OS: the agent writes the file
+	// /boot/grub/fettle-args.cfg, one line: set fettle_args="...". The image's
+	// grub.cfg must do: if [ -f /boot/grub/fettle-args.cfg ]; then source
+	// /boot/grub/fettle-args.cfg; fi, and end its linux lines with $fettle_args;
+	// /etc/default/grub.d/50-fettle.cfg keeps them over update-grub.
+	KernelArgs []string   `json:"kernel_args,omitempty"` // appended to GRUB_CMDLINE_LINUX of the installed OS
+	Files      []SeedFile `json:"files"`                 // written into the root file system
 }
 
 // SeedFile is a file written into the installed root file system, e.g. the
