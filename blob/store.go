@@ -1,0 +1,210 @@
+package blob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// ErrMismatch says that bytes do not have the digest or the size that they
+// should have.
+var ErrMismatch = errors.New("digest mismatch")
+
+// Store is a folder of blobs. Its methods may be called concurrently, also by
+// several processes on the same folder.
+type Store struct {
+	dir string
+}
+
+// Open opens the store in dir and makes the folder if there is none. What an
+// interrupted writer left in DIR/tmp stays until [Store.Sweep].
+func Open(dir string) (*Store, error) {
+	for _, d := range []string{filepath.Join(dir, "sha256"), filepath.Join(dir, "tmp")} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, fmt.Errorf("opening blob store %s: %w", dir, err)
+		}
+	}
+	return &Store{dir: dir}, nil
+}
+
+// Dir is the folder of the store.
+func (s *Store) Dir() string { return s.dir }
+
+// Path is where the blob d is, or would be. It is "" when d is malformed.
+func (s *Store) Path(d Digest) string {
+	h := d.Hex()
+	if h == "" {
+		return ""
+	}
+	return filepath.Join(s.dir, "sha256", h[:2], h)
+}
+
+// Has tells whether there is a blob d. It does not read it.
+func (s *Store) Has(d Digest) bool {
+	_, err := s.Size(d)
+	return err == nil
+}
+
+// Size is the size of the blob d; the error is fs.ErrNotExist when there is
+// none.
+func (s *Store) Size(d Digest) (int64, error) {
+	if err := d.Validate(); err != nil {
+		return 0, err
+	}
+	fi, err := os.Stat(s.Path(d))
+	if err != nil {
+		return 0, fmt.Errorf("blob %s: %w", d, err)
+	}
+	if !fi.Mode().IsRegular() {
+		return 0, fmt.Errorf("blob %s: %s is not a regular file; remove it", d, s.Path(d))
+	}
+	return fi.Size(), nil
+}
+
+// Put stores all that r yields and returns its digest and size. When want is
+// not "", other bytes are refused with [ErrMismatch] and nothing is kept. A
+// blob that is there already is replaced by the same bytes, which mends a
+// damaged one. Concurrent calls with the same bytes are fine.
+func (s *Store) Put(ctx context.Context, r io.Reader, want Digest) (Digest, int64, error) {
+	w, err := s.Create()
+	if err != nil {
+		return "", 0, err
+	}
+	defer w.Abort()
+	if _, err := io.Copy(w, ctxReader{ctx, r}); err != nil {
+		return "", 0, fmt.Errorf("storing a blob in %s: %w", s.dir, err)
+	}
+	return w.Commit(want)
+}
+
+// Remove removes the blob d. It is no error when there is none. Readers that
+// have it open can go on.
+func (s *Store) Remove(d Digest) error {
+	if err := d.Validate(); err != nil {
+		return err
+	}
+	if err := os.Remove(s.Path(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("removing blob %s: %w", d, err)
+	}
+	return nil
+}
+
+// Verify reads the whole blob d and compares. The error is [ErrMismatch] when
+// the file is damaged.
+func (s *Store) Verify(ctx context.Context, d Digest) error {
+	return s.VerifyProgress(ctx, d, nil)
+}
+
+// VerifyProgress is Verify that tells progress, when it is not nil, from time
+// to time how many bytes have been read of how many.
+func (s *Store) VerifyProgress(ctx context.Context, d Digest, progress func(done, total int64)) error {
+	r, err := s.Open(ctx, d)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	buf := make([]byte, 1<<20)
+	var done int64
+	for {
+		n, err := r.Read(buf)
+		done += int64(n)
+		if progress != nil && n > 0 {
+			progress(done, r.Size())
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// List calls yield for every blob, in order of digests, until it returns an
+// error. Files that are not blobs are passed over.
+func (s *Store) List(ctx context.Context, yield func(d Digest, size int64) error) error {
+	root := filepath.Join(s.dir, "sha256")
+	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // removed meanwhile
+			}
+			return fmt.Errorf("listing blobs: %w", err)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		d := Digest(prefix + e.Name())
+		if !e.Type().IsRegular() || d.Validate() != nil || s.Path(d) != path {
+			return nil
+		}
+		fi, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("listing blobs: %w", err)
+		}
+		return yield(d, fi.Size())
+	})
+}
+
+// Sweep removes what interrupted writers left behind: temporary files that no
+// living writer holds locked.
+func (s *Store) Sweep() error {
+	tmp := filepath.Join(s.dir, "tmp")
+	entries, err := os.ReadDir(tmp)
+	if err != nil {
+		return fmt.Errorf("sweeping blob store %s: %w", s.dir, err)
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), tmpPrefix) {
+			continue
+		}
+		if err := sweepFile(filepath.Join(tmp, e.Name())); err != nil {
+			return fmt.Errorf("sweeping blob store %s: %w", s.dir, err)
+		}
+	}
+	return nil
+}
+
+func sweepFile(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil // its writer lives
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// ctxReader ends with the context's error.
+type ctxReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c ctxReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}

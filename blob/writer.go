@@ -1,0 +1,144 @@
+package blob
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+const tmpPrefix = "put-"
+
+// Writer collects the bytes of one blob in a temporary file. It is not for
+// concurrent use. Exactly one of Commit and Abort takes effect; Abort after
+// either does nothing, so it can be deferred.
+type Writer struct {
+	s    *Store
+	f    *os.File
+	path string
+	sum  hash.Hash
+	n    int64
+	err  error
+	done bool
+}
+
+// Create starts a blob whose digest is not known yet.
+func (s *Store) Create() (*Writer, error) {
+	// The lock tells Sweep that somebody still writes. The file may be swept
+	// between its making and its locking: then it is made again.
+	for range 10 {
+		f, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), tmpPrefix)
+		if err != nil {
+			return nil, fmt.Errorf("storing a blob in %s: %w", s.dir, err)
+		}
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+			f.Close()
+			os.Remove(f.Name())
+			return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
+		}
+		if _, err := os.Lstat(f.Name()); err != nil {
+			f.Close()
+			continue
+		}
+		return &Writer{s: s, f: f, path: f.Name(), sum: sha256.New()}, nil
+	}
+	return nil, fmt.Errorf("storing a blob in %s: temporary files vanish as they are made; is something sweeping the folder?", s.dir)
+}
+
+// Write appends p. After an error the blob cannot be committed.
+func (w *Writer) Write(p []byte) (int, error) {
+	if w.done {
+		return 0, os.ErrClosed
+	}
+	if w.err != nil {
+		return 0, w.err
+	}
+	n, err := w.f.Write(p)
+	w.sum.Write(p[:n])
+	w.n += int64(n)
+	if err != nil {
+		w.err = w.explain(err)
+	}
+	return n, w.err
+}
+
+// Size is the number of bytes written so far.
+func (w *Writer) Size() int64 { return w.n }
+
+// Commit makes the blob durable under its digest. When want is not "" and the
+// bytes have another digest, the error is [ErrMismatch] and nothing is kept.
+func (w *Writer) Commit(want Digest) (Digest, int64, error) {
+	if w.done {
+		return "", 0, os.ErrClosed
+	}
+	defer w.Abort()
+	if w.err != nil {
+		return "", 0, w.err
+	}
+	var sum [sha256.Size]byte
+	w.sum.Sum(sum[:0])
+	d := fromSum(sum)
+	if want != "" {
+		if err := want.Validate(); err != nil {
+			return "", 0, err
+		}
+		if d != want {
+			return "", 0, fmt.Errorf("%w: got %d bytes with %s; want %s; fetch or build them again", ErrMismatch, w.n, d, want)
+		}
+	}
+	if err := w.place(d); err != nil {
+		return "", 0, w.explain(err)
+	}
+	return d, w.n, nil
+}
+
+func (w *Writer) place(d Digest) error {
+	if err := w.f.Chmod(0o444); err != nil {
+		return err
+	}
+	if err := w.f.Sync(); err != nil {
+		return err
+	}
+	path := w.s.Path(d)
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	// A rename replaces a blob of the same digest: it mends a damaged one, and
+	// readers of the old file keep it.
+	if err := os.Rename(w.path, path); err != nil {
+		return err
+	}
+	w.done = true
+	err := w.f.Close()
+	return errors.Join(err, syncDir(dir), syncDir(filepath.Dir(dir)))
+}
+
+// Abort forgets the blob, unless it was committed.
+func (w *Writer) Abort() {
+	if w.done {
+		return
+	}
+	w.done = true
+	os.Remove(w.path)
+	w.f.Close()
+}
+
+func (w *Writer) explain(err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		return fmt.Errorf("no space left in %s after %d bytes; nothing was kept; free some space and try again: %w", w.s.dir, w.n, err)
+	}
+	return fmt.Errorf("writing a blob in %s: %w", w.s.dir, err)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
