@@ -129,25 +129,3 @@ type Query struct {
 	Limit   int    // 0 = all; otherwise the newest Limit
 	Kinds   []Kind // nil = all
 }
-
-// To be implemented in this package (signatures are relied on by others):
-//
-//	type Config struct { Dir string; Endpoints []string; TLS *tls.Config; Logger *slog.Logger; Now func() time.Time }
-//	func Open(ctx context.Context, c Config) (*Store, error)   // Dir: embedded etcd; Endpoints: an existing cluster
-//	func (s *Store) Close() error
-//	func (s *Store) Append(ctx, ...Event) (lastSeq int64, err error) // atomic, durable
-//	func (s *Store) Events(ctx, Query) ([]Event, error)
-//	func (s *Store) Watch(ctx, Query) iter.Seq2[Event, error]  // backlog after Query.After, then live, until ctx ends
-//	func (s *Store) Status(ctx, machine string) (Status, error) // Phase Unknown when there are no events
-//	func (s *Store) Statuses(ctx) ([]Status, error)             // sorted by machine
-//	func Fold(Status, Event) Status                             // pure
-//	func (s *Store) PutLease(ctx, Lease) error                  // durable; fails with ErrAddressTaken if another MAC holds it unexpired
-//	func (s *Store) LeaseByMAC(ctx, network string, mac site.MAC) (Lease, bool, error)
-//	func (s *Store) LeaseByAddr(ctx, network string, addr netip.Addr) (Lease, bool, error)
-//	func (s *Store) Leases(ctx) ([]Lease, error)
-//	func (s *Store) DropLease(ctx, network string, addr netip.Addr) error
-//	func (s *Store) Lock(ctx, name string, ttl time.Duration) (*Lock, error) // Lock.Unlock(ctx), Lock.Lost() <-chan struct{}
-//	func (s *Store) Put(ctx, key string, value []byte) error    // small durable documents: runs, next-boot decisions
-//	func (s *Store) Get(ctx, key string) (value []byte, ok bool, err error)
-//	func (s *Store) List(ctx, prefix string) (map[string][]byte, error)
-//	func (s *Store) Delete(ctx, key string) error

@@ -1,0 +1,233 @@
+package state
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/fettle-dev/fettle/site"
+)
+
+// PutLease writes a lease, new or renewed, and returns after it is on disk:
+// only then may a DHCPACK be sent (RFC 2131 section 3.1, step 4). It fails
+// with [ErrAddressTaken] when another MAC holds the address unexpired, and,
+// whoever asks, while the address is quarantined.
+//
+// A MAC has one lease per network: a new one on another address frees the
+// former. A Declined lease belongs to no MAC; it keeps the address out of use
+// until it expires.
+func (s *Store) PutLease(ctx context.Context, l Lease) error {
+	doing := fmt.Sprintf("leasing %s on %s to %s", l.Addr, l.Network, macText(l.MAC))
+	switch {
+	case l.Network == "":
+		return fmt.Errorf("%s: the lease names no network", doing)
+	case !l.Addr.IsValid():
+		return fmt.Errorf("%s: the lease has no address", doing)
+	case l.Expires.IsZero():
+		return fmt.Errorf("%s: the lease never expires; give it a time, however far", doing)
+	}
+	bounded, cancel := s.bound(ctx)
+	defer cancel()
+	for { // until nobody else wrote in between; bounded bounds it
+		done, err := s.tryLease(bounded, l)
+		if err != nil {
+			return s.wrap(bounded, doing, err)
+		}
+		if done {
+			return nil
+		}
+	}
+}
+
+// tryLease decides on what it reads and writes if that is still so.
+func (s *Store) tryLease(ctx context.Context, l Lease) (bool, error) {
+	key, macKey := leaseKey(l.Network, l.Addr), leaseMACKey(l.Network, l.MAC)
+	resp, err := s.cli.Txn(ctx).Then(
+		clientv3.OpGet(key, s.reads()...), clientv3.OpGet(macKey, s.reads()...)).Commit()
+	if err != nil {
+		return false, err
+	}
+	byAddr, byMAC := one(resp.Responses[0].GetResponseRange().Kvs), one(resp.Responses[1].GetResponseRange().Kvs)
+	unchanged := []clientv3.Cmp{sameRevision(key, byAddr), sameRevision(macKey, byMAC)}
+	var ops []clientv3.Op
+
+	if byAddr != nil {
+		var old Lease
+		if err := json.Unmarshal(byAddr.Value, &old); err != nil {
+			return false, fmt.Errorf("%s is unreadable: %w", key, err)
+		}
+		live := s.now().Before(old.Expires)
+		switch {
+		case live && old.Declined && !l.Declined:
+			return false, fmt.Errorf("%w: it was declined, and is quarantined until %s",
+				ErrAddressTaken, old.Expires.UTC().Format("15:04:05Z"))
+		case live && !old.Declined && old.MAC != l.MAC:
+			return false, fmt.Errorf("%w: %s holds it until %s",
+				ErrAddressTaken, macText(old.MAC), old.Expires.UTC().Format("15:04:05Z"))
+		}
+		if old.MAC != l.MAC && !old.Declined {
+			// The former holder's index entry goes, if it still points here;
+			// whoever moves it also rewrites the key that is compared above.
+			ops = append(ops, clientv3.OpDelete(leaseMACKey(l.Network, old.MAC)))
+		}
+	}
+	value, err := json.Marshal(l)
+	if err != nil {
+		return false, err
+	}
+	ops = append(ops, clientv3.OpPut(key, string(value)))
+	pointsHere := byMAC != nil && string(byMAC.Value) == l.Addr.String()
+	switch {
+	case !l.Declined:
+		ops = append(ops, clientv3.OpPut(macKey, l.Addr.String()))
+		if byMAC != nil && !pointsHere {
+			if former, err := netip.ParseAddr(string(byMAC.Value)); err == nil {
+				ops = append(ops, clientv3.OpDelete(leaseKey(l.Network, former)))
+			}
+		}
+	case pointsHere:
+		ops = append(ops, clientv3.OpDelete(macKey))
+	}
+	done, err := s.cli.Txn(ctx).If(unchanged...).Then(ops...).Commit()
+	if err != nil {
+		return false, err
+	}
+	return done.Succeeded, nil
+}
+
+// LeaseByMAC returns the lease that mac has on network, expired or not.
+func (s *Store) LeaseByMAC(ctx context.Context, network string, mac site.MAC) (Lease, bool, error) {
+	doing := fmt.Sprintf("reading the lease of %s on %s", macText(mac), network)
+	bounded, cancel := s.bound(ctx)
+	defer cancel()
+	resp, err := s.cli.Get(bounded, leaseMACKey(network, mac), s.reads()...)
+	if err != nil {
+		return Lease{}, false, s.wrap(bounded, doing, err)
+	}
+	kv := one(resp.Kvs)
+	if kv == nil {
+		return Lease{}, false, nil
+	}
+	addr, err := netip.ParseAddr(string(kv.Value))
+	if err != nil {
+		return Lease{}, false, fmt.Errorf("%s: %s is unreadable: %w", doing, kv.Key, err)
+	}
+	l, ok, err := s.LeaseByAddr(ctx, network, addr)
+	if err != nil || !ok || l.MAC != mac || l.Declined { // it moved between the two reads
+		return Lease{}, false, err
+	}
+	return l, true, nil
+}
+
+// LeaseByAddr returns the lease of an address, expired or not.
+func (s *Store) LeaseByAddr(ctx context.Context, network string, addr netip.Addr) (Lease, bool, error) {
+	doing := fmt.Sprintf("reading the lease of %s on %s", addr, network)
+	bounded, cancel := s.bound(ctx)
+	defer cancel()
+	resp, err := s.cli.Get(bounded, leaseKey(network, addr), s.reads()...)
+	if err != nil {
+		return Lease{}, false, s.wrap(bounded, doing, err)
+	}
+	kv := one(resp.Kvs)
+	if kv == nil {
+		return Lease{}, false, nil
+	}
+	var l Lease
+	if err := json.Unmarshal(kv.Value, &l); err != nil {
+		return Lease{}, false, fmt.Errorf("%s: %s is unreadable: %w", doing, kv.Key, err)
+	}
+	return l, true, nil
+}
+
+// Leases returns every lease, by network, then by address.
+func (s *Store) Leases(ctx context.Context) ([]Lease, error) {
+	bounded, cancel := s.bound(ctx)
+	defer cancel()
+	resp, err := s.cli.Get(bounded, prefixLeases, s.reads(clientv3.WithPrefix())...)
+	if err != nil {
+		return nil, s.wrap(bounded, "reading leases", err)
+	}
+	out := make([]Lease, 0, len(resp.Kvs))
+	for _, kv := range resp.Kvs {
+		var l Lease
+		if err := json.Unmarshal(kv.Value, &l); err != nil {
+			return nil, fmt.Errorf("reading leases: %s is unreadable: %w", kv.Key, err)
+		}
+		out = append(out, l)
+	}
+	slices.SortFunc(out, func(a, b Lease) int {
+		return cmp.Or(cmp.Compare(a.Network, b.Network), a.Addr.Compare(b.Addr))
+	})
+	return out, nil
+}
+
+// DropLease frees an address. Dropping what is not leased is no error.
+func (s *Store) DropLease(ctx context.Context, network string, addr netip.Addr) error {
+	doing := fmt.Sprintf("freeing %s on %s", addr, network)
+	key := leaseKey(network, addr)
+	bounded, cancel := s.bound(ctx)
+	defer cancel()
+	for { // until nobody else wrote in between; bounded bounds it
+		resp, err := s.cli.Get(bounded, key, s.reads()...)
+		if err != nil {
+			return s.wrap(bounded, doing, err)
+		}
+		kv := one(resp.Kvs)
+		if kv == nil {
+			return nil
+		}
+		ops := []clientv3.Op{clientv3.OpDelete(key)}
+		var l Lease
+		err = json.Unmarshal(kv.Value, &l)
+		var syntax *json.SyntaxError
+		if err != nil && !errors.As(err, &syntax) {
+			return fmt.Errorf("%s: %s is unreadable: %w", doing, key, err)
+		}
+		if err == nil && !l.Declined {
+			ops = append(ops, clientv3.OpDelete(leaseMACKey(network, l.MAC)))
+		}
+		done, err := s.cli.Txn(bounded).If(sameRevision(key, kv)).Then(ops...).Commit()
+		if err != nil {
+			return s.wrap(bounded, doing, err)
+		}
+		if done.Succeeded {
+			return nil
+		}
+	}
+}
+
+// sameRevision holds when key is still as it was read; nil means absent.
+func sameRevision(key string, kv *mvccpb.KeyValue) clientv3.Cmp {
+	revision := int64(0)
+	if kv != nil {
+		revision = kv.ModRevision
+	}
+	return clientv3.Compare(clientv3.ModRevision(key), "=", revision)
+}
+
+func one(kvs []*mvccpb.KeyValue) *mvccpb.KeyValue {
+	if len(kvs) == 0 {
+		return nil
+	}
+	return kvs[0]
+}
+
+func leaseKey(network string, addr netip.Addr) string {
+	return prefixLeases + url.PathEscape(network) + "/" + addr.String()
+}
+
+func leaseMACKey(network string, mac site.MAC) string {
+	return prefixLeaseMACs + url.PathEscape(network) + "/" + macText(mac)
+}
+
+func macText(m site.MAC) string {
+	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+}

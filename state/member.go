@@ -1,0 +1,221 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"golang.org/x/sys/unix"
+)
+
+// Limits of the embedded etcd. It preallocates two write-ahead files of 64 MB.
+const (
+	minFreeBytes    = 192 << 20
+	quotaBytes      = 4 << 30
+	maxRequestBytes = 8 << 20
+	closeTimeout    = 5 * time.Second
+)
+
+// member is the one member of an embedded etcd cluster. It opens no socket:
+// its client calls the server's functions.
+type member struct {
+	etcd *embed.Etcd
+	lock *os.File
+	died *fatal
+}
+
+// startMember starts etcd in dir. dead is called at most once, when etcd gives
+// up later on: its own answer would be to exit the process.
+func startMember(ctx context.Context, dir string, log *slog.Logger, dead func(error)) (_ *member, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot be made: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, lock.Close())
+		}
+	}()
+	data := filepath.Join(dir, "etcd")
+	if err := checkSpace(dir); err != nil {
+		return nil, err
+	}
+	died := newFatal(dead)
+	e, err := startEtcd(ctx, memberConfig(data, log, died), died)
+	if err != nil {
+		return nil, fmt.Errorf("etcd cannot open %s: %w; restore it from a backup, or move it away to begin with empty state", data, err)
+	}
+	return &member{etcd: e, lock: lock, died: died}, nil
+}
+
+// lockDir takes the directory for this process. The lock ends with the file,
+// so a killed process leaves none.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("is not writable: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		if err = f.Truncate(0); err == nil {
+			_, err = fmt.Fprintf(f, "%d\n", os.Getpid())
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("is not writable: %w", err), f.Close())
+		}
+		return f, nil
+	}
+	defer f.Close()
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("cannot be locked: %w", err)
+	}
+	pid := make([]byte, 20)
+	n, _ := f.Read(pid) // only to say who; empty will do
+	return nil, fmt.Errorf("%w (process %s): stop it, or use its API", ErrDirInUse, strings.TrimSpace(string(pid[:n])))
+}
+
+// checkSpace refuses a disk on which etcd would die halfway through its start.
+func checkSpace(dir string) error {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return fmt.Errorf("cannot be examined: %w", err)
+	}
+	free := fs.Bavail * uint64(fs.Bsize) //nolint:gosec // block sizes are positive
+	if free < minFreeBytes {
+		return fmt.Errorf("has %d MiB free and needs %d MiB: free some space or choose another directory: %w",
+			free>>20, minFreeBytes>>20, unix.ENOSPC)
+	}
+	return nil
+}
+
+func isNoSpace(err error) bool {
+	// etcd's quota alarm arrives as a gRPC status whose text is the constant.
+	return errors.Is(err, unix.ENOSPC) || strings.Contains(err.Error(), "database space exceeded")
+}
+
+func memberConfig(data string, log *slog.Logger, died *fatal) *embed.Config {
+	c := embed.NewConfig()
+	c.Name = "fettle"
+	c.Dir = data
+	// The member's peer address is only its name: nothing listens or dials.
+	self := url.URL{Scheme: "http", Host: "127.0.0.1:2380"}
+	c.AdvertisePeerUrls = []url.URL{self}
+	c.InitialCluster = c.Name + "=" + self.String()
+	c.ListenPeerUrls, c.ListenClientUrls, c.AdvertiseClientUrls = nil, nil, nil
+	// A lone member waits out one election timeout before it leads itself.
+	c.TickMs, c.ElectionMs = 50, 250
+	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
+	c.QuotaBackendBytes = quotaBytes
+	c.MaxRequestBytes = maxRequestBytes
+	c.BootstrapDefragThresholdMegabytes = 256
+	c.SnapshotCount = 10_000
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(log, died))
+	return c
+}
+
+// startEtcd starts the server and waits until it leads. etcd reports a broken
+// directory by panicking or by exiting, so it starts in a goroutine of its own
+// whose end is caught.
+func startEtcd(ctx context.Context, c *embed.Config, died *fatal) (*embed.Etcd, error) {
+	type result struct {
+		etcd *embed.Etcd
+		err  error
+	}
+	started := make(chan result, 1)
+	go func() {
+		r := result{err: errors.New("it ended without a reason")}
+		defer func() {
+			if p := recover(); p != nil {
+				r = result{err: fmt.Errorf("its files are damaged: %v", p)}
+			}
+			if err := died.Err(); err != nil {
+				r = result{err: err}
+			}
+			started <- r
+		}()
+		e, err := embed.StartEtcd(c)
+		r = result{e, err}
+	}()
+	var r result
+	select {
+	case r = <-started:
+	case <-ctx.Done():
+		return nil, fmt.Errorf("starting: %w", ctx.Err())
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	select {
+	case <-r.etcd.Server.ReadyNotify():
+		return r.etcd, nil
+	case <-died.done:
+		return nil, died.Err()
+	case err := <-r.etcd.Err():
+		return nil, err
+	case <-ctx.Done():
+		r.etcd.Close()
+		return nil, fmt.Errorf("becoming ready: %w", ctx.Err())
+	}
+}
+
+func (m *member) client() *clientv3.Client { return v3client.New(m.etcd.Server) }
+
+// close stops etcd and frees the directory. An etcd that gave up may never
+// stop; it is left behind then, as its files are already closed to writing.
+func (m *member) close() error {
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		m.etcd.Close()
+	}()
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	var err error
+	select {
+	case <-stopped:
+	case <-timer.C:
+		err = fmt.Errorf("etcd did not stop within %s", closeTimeout)
+	}
+	return errors.Join(err, m.lock.Close())
+}
+
+// fatal remembers why etcd gave up.
+type fatal struct {
+	once sync.Once
+	done chan struct{}
+	err  error
+	call func(error)
+}
+
+func newFatal(call func(error)) *fatal { return &fatal{done: make(chan struct{}), call: call} }
+
+// Err is nil until etcd gave up.
+func (f *fatal) Err() error {
+	select {
+	case <-f.done:
+		return f.err
+	default:
+		return nil
+	}
+}
+
+func (f *fatal) fail(err error) {
+	f.once.Do(func() {
+		f.err = err
+		close(f.done)
+		f.call(err)
+	})
+}

@@ -1,0 +1,210 @@
+package state
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// Config says where state is kept: exactly one of Dir and Endpoints.
+type Config struct {
+	Dir       string      // folder of an embedded etcd; made when absent, held by one process
+	Endpoints []string    // URLs of an existing etcd cluster, shared with other Stores
+	TLS       *tls.Config // to the Endpoints
+	Logger    *slog.Logger
+	Now       func() time.Time // default time.Now
+}
+
+// Errors that callers tell apart.
+var (
+	ErrClosed       = errors.New("the state store is closed")
+	ErrAddressTaken = errors.New("the address is leased to another machine")
+	ErrDirInUse     = errors.New("another process has the state directory open")
+	ErrLockLost     = errors.New("the lock was lost")
+)
+
+// Keys in etcd. STATE.md describes what is under each.
+const (
+	prefix          = "/fettle/"
+	keySeq          = prefix + "seq"
+	prefixEvents    = prefix + "events/"
+	prefixByMachine = prefix + "machine-events/"
+	prefixStatus    = prefix + "status/"
+	prefixInventory = prefix + "inventory/"
+	prefixLeases    = prefix + "leases/"
+	prefixLeaseMACs = prefix + "lease-macs/"
+	prefixLocks     = prefix + "locks/"
+	prefixDocs      = prefix + "doc/"
+)
+
+// openTimeout bounds Open; opTimeout bounds one request to etcd.
+const (
+	openTimeout = 30 * time.Second
+	opTimeout   = 15 * time.Second
+)
+
+// Store is state kept in etcd. Its methods may be called concurrently, and
+// several Stores may share one cluster. After Close they fail with ErrClosed.
+type Store struct {
+	cli    *clientv3.Client
+	member *member // nil when the cluster is external
+	where  string  // for errors
+	log    *slog.Logger
+	now    func() time.Time
+
+	// ctx ends when the store is closed or its etcd fails; its cause says which.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	queue   chan *appendRequest
+	done    sync.WaitGroup
+	closing sync.Once
+	err     error // of Close
+}
+
+// Open opens the store and waits until it answers. A directory that another
+// process has open fails with [ErrDirInUse].
+func Open(ctx context.Context, c Config) (*Store, error) {
+	if (c.Dir == "") == (len(c.Endpoints) == 0) {
+		return nil, errors.New("opening state: give either a directory for the embedded etcd or the endpoints of a cluster")
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	s := &Store{log: c.Logger, now: c.Now, queue: make(chan *appendRequest, maxBatchEvents)}
+	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	ctx, stop := context.WithTimeout(ctx, openTimeout)
+	defer stop()
+	var err error
+	if c.Dir != "" {
+		err = s.openDir(ctx, c.Dir)
+	} else {
+		err = s.openCluster(ctx, c)
+	}
+	if err != nil {
+		s.cancel(err)
+		return nil, err
+	}
+	s.done.Go(s.appendLoop)
+	return s, nil
+}
+
+func (s *Store) openDir(ctx context.Context, dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("state directory %s: %w", dir, err)
+	}
+	s.where = "state directory " + dir
+	m, err := startMember(ctx, dir, s.log, func(err error) {
+		s.cancel(fmt.Errorf("%s: %w", s.where, err))
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.where, err)
+	}
+	s.member, s.cli = m, m.client()
+	// Nobody else can hold a lock of a directory that only we have open: what
+	// a killed process left would only delay us.
+	if _, err := s.cli.Delete(ctx, prefixLocks, clientv3.WithPrefix()); err != nil {
+		err = s.wrap(ctx, "clearing old locks", err)
+		return errors.Join(err, s.closeEtcd())
+	}
+	return nil
+}
+
+func (s *Store) openCluster(ctx context.Context, c Config) error {
+	s.where = fmt.Sprintf("etcd at %v", c.Endpoints)
+	cli, err := clientv3.New(clientv3.Config{
+		Endpoints: c.Endpoints, TLS: c.TLS, Context: s.ctx,
+		Logger:             zapTo(s.log, nil),
+		DialTimeout:        5 * time.Second,
+		DialKeepAliveTime:  10 * time.Second,
+		AutoSyncInterval:   0, // the endpoints given are the ones that are reachable
+		RejectOldCluster:   false,
+		MaxCallSendMsgSize: maxRequestBytes,
+	})
+	if err != nil {
+		return fmt.Errorf("%s: %w", s.where, err)
+	}
+	s.cli = cli
+	probe, stop := context.WithTimeout(ctx, 10*time.Second)
+	defer stop()
+	if _, err := cli.Get(probe, keySeq); err != nil {
+		err = fmt.Errorf("%s does not answer; check the endpoints and certificates, and that the cluster has a leader: %w", s.where, err)
+		return errors.Join(err, cli.Close())
+	}
+	return nil
+}
+
+// Close ends watches and writes under way, and closes etcd. It may be
+// called twice.
+func (s *Store) Close() error {
+	s.closing.Do(func() {
+		s.cancel(ErrClosed)
+		s.done.Wait()
+		s.err = s.closeEtcd()
+	})
+	return s.err
+}
+
+func (s *Store) closeEtcd() error {
+	var err error
+	if s.cli != nil {
+		err = s.cli.Close()
+		if errors.Is(err, context.Canceled) { // what clientv3 says of a context that ended
+			err = nil
+		}
+	}
+	if s.member != nil {
+		err = errors.Join(err, s.member.close())
+	}
+	if err != nil {
+		return fmt.Errorf("closing %s: %w", s.where, err)
+	}
+	return nil
+}
+
+// errSlow is the cause of a request that took longer than opTimeout.
+var errSlow = fmt.Errorf("no answer within %s; is its disk or network stuck?", opTimeout)
+
+// bound gives one request its time limit, and ends it when the store does.
+func (s *Store) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeoutCause(ctx, opTimeout, errSlow)
+	unhook := context.AfterFunc(s.ctx, cancel)
+	return ctx, func() { unhook(); cancel() }
+}
+
+// wrap says what failed and, when the store itself ended or was too slow,
+// why. ctx is the bounded one of the request.
+func (s *Store) wrap(ctx context.Context, doing string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case s.ctx.Err() != nil:
+		err = context.Cause(s.ctx)
+	case errors.Is(context.Cause(ctx), errSlow):
+		err = fmt.Errorf("%s: %w", s.where, errSlow)
+	case isNoSpace(err):
+		err = fmt.Errorf("%s is full (%w): free or add space, or move old events to another store", s.where, err)
+	}
+	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// reads are the options of a read. An embedded store has one member, whose
+// own copy is the newest; a cluster must be asked for its latest.
+func (s *Store) reads(more ...clientv3.OpOption) []clientv3.OpOption {
+	if s.member != nil {
+		more = append(more, clientv3.WithSerializable())
+	}
+	return more
+}

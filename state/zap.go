@@ -1,0 +1,83 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// zapTo makes the logger that etcd wants: warnings and worse go to log as
+// warnings and errors, the rest nowhere. etcd ends the process when it cannot
+// write; with died given, only its goroutine ends, and died learns why.
+func zapTo(log *slog.Logger, died *fatal) *zap.Logger {
+	var opts []zap.Option
+	if died != nil {
+		hook := giveUp{died}
+		opts = append(opts, zap.WithFatalHook(hook), zap.WithPanicHook(hook))
+	}
+	return zap.New(&slogCore{log: log}, opts...)
+}
+
+// giveUp ends the goroutine that logged something fatal.
+type giveUp struct{ died *fatal }
+
+// OnWrite implements zapcore.CheckWriteHook.
+func (g giveUp) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
+	err := errors.New(e.Message)
+	for _, f := range fields {
+		if cause, ok := f.Interface.(error); ok && f.Type == zapcore.ErrorType {
+			err = fmt.Errorf("%s: %w", e.Message, cause)
+		}
+	}
+	g.died.fail(err)
+	runtime.Goexit()
+}
+
+// slogCore is a zapcore.Core over slog.
+type slogCore struct {
+	log    *slog.Logger
+	fields []zapcore.Field
+}
+
+// quiet are warnings that etcd gives of every embedded start and that ask
+// nothing of anybody.
+var quiet = map[string]bool{
+	"Running http and grpc server on single port. This is not recommended for production.": true,
+	"simple token is not cryptographically signed":                                         true,
+}
+
+func (c *slogCore) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
+
+func (c *slogCore) With(fields []zapcore.Field) zapcore.Core {
+	return &slogCore{log: c.log, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
+}
+
+func (c *slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if c.Enabled(e.Level) && !quiet[e.Message] {
+		return ce.AddCore(e, c)
+	}
+	return ce
+}
+
+func (c *slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	level := slog.LevelWarn
+	if e.Level > zapcore.WarnLevel {
+		level = slog.LevelError
+	}
+	enc := zapcore.NewMapObjectEncoder()
+	for _, f := range c.fields {
+		f.AddTo(enc)
+	}
+	for _, f := range fields {
+		f.AddTo(enc)
+	}
+	c.log.Log(context.Background(), level, "etcd: "+e.Message, slog.Any("etcd", enc.Fields))
+	return nil
+}
+
+func (c *slogCore) Sync() error { return nil }
