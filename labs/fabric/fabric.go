@@ -1,25 +1,79 @@
 // Package fabric is a user-space Ethernet: a [Switch] that learns MAC
-// addresses and knows VLANs, ports that carry one Ethernet frame per UDP
-// datagram on loopback (libvirt's <interface type='udp'>), and a [Host]: an IP
-// stack (gVisor's netstack) on a VLAN, whose sockets are net.Listener,
-// net.PacketConn and net.Conn. No bridge, no root, nothing of the host's
-// network. It knows nothing of libvirt.
+// addresses and knows VLANs, a [Port] for each cable plugged into it, a [Link]
+// that is the cable (one Ethernet frame per UDP datagram on loopback, libvirt's
+// <interface type='udp'>), and a [Host]: an IP stack (gVisor's netstack) on a
+// VLAN, whose sockets are net.Listener, net.PacketConn and net.Conn. No bridge,
+// no root, nothing of the host's network. It knows nothing of libvirt.
+//
+// A [Fault] is what a port does wrong on purpose; a capture is a pcapng file of
+// what ports saw. FABRIC.md beside this file has the decisions and the measured
+// figures.
 package fabric
 
-// To be implemented in this package (signatures are relied on by others):
+import (
+	"errors"
+	"log/slog"
+	"time"
+)
+
+// ErrClosed means that the switch, port or host was closed.
+var ErrClosed = errors.New("the fabric is closed")
+
+// Config configures a Switch. The zero value works.
+type Config struct {
+	// Logger is for debugging; nil discards.
+	Logger *slog.Logger
+	// Aging is how long an address stays learnt without being heard of
+	// (IEEE 802.1Q table 8-6 recommends 300 s, the default).
+	Aging time.Duration
+	// Now and Random are the clock and the dice of faults and captures;
+	// nil is time.Now and math/rand/v2's Float64.
+	Now    func() time.Time
+	Random func() float64
+}
+
+// PortConfig says what a port is.
+type PortConfig struct {
+	// Name is unique in the switch; captures and errors carry it.
+	Name string
+	// VLAN is the VLAN of untagged frames, 1 to 4094; 0 is the untagged
+	// network, a segment of its own that no tag can reach.
+	VLAN int
+	// Trunk lists the VLANs that cross this port with an 802.1Q tag.
+	Trunk []int
+}
+
+// Link is a cable's end: it carries whole Ethernet frames without preamble and
+// without frame check sequence.
 //
-//	type Config struct { Logger *slog.Logger }
-//	func NewSwitch(Config) *Switch
-//	func (s *Switch) Run(ctx) error      // until ctx ends; closes ports
-//	func (s *Switch) Attach(PortConfig{Name string; VLAN int /* access VLAN, 0 = untagged */; Trunk []int}, Link) (*Port, error)
-//	type Link interface { ReadFrame(b []byte) (int, error); WriteFrame(b []byte) error; Close() error }
-//	func ListenUDP(local, peer netip.AddrPort) (Link, error)   // 127.0.0.1 only; refuses other addresses; large socket buffers
-//	func Pipe() (a, b Link)                                    // for tests
-//	func (p *Port) Stats() Stats; (p *Port) SetFault(Fault{Down bool; Loss float64; Delay time.Duration}); (p *Port) Close() error
-//	func (s *Switch) Capture(w io.Writer, filter) (stop func() error, error) // pcapng, every frame with its port's name
-//	func (s *Switch) NewHost(HostConfig{Name string; VLAN int; MAC; Addrs []netip.Prefix; MTU int; RouterAdvertisements bool}) (*Host, error)
-//	func (h *Host) Listen(ctx, netip.AddrPort) (net.Listener, error)              // TCP
-//	func (h *Host) ListenPacket(ctx, netip.AddrPort) (net.PacketConn, error)      // UDP; port 0 = any; unspecified address = any, broadcasts too. The conn has SendFrame(to net.HardwareAddr, src, dst netip.AddrPort, payload []byte) error (pxe.FrameSender)
-//	func (h *Host) DialContext(ctx, network, addr string) (net.Conn, error)       // TCP and UDP
-//	func (h *Host) AddAddr(netip.Prefix) error
-//	func (h *Host) Close() error
+// ReadFrame blocks and is called by one goroutine. It returns an error only
+// when the link has ended for good: a peer that is absent is not an error.
+// WriteFrame may be called concurrently, must not keep b, and must not wait for
+// a peer that does not read: like a cable it drops. Close unblocks ReadFrame
+// and may be called twice.
+type Link interface {
+	ReadFrame(b []byte) (int, error)
+	WriteFrame(b []byte) error
+	Close() error
+}
+
+// Stats counts what passed a port, seen from the switch: in is what the
+// attached machine sent. A frame that the port dropped is counted by reason and
+// not in In or Out.
+type Stats struct {
+	InFrames, InBytes   uint64
+	OutFrames, OutBytes uint64
+	Malformed           uint64 // shorter than a header, bad tag, source is a group address
+	WrongVLAN           uint64 // tagged for a VLAN that the port does not carry
+	Faulted             uint64 // dropped by the port's Fault
+	Overflow            uint64 // dropped because a queue was full
+	WriteErrors         uint64 // the link refused it
+}
+
+// Fault is what a port does wrong, in both directions. The zero Fault is a
+// healthy port.
+type Fault struct {
+	Down  bool          // nothing passes
+	Loss  float64       // fraction of frames dropped, 0 to 1
+	Delay time.Duration // added to every frame in each direction
+}
