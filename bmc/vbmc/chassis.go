@@ -1,11 +1,17 @@
 // Package vbmc is a virtual BMC: a Redfish service over a [Chassis]. It serves
 // labs, bmc's own tests, and anybody who develops a BMC client. It knows
 // nothing of libvirt.
+//
+// A [Chassis] is the machine; a [Server] is the controller in front of it: an
+// [net/http.Handler] with accounts, sessions and resources, that opens no
+// socket (TLS is the caller's). [NewMemory] makes a Chassis in memory that can
+// be broken on purpose by a [Fault].
 package vbmc
 
 import (
 	"context"
 	"errors"
+	"time"
 )
 
 // PowerState is a Redfish Resource.PowerState.
@@ -109,9 +115,9 @@ type Chassis interface {
 	SetIdentify(ctx context.Context, on bool) error
 }
 
-// To be implemented in this package (signatures are relied on by others):
-//
-//	type Account struct { User string; Password string; Role string }
-//	type Config struct { Chassis Chassis; Accounts []Account; Logger *slog.Logger; Now func() time.Time }
-//	func New(Config) (*Server, error); (*Server) is an http.Handler (no sockets of its own)
-//	func NewMemory(Info) *Memory // an in-memory Chassis that a test can also break on purpose
+// LastResetter is a Chassis that also knows when it was last reset or powered
+// on; clients then see that a reset happened although the power state reads On
+// before and after (DSP0268, ComputerSystem.LastResetTime).
+type LastResetter interface {
+	LastReset(ctx context.Context) (time.Time, error)
+}

@@ -1,0 +1,201 @@
+package vbmc
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+)
+
+const (
+	accountsPath = root + "/AccountService/Accounts"
+	rolesPath    = root + "/AccountService/Roles"
+)
+
+func (s *Server) accountRoutes() []*resource {
+	return []*resource{
+		{pattern: root + "/AccountService", get: s.accountService},
+		{pattern: accountsPath, priv: privUsers, get: s.accountCollection, post: s.createAccount},
+		{pattern: accountsPath + "/{account}", priv: privUsers, get: s.accountResource, patch: s.patchAccount, del: s.deleteAccount},
+		{pattern: rolesPath, get: func(*call) (obj, error) {
+			return collection(rolesPath, "RoleCollection", "Roles", rolesPath+"/"+Administrator, rolesPath+"/"+Operator, rolesPath+"/"+ReadOnly), nil
+		}},
+		{pattern: rolesPath + "/{role}", get: roleResource},
+	}
+}
+
+func (s *Server) accountService(*call) (obj, error) {
+	return obj{
+		"@odata.id": root + "/AccountService", "@odata.type": "#AccountService.v1_15_1.AccountService",
+		"Id": "AccountService", "Name": "Account Service", "ServiceEnabled": true, "Status": statusOK(),
+		"AccountLockoutThreshold": s.lockout, "AccountLockoutDuration": int(s.lockFor / time.Second),
+		"MinPasswordLength": 1, "MaxPasswordLength": 128,
+		"Accounts": link(accountsPath), "Roles": link(rolesPath),
+	}, nil
+}
+
+func roleResource(c *call) (obj, error) {
+	role := c.vars["role"]
+	p := privileges(role)
+	if p == nil {
+		return nil, msgNotFound(c.path)
+	}
+	return obj{
+		"@odata.id": rolesPath + "/" + role, "@odata.type": "#Role.v1_3_2.Role", "Id": role, "Name": role + " Role",
+		"RoleId": role, "IsPredefined": true, "AssignedPrivileges": p, "OemPrivileges": []string{},
+	}, nil
+}
+
+func (s *Server) accountCollection(*call) (obj, error) {
+	var paths []string
+	for _, a := range s.accounts {
+		paths = append(paths, accountsPath+"/"+a.id)
+	}
+	return collection(accountsPath, "ManagerAccountCollection", "Accounts", paths...), nil
+}
+
+// slot finds an account by id. s.mu is held.
+func (s *Server) slot(id string) *account {
+	for _, a := range s.accounts {
+		if a.id == id {
+			return a
+		}
+	}
+	return nil
+}
+
+func (s *Server) accountResource(c *call) (obj, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.slot(c.vars["account"])
+	if a == nil {
+		return nil, msgNotFound(c.path)
+	}
+	return obj{
+		"@odata.id": accountsPath + "/" + a.id, "@odata.type": "#ManagerAccount.v1_12_1.ManagerAccount",
+		"Id": a.id, "Name": "User Account", "UserName": a.name, "Password": nil, "RoleId": a.role, "Enabled": a.enabled,
+		"Locked": s.now().Before(a.until), "AccountTypes": []string{"Redfish"},
+		"Links": obj{"Role": link(rolesPath + "/" + a.role)},
+	}, nil
+}
+
+// accountSetters are the writable properties. A user without ConfigureUsers
+// may change only the own password.
+func (s *Server) accountSetters(c *call, a *account) map[string]setter {
+	text := func(name string, check func(string) error, set func(string)) setter {
+		return func(v any) (func() error, error) {
+			t, ok := v.(string)
+			if !ok {
+				return nil, msgPropertyType(name, "(a value that is no string)")
+			}
+			if err := check(t); err != nil {
+				return nil, err
+			}
+			return func() error {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				set(t)
+				return nil
+			}, nil
+		}
+	}
+	set := map[string]setter{
+		"Password": text("Password", func(p string) error {
+			if p == "" || len(p) > 128 {
+				return &message{Status: http.StatusBadRequest, ID: "PropertyValueFormatError", Property: "#/Password",
+					Text: "The password must have 1 to 128 characters."}
+			}
+			return nil
+		}, func(p string) { a.hash, a.failures, a.until = hashPassword(p), 0, time.Time{} }),
+	}
+	if c.who.role != Administrator {
+		return set
+	}
+	set["UserName"] = text("UserName", func(n string) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if o := s.byName(n); o != nil && o != a {
+			return msgExists("ManagerAccount", "UserName", n)
+		}
+		return nil
+	}, func(n string) {
+		if a.name = n; n == "" {
+			*a = account{id: a.id, role: ReadOnly}
+		}
+	})
+	set["RoleId"] = text("RoleId", func(r string) error {
+		if privileges(r) == nil {
+			return msgNotInList("RoleId", r)
+		}
+		return nil
+	}, func(r string) { a.role = r })
+	set["Enabled"] = func(v any) (func() error, error) {
+		b, ok := v.(bool)
+		if !ok {
+			return nil, msgPropertyType("Enabled", v)
+		}
+		return func() error { s.mu.Lock(); defer s.mu.Unlock(); a.enabled = b; return nil }, nil
+	}
+	set["Locked"] = func(v any) (func() error, error) {
+		if b, ok := v.(bool); !ok || b {
+			return nil, msgPropertyType("Locked", v)
+		}
+		return func() error { s.mu.Lock(); defer s.mu.Unlock(); a.failures, a.until = 0, time.Time{}; return nil }, nil
+	}
+	return set
+}
+
+func (s *Server) patchAccount(c *call) ([]*message, error) {
+	s.mu.Lock()
+	a := s.slot(c.vars["account"])
+	s.mu.Unlock()
+	return patch(c, s.accountResource, s.accountSetters(c, a))
+}
+
+func (s *Server) createAccount(c *call) (reply, error) {
+	for _, k := range []string{"UserName", "Password", "RoleId"} {
+		if v, ok := c.body[k]; !ok || v == "" {
+			return reply{}, msgMissing(k)
+		}
+	}
+	s.mu.Lock()
+	var a *account
+	for _, t := range s.accounts {
+		if t.name == "" {
+			a = t
+			break
+		}
+	}
+	s.mu.Unlock()
+	if a == nil {
+		return reply{}, msgLimit()
+	}
+	if _, ok := c.body["Enabled"]; !ok {
+		c.body["Enabled"] = true
+	}
+	sub := *c
+	sub.vars = map[string]string{"account": a.id}
+	if _, err := patch(&sub, s.accountResource, s.accountSetters(c, a)); err != nil {
+		return reply{}, err
+	}
+	body, err := s.accountResource(&sub)
+	if err != nil {
+		return reply{}, err
+	}
+	return reply{http.StatusCreated, body, map[string]string{"Location": accountsPath + "/" + a.id, "ETag": etag(body)}}, nil
+}
+
+func (s *Server) deleteAccount(c *call) (reply, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.slot(c.vars["account"])
+	if a == nil || a.name == "" {
+		return reply{}, msgNotFound(c.path)
+	}
+	if a.id == c.who.accountID {
+		return reply{}, &message{Status: http.StatusBadRequest, ID: "ResourceCannotBeDeleted", Severity: "Critical",
+			Text: fmt.Sprintf("The account %s cannot delete itself.", a.name)}
+	}
+	*a = account{id: a.id, role: ReadOnly}
+	s.expire() // sessions of the account end with it
+	return reply{status: http.StatusNoContent}, nil
+}

@@ -1,0 +1,164 @@
+package vbmc
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// firmwareVersion is the version of the virtual BMC's own firmware: of this
+// service, as it has no other.
+const firmwareVersion = "fettle-vbmc-1.0"
+
+func (s *Server) chassisRoutes() []*resource {
+	return []*resource{
+		{pattern: root + "/Chassis", get: func(*call) (obj, error) {
+			return collection(root+"/Chassis", "ChassisCollection", "Chassis", chassisPath), nil
+		}},
+		{pattern: chassisPath, priv: privComponents, get: s.chassisResource, patch: func(c *call) ([]*message, error) {
+			return patch(c, s.chassisResource, s.identifySetters(c))
+		}},
+		// Power and Thermal say only what is known: a virtual chassis measures nothing.
+		{pattern: chassisPath + "/Power", get: func(*call) (obj, error) {
+			return obj{"@odata.id": chassisPath + "/Power", "@odata.type": "#Power.v1_7_3.Power", "Id": "Power", "Name": "Power",
+				"PowerControl": []obj{}, "Voltages": []obj{}, "PowerSupplies": []obj{}, "Redundancy": []obj{}}, nil
+		}},
+		{pattern: chassisPath + "/Thermal", get: func(*call) (obj, error) {
+			return obj{"@odata.id": chassisPath + "/Thermal", "@odata.type": "#Thermal.v1_7_3.Thermal", "Id": "Thermal", "Name": "Thermal",
+				"Temperatures": []obj{}, "Fans": []obj{}, "Redundancy": []obj{}}, nil
+		}},
+	}
+}
+
+func (s *Server) chassisResource(c *call) (obj, error) {
+	in, err := s.info(c)
+	if err != nil {
+		return nil, err
+	}
+	power, err := s.chassis.Power(c.ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the power state: %w", err)
+	}
+	o := obj{
+		"@odata.id": chassisPath, "@odata.type": "#Chassis.v1_25_1.Chassis", "Id": "1", "Name": "Chassis", "ChassisType": "RackMount",
+		"Manufacturer": in.Manufacturer, "Model": in.Model, "SerialNumber": in.Serial, "SKU": in.SKU, "PowerState": power, "Status": statusOK(),
+		"Power": link(chassisPath + "/Power"), "Thermal": link(chassisPath + "/Thermal"), "PCIeDevices": link(chassisPath + "/PCIeDevices"),
+		"Links": obj{"ComputerSystems": links(systemPath), "ManagedBy": links(managerPath)},
+	}
+	led, err := s.chassis.Identify(c.ctx)
+	if err == nil {
+		o["LocationIndicatorActive"], o["IndicatorLED"] = led, indicator(led)
+	} else if !errors.Is(err, ErrUnsupported) {
+		return nil, fmt.Errorf("reading the identify light: %w", err)
+	}
+	return o, nil
+}
+
+func (s *Server) managerRoutes() []*resource {
+	rs := []*resource{
+		{pattern: root + "/Managers", get: func(*call) (obj, error) {
+			return collection(root+"/Managers", "ManagerCollection", "Managers", managerPath), nil
+		}},
+		{pattern: managerPath, get: s.manager},
+		{pattern: managerPath + "/NetworkProtocol", get: func(*call) (obj, error) {
+			return obj{"@odata.id": managerPath + "/NetworkProtocol", "@odata.type": "#ManagerNetworkProtocol.v1_10_1.ManagerNetworkProtocol",
+				"Id": "NetworkProtocol", "Name": "Manager Network Protocol", "Status": statusOK(),
+				"HTTPS": obj{"ProtocolEnabled": true}, "HTTP": obj{"ProtocolEnabled": false},
+				"IPMI": obj{"ProtocolEnabled": false}, "SSH": obj{"ProtocolEnabled": false}}, nil
+		}},
+	}
+	rs = append(rs, s.logRoutes(managerPath+"/LogServices", "Log", "manager")...)
+	return append(rs, s.logRoutes(systemPath+"/LogServices", "SEL", "system")...)
+}
+
+func (s *Server) manager(c *call) (obj, error) {
+	in, err := s.info(c)
+	if err != nil {
+		return nil, err
+	}
+	return obj{
+		"@odata.id": managerPath, "@odata.type": "#Manager.v1_19_1.Manager", "Id": "1", "Name": "Manager", "ManagerType": "BMC",
+		"Manufacturer": "fettle", "Model": "Virtual BMC", "FirmwareVersion": firmwareVersion, "PowerState": "On", "Status": statusOK(),
+		"UUID": nullable(in.UUID), "ServiceEntryPointUUID": nullable(in.UUID), "DateTime": s.now().UTC().Format(time.RFC3339),
+		"DateTimeLocalOffset": "+00:00",
+		"NetworkProtocol":     link(managerPath + "/NetworkProtocol"), "LogServices": link(managerPath + "/LogServices"),
+		"Links": obj{"ManagerForServers": links(systemPath), "ManagerForChassis": links(chassisPath), "ManagerInChassis": link(chassisPath)},
+	}, nil
+}
+
+// event is one entry of a log.
+type event struct {
+	id       int
+	at       time.Time
+	severity string
+	text     string
+}
+
+// maxEvents bounds each log; the oldest go first.
+const maxEvents = 500
+
+// record adds to a log. s.mu is held.
+func (s *Server) record(log, severity, text string) {
+	s.eventSeq++
+	es := append(s.events[log], event{s.eventSeq, s.now(), severity, text})
+	if len(es) > maxEvents {
+		es = append([]event(nil), es[len(es)-maxEvents:]...)
+	}
+	s.events[log] = es
+	s.log.Info("virtual BMC", "log", log, "event", text)
+}
+
+func (s *Server) logEvent(log, severity, text string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.record(log, severity, text)
+}
+
+// logRoutes are a LogServices collection with one log in it.
+func (s *Server) logRoutes(base, id, log string) []*resource {
+	path := base + "/" + id
+	entry := func(e event) obj {
+		n := strconv.Itoa(e.id)
+		return obj{"@odata.id": path + "/Entries/" + n, "@odata.type": "#LogEntry.v1_16_2.LogEntry", "Id": n, "Name": "Log Entry " + n,
+			"EntryType": "Event", "Severity": e.severity, "Created": e.at.UTC().Format(time.RFC3339), "Message": e.text}
+	}
+	return []*resource{
+		{pattern: base, get: func(*call) (obj, error) {
+			return collection(base, "LogServiceCollection", "Log Services", path), nil
+		}},
+		{pattern: path, get: func(*call) (obj, error) {
+			return obj{"@odata.id": path, "@odata.type": "#LogService.v1_7_0.LogService", "Id": id, "Name": id,
+				"ServiceEnabled": true, "MaxNumberOfRecords": maxEvents, "OverWritePolicy": "WrapsWhenFull", "Status": statusOK(),
+				"Entries": link(path + "/Entries"),
+				"Actions": obj{"#LogService.ClearLog": obj{"target": path + "/Actions/LogService.ClearLog"}}}, nil
+		}},
+		{pattern: path + "/Entries", get: func(*call) (obj, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			members := []obj{}
+			for _, e := range s.events[log] {
+				members = append(members, entry(e))
+			}
+			return obj{"@odata.id": path + "/Entries", "@odata.type": "#LogEntryCollection.LogEntryCollection", "Name": "Log Entries",
+				"Members": members, "Members@odata.count": len(members)}, nil
+		}},
+		{pattern: path + "/Entries/{entry}", get: func(c *call) (obj, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			for _, e := range s.events[log] {
+				if strconv.Itoa(e.id) == c.vars["entry"] {
+					return entry(e), nil
+				}
+			}
+			return nil, msgNotFound(c.path)
+		}},
+		{pattern: path + "/Actions/LogService.ClearLog", priv: privManager, post: func(*call) (reply, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			delete(s.events, log)
+			return reply{status: http.StatusNoContent}, nil
+		}},
+	}
+}

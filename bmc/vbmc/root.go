@@ -1,0 +1,130 @@
+package vbmc
+
+import (
+	"fmt"
+	"strings"
+)
+
+// routes are all resources of the service.
+func (s *Server) routes() []*resource {
+	rs := s.rootRoutes()
+	rs = append(rs, s.sessionRoutes()...)
+	rs = append(rs, s.accountRoutes()...)
+	rs = append(rs, s.systemRoutes()...)
+	rs = append(rs, s.hardwareRoutes()...)
+	rs = append(rs, s.chassisRoutes()...)
+	rs = append(rs, s.managerRoutes()...)
+	for _, r := range rs {
+		r.segs = strings.Split(strings.Trim(r.pattern, "/"), "/")
+	}
+	return rs
+}
+
+// rootRoutes are what can be read without a login (DSP0266 §6.2, §8.3, §8.4),
+// and the firmware inventory.
+func (s *Server) rootRoutes() []*resource {
+	fw := root + "/UpdateService/FirmwareInventory"
+	return []*resource{
+		{pattern: "/redfish", open: true, get: func(*call) (obj, error) { return obj{"v1": root + "/"}, nil }},
+		{pattern: root, open: true, get: s.serviceRoot},
+		{pattern: root + "/odata", open: true, get: odata},
+		{pattern: root + "/$metadata", open: true, raw: func(*call) (string, string) { return "application/xml;charset=utf-8", metadata() }},
+		{pattern: root + "/UpdateService", get: func(*call) (obj, error) {
+			return obj{"@odata.id": root + "/UpdateService", "@odata.type": "#UpdateService.v1_14_0.UpdateService", "Id": "UpdateService",
+				"Name": "Update Service", "ServiceEnabled": false, "Status": statusOK(), "FirmwareInventory": link(fw)}, nil
+		}},
+		{pattern: fw, get: func(*call) (obj, error) {
+			return collection(fw, "SoftwareInventoryCollection", "Firmware Inventory", fw+"/BIOS", fw+"/BMC"), nil
+		}},
+		{pattern: fw + "/{id}", get: func(c *call) (obj, error) {
+			in, err := s.info(c)
+			if err != nil {
+				return nil, err
+			}
+			versions := map[string]string{"BIOS": in.BIOSVersion, "BMC": firmwareVersion}
+			v, ok := versions[c.vars["id"]]
+			if !ok {
+				return nil, msgNotFound(c.path)
+			}
+			return obj{"@odata.id": c.path, "@odata.type": "#SoftwareInventory.v1_10_2.SoftwareInventory", "Id": c.vars["id"],
+				"Name": c.vars["id"], "Version": v, "Updateable": false, "Status": statusOK()}, nil
+		}},
+	}
+}
+
+// services are the members of the service root, with their schemas.
+var services = []struct{ name, path, schema string }{
+	{"Systems", root + "/Systems", "ComputerSystemCollection"},
+	{"Chassis", root + "/Chassis", "ChassisCollection"},
+	{"Managers", root + "/Managers", "ManagerCollection"},
+	{"SessionService", root + "/SessionService", "SessionService"},
+	{"AccountService", root + "/AccountService", "AccountService"},
+	{"UpdateService", root + "/UpdateService", "UpdateService"},
+}
+
+func (s *Server) serviceRoot(c *call) (obj, error) {
+	in, err := s.info(c)
+	if err != nil {
+		return nil, err
+	}
+	o := obj{
+		"@odata.id": root + "/", "@odata.type": "#ServiceRoot.v1_17_0.ServiceRoot", "Id": "RootService", "Name": "Root Service",
+		"RedfishVersion": "1.18.0", "UUID": nullable(in.UUID), "Vendor": "fettle", "Product": "fettle virtual BMC",
+		"Links": obj{"Sessions": link(sessionsPath), "ManagerProvidingService": link(managerPath)},
+		"ProtocolFeaturesSupported": obj{
+			"ExpandQuery": obj{"ExpandAll": true, "NoLinks": true, "Links": true, "Levels": true, "MaxLevels": maxLevels},
+			"SelectQuery": true, "FilterQuery": false, "OnlyMemberQuery": false, "ExcerptQuery": false,
+			"DeepOperations": obj{"DeepPATCH": false, "DeepPOST": false},
+		},
+	}
+	for _, v := range services {
+		o[v.name] = link(v.path)
+	}
+	return o, nil
+}
+
+// odata is the OData service document (DSP0266 §8.4).
+func odata(*call) (obj, error) {
+	value := []obj{{"name": "Service", "kind": "Singleton", "url": root + "/"}, {"name": "Sessions", "kind": "Singleton", "url": sessionsPath}}
+	for _, v := range services {
+		value = append(value, obj{"name": v.name, "kind": "Singleton", "url": v.path})
+	}
+	return obj{"@odata.context": root + "/$metadata", "value": value}, nil
+}
+
+// schemas are those of the resources, for the metadata document.
+var schemas = []string{
+	"ServiceRoot.v1_17_0", "SessionService.v1_1_9", "SessionCollection", "Session.v1_7_1", "AccountService.v1_15_1",
+	"ManagerAccountCollection", "ManagerAccount.v1_12_1", "RoleCollection", "Role.v1_3_2", "ComputerSystemCollection",
+	"ComputerSystem.v1_22_0", "ActionInfo.v1_4_2", "ProcessorCollection", "Processor.v1_20_0", "MemoryCollection", "Memory.v1_20_0",
+	"EthernetInterfaceCollection", "EthernetInterface.v1_12_1", "StorageCollection", "Storage.v1_15_1", "Drive.v1_19_0", "VolumeCollection",
+	"SimpleStorageCollection", "SimpleStorage.v1_3_2", "PCIeDeviceCollection", "PCIeDevice.v1_14_0", "PCIeFunctionCollection",
+	"PCIeFunction.v1_5_0", "ChassisCollection", "Chassis.v1_25_1", "Power.v1_7_3", "Thermal.v1_7_3", "ManagerCollection",
+	"Manager.v1_19_1", "ManagerNetworkProtocol.v1_10_1", "LogServiceCollection", "LogService.v1_7_0", "LogEntryCollection",
+	"LogEntry.v1_16_2", "UpdateService.v1_14_0", "SoftwareInventoryCollection", "SoftwareInventory.v1_10_2", "Message.v1_1_2",
+}
+
+// metadata is the OData metadata document (DSP0266 §8.3): references to the
+// published schemas.
+func metadata() string {
+	var b strings.Builder
+	b.WriteString(`<?xml version="1.0" encoding="UTF-8"?>` + "\n" +
+		`<edmx:Edmx xmlns:edmx="http://docs.oasis-open.org/odata/ns/edmx" Version="4.0">` + "\n")
+	for _, v := range schemas {
+		name, _, versioned := strings.Cut(v, ".")
+		fmt.Fprintf(&b, `  <edmx:Reference Uri="http://redfish.dmtf.org/schemas/v1/%s_v1.xml">`+"\n", name)
+		fmt.Fprintf(&b, `    <edmx:Include Namespace="%s"/>`+"\n", name)
+		if versioned {
+			fmt.Fprintf(&b, `    <edmx:Include Namespace="%s"/>`+"\n", v)
+		}
+		b.WriteString("  </edmx:Reference>\n")
+	}
+	b.WriteString(`  <edmx:DataServices>
+    <Schema xmlns="http://docs.oasis-open.org/odata/ns/edm" Namespace="Service">
+      <EntityContainer Name="Service" Extends="ServiceRoot.v1_17_0.ServiceContainer"/>
+    </Schema>
+  </edmx:DataServices>
+</edmx:Edmx>
+`)
+	return b.String()
+}

@@ -1,0 +1,445 @@
+package vbmc
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"mime"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// root is the service root's URI (DSP0266 §6.2).
+const root = "/redfish/v1"
+
+// Roles of accounts (DSP0266 §13.2.5, standard roles).
+const (
+	Administrator = "Administrator"
+	Operator      = "Operator"
+	ReadOnly      = "ReadOnly"
+)
+
+// Account is a user of the virtual BMC. An empty Role means Administrator.
+type Account struct {
+	User     string
+	Password string
+	Role     string
+}
+
+// String leaves the password out.
+func (a Account) String() string { return a.User + " (" + a.Role + ") [secret]" }
+
+// GoString leaves the password out.
+func (a Account) GoString() string { return a.String() }
+
+// Config is what a Server needs. Chassis and at least one account are required.
+type Config struct {
+	Chassis  Chassis
+	Accounts []Account
+	Logger   *slog.Logger     // nil discards
+	Now      func() time.Time // nil = time.Now
+
+	// SessionTimeout ends a session that was idle for so long; default 30 min.
+	SessionTimeout time.Duration
+	// MaxSessions bounds simultaneous sessions; default 16.
+	MaxSessions int
+	// Lockout locks an account after so many wrong passwords in a row for
+	// LockoutDuration, as real BMCs do (OpenBMC: 5, 300 s). 0 = never.
+	Lockout         int
+	LockoutDuration time.Duration
+}
+
+// Server is a Redfish service (DSP0266) over one Chassis. It is an
+// http.Handler and opens no sockets. It may be used concurrently.
+type Server struct {
+	chassis   Chassis
+	log       *slog.Logger
+	now       func() time.Time
+	resources []*resource
+	serviceID string
+
+	mu       sync.Mutex // guards what follows
+	accounts []*account
+	sessions map[string]*session // by id
+	nextID   int
+	timeout  time.Duration
+	max      int
+	lockout  int
+	lockFor  time.Duration
+	events   map[string][]event // by log: "manager", "system"
+	eventSeq int
+}
+
+// New makes a Server.
+func New(c Config) (*Server, error) {
+	if c.Chassis == nil {
+		return nil, errors.New("a virtual BMC needs a chassis: set Config.Chassis")
+	}
+	s := &Server{chassis: c.Chassis, log: c.Logger, now: c.Now, sessions: map[string]*session{},
+		timeout: c.SessionTimeout, max: c.MaxSessions, lockout: c.Lockout, lockFor: c.LockoutDuration,
+		events: map[string][]event{}}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if s.timeout <= 0 {
+		s.timeout = 30 * time.Minute
+	}
+	if s.max <= 0 {
+		s.max = 16
+	}
+	if s.lockFor <= 0 {
+		s.lockFor = 5 * time.Minute
+	}
+	if err := s.setAccounts(c.Accounts); err != nil {
+		return nil, err
+	}
+	s.resources = s.routes()
+	return s, nil
+}
+
+// Sessions is the number of open sessions.
+func (s *Server) Sessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.expire()
+	return len(s.sessions)
+}
+
+// call is one request on its way through the service.
+type call struct {
+	ctx  context.Context
+	r    *http.Request
+	path string            // without a trailing slash
+	vars map[string]string // of the pattern
+	who  identity
+	body obj
+}
+
+// reply is what a method answers.
+type reply struct {
+	status int
+	body   obj // nil: none
+	header map[string]string
+}
+
+// resource is a URI pattern with its methods. A nil method is not allowed.
+type resource struct {
+	pattern string // segments; {x} matches one and names it
+	segs    []string
+	open    bool   // GET needs no authentication (DSP0266 §13.3.1)
+	openPut bool   // POST needs none: session creation
+	priv    string // privilege for PATCH, POST and DELETE
+	get     func(*call) (obj, error)
+	raw     func(*call) (contentType, body string) // instead of get
+	patch   func(*call) ([]*message, error)
+	post    func(*call) (reply, error)
+	del     func(*call) (reply, error)
+}
+
+// allow is the value of the Allow header (RFC 9110 §10.2.1).
+func (r *resource) allow() string {
+	var m []string
+	if r.get != nil || r.raw != nil {
+		m = append(m, "GET", "HEAD")
+	}
+	if r.patch != nil {
+		m = append(m, "PATCH")
+	}
+	if r.post != nil {
+		m = append(m, "POST")
+	}
+	if r.del != nil {
+		m = append(m, "DELETE")
+	}
+	return strings.Join(m, ", ")
+}
+
+// find is the resource at path, with the variables of its pattern.
+func (s *Server) find(path string) (*resource, map[string]string) {
+	segs := strings.Split(strings.Trim(path, "/"), "/")
+next:
+	for _, r := range s.resources {
+		if len(r.segs) != len(segs) {
+			continue
+		}
+		vars := map[string]string{}
+		for i, p := range r.segs {
+			if strings.HasPrefix(p, "{") {
+				vars[p[1:len(p)-1]] = segs[i]
+			} else if p != segs[i] {
+				continue next
+			}
+		}
+		return r, vars
+	}
+	return nil, nil
+}
+
+// maxBody bounds what is read of a request.
+const maxBody = 64 << 10
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("OData-Version", "4.0") // DSP0266 §8.1
+	h.Set("Cache-Control", "no-cache")
+	path := r.URL.Path
+	if len(path) > 1 {
+		path = strings.TrimRight(path, "/")
+	}
+	c := &call{ctx: r.Context(), r: r, path: path}
+	if err := s.serve(w, c); err != nil {
+		var m *message
+		if !errors.As(err, &m) {
+			s.log.ErrorContext(c.ctx, "virtual BMC: chassis failed", "method", r.Method, "path", path, "err", err)
+			m = msgInternal()
+		}
+		writeError(w, m)
+	}
+}
+
+func (s *Server) serve(w http.ResponseWriter, c *call) error {
+	r := c.r
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPatch, http.MethodPut, http.MethodDelete, http.MethodOptions:
+	default:
+		return msgNotImplemented("the HTTP method " + r.Method)
+	}
+	res, vars := s.find(c.path)
+	isGet := r.Method == http.MethodGet || r.Method == http.MethodHead
+	isOpen := res != nil && (res.open && isGet || res.openPut && r.Method == http.MethodPost)
+	if !isOpen {
+		who, err := s.authenticate(r)
+		if err != nil {
+			return err
+		}
+		c.who = who
+	}
+	if res == nil {
+		return msgNotFound(c.path)
+	}
+	c.vars = vars
+	w.Header().Set("Allow", res.allow())
+	if v := r.Header.Get("OData-Version"); v != "" && v != "4.0" {
+		return &message{Status: http.StatusPreconditionFailed, ID: "HeaderInvalid", Args: []string{"OData-Version"},
+			Text: "Header 'OData-Version' is invalid: this service speaks 4.0."}
+	}
+	switch {
+	case isGet && res.raw != nil:
+		ct, body := res.raw(c)
+		w.Header().Set("Content-Type", ct)
+		_, _ = io.WriteString(w, body)
+		return nil
+	case isGet && res.get != nil:
+		return s.serveGet(w, c, res)
+	case r.Method == http.MethodPatch && res.patch != nil:
+		return s.servePatch(w, c, res)
+	case r.Method == http.MethodPost && res.post != nil:
+		if err := s.readBody(c); err != nil {
+			return err
+		}
+		return s.serveAction(w, c, res, res.post)
+	case r.Method == http.MethodDelete && res.del != nil:
+		return s.serveAction(w, c, res, res.del)
+	}
+	return msgMethod(r.Method, c.path, res.allow())
+}
+
+func (s *Server) serveGet(w http.ResponseWriter, c *call, res *resource) error {
+	q, err := parseQuery(c.r.URL.RawQuery)
+	if err != nil {
+		return err
+	}
+	body, err := res.get(c)
+	if err != nil {
+		return err
+	}
+	tag := etag(body)
+	if !q.shapes() { // an expanded or selected body is not the resource's representation
+		w.Header().Set("ETag", tag)
+		if matchTag(c.r.Header.Get("If-None-Match"), tag) {
+			w.WriteHeader(http.StatusNotModified)
+			return nil
+		}
+	}
+	body["@odata.etag"] = tag
+	if err := s.shape(c, body, q); err != nil {
+		return err
+	}
+	if t, ok := body["@odata.type"].(string); ok {
+		w.Header().Set("Link", "<"+schemaURI(t)+">; rel=describedby")
+	}
+	writeJSON(w, http.StatusOK, body)
+	return nil
+}
+
+func (s *Server) servePatch(w http.ResponseWriter, c *call, res *resource) error {
+	if err := s.allowed(c, res); err != nil {
+		return err
+	}
+	if err := s.readBody(c); err != nil {
+		return err
+	}
+	if c.body == nil {
+		return msgMalformed()
+	}
+	if res.get != nil {
+		before, err := res.get(c)
+		if err != nil {
+			return err
+		}
+		if m := c.r.Header.Get("If-Match"); m != "" && !matchTag(m, etag(before)) {
+			return msgPrecondition()
+		}
+		for k := range c.body { // OData annotations carry no change (DSP0266 §7.6)
+			if strings.HasPrefix(k, "@odata.") {
+				delete(c.body, k)
+			}
+		}
+		if len(c.body) == 0 {
+			return msgNoOperation()
+		}
+	}
+	notes, err := res.patch(c)
+	if err != nil {
+		return err
+	}
+	after, err := res.get(c)
+	if err != nil {
+		return err
+	}
+	tag := etag(after)
+	w.Header().Set("ETag", tag)
+	after["@odata.etag"] = tag
+	if len(notes) > 0 {
+		infos := make([]obj, len(notes))
+		for i, n := range notes {
+			infos[i] = n.info()
+		}
+		after["@Message.ExtendedInfo"] = infos
+	}
+	writeJSON(w, http.StatusOK, after)
+	return nil
+}
+
+func (s *Server) serveAction(w http.ResponseWriter, c *call, res *resource, f func(*call) (reply, error)) error {
+	if !res.openPut {
+		if err := s.allowed(c, res); err != nil {
+			return err
+		}
+	}
+	rep, err := f(c)
+	if err != nil {
+		return err
+	}
+	for k, v := range rep.header {
+		w.Header().Set(k, v)
+	}
+	if rep.body == nil {
+		w.WriteHeader(rep.status)
+		return nil
+	}
+	writeJSON(w, rep.status, rep.body)
+	return nil
+}
+
+// readBody parses the request's JSON object. An empty body is nil.
+func (s *Server) readBody(c *call) error {
+	b, err := io.ReadAll(io.LimitReader(c.r.Body, maxBody+1))
+	if err != nil {
+		return msgMalformed()
+	}
+	if len(b) > maxBody {
+		return msgTooLarge()
+	}
+	if len(b) == 0 {
+		return nil
+	}
+	if ct := c.r.Header.Get("Content-Type"); ct != "" {
+		if mt, _, err := mime.ParseMediaType(ct); err != nil || mt != "application/json" {
+			return msgMediaType(ct)
+		}
+	}
+	if err := json.Unmarshal(b, &c.body); err != nil || c.body == nil {
+		return msgMalformed()
+	}
+	return nil
+}
+
+// etag is the entity tag of a resource: a digest of its JSON, the clock of the
+// manager left out.
+func etag(body obj) string {
+	if _, ok := body["DateTime"]; ok {
+		body = maps.Clone(body)
+		delete(body, "DateTime")
+	}
+	b, err := json.Marshal(body) // map keys are sorted
+	if err != nil {
+		return `""`
+	}
+	sum := sha256.Sum256(b)
+	return `"` + hex.EncodeToString(sum[:8]) + `"`
+}
+
+// matchTag compares an If-Match or If-None-Match list with a tag. Quotes are
+// optional, since clients strip them, and W/ is ignored.
+func matchTag(list, tag string) bool {
+	tag = strings.Trim(tag, `"`)
+	return slices.ContainsFunc(strings.Split(list, ","), func(t string) bool {
+		t = strings.Trim(strings.TrimPrefix(strings.TrimSpace(t), "W/"), `"`)
+		return t == "*" || t == tag && t != ""
+	})
+}
+
+// schemaURI is where the schema of an @odata.type is published.
+func schemaURI(odataType string) string {
+	name := strings.TrimPrefix(odataType, "#")
+	if i := strings.LastIndex(name, "."); i > 0 {
+		name = name[:i]
+	}
+	return "http://redfish.dmtf.org/schemas/v1/" + name + ".json"
+}
+
+func link(path string) obj { return obj{"@odata.id": path} }
+
+func links(paths ...string) []obj {
+	out := make([]obj, len(paths))
+	for i, p := range paths {
+		out[i] = link(p)
+	}
+	return out
+}
+
+// collection is a resource collection (DSP0266 §9.6).
+func collection(path, kind, name string, members ...string) obj {
+	return obj{
+		"@odata.id": path, "@odata.type": "#" + kind + "." + kind, "Name": name,
+		"Members": links(members...), "Members@odata.count": len(members),
+	}
+}
+
+// idOf makes a resource id of a name: only what stands unescaped in a URI.
+func idOf(name string, i int) string {
+	if name == "" {
+		return fmt.Sprint(i + 1)
+	}
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '-', r == '_', r == ':':
+			return r
+		}
+		return '_'
+	}, name)
+}
