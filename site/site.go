@@ -9,7 +9,6 @@
 package site
 
 import (
-	"net"
 	"net/netip"
 	"time"
 )
@@ -83,6 +82,7 @@ type Machine struct {
 	Name     string
 	Rack     string // name of a Rack, may be empty
 	Unit     int    // lowest U, 1-based; 0 = unsaid
+	Height   int    // in U; default 1
 	Serial   string // SMBIOS type 1 serial number
 	UUID     string // SMBIOS type 1 UUID, RFC 4122 text; derived from the serial when unsaid
 	Firmware Firmware
@@ -236,25 +236,3 @@ type Pos struct {
 // Revision names the content of a site: "sha256:" and 64 hex digits over the
 // canonical form. Comments, key order and file layout do not change it.
 type Revision string
-
-var _ = net.IPv4len // replaced by the implementation
-
-// To be implemented in this package (signatures are relied on by others):
-//
-//	func Load(dir string) (*Site, error)               // error is Errors (each with Pos, Msg, Hint)
-//	func (s *Site) Revision() Revision
-//	func (s *Site) Canonical() []byte                  // canonical JSON
-//	func (s *Site) Machine(name string) (Machine, bool)
-//	func (s *Site) Network(name string) (Network, bool)
-//	func (s *Site) Profile(name string) (Profile, bool)
-//	func (s *Site) Image(name string) (Image, bool)
-//	func (s *Site) MachineByMAC(mac MAC) (Machine, NIC, bool)
-//	func (s *Site) Validate() error                    // for a Site made in Go (labs derive one)
-//	func (s *Site) Select(exprs ...string) ([]Machine, error) // names, gpu-[01-32], rack=r1, profile=train, owner=, purpose=
-//	func (s *Site) Clone() *Site                       // deep copy
-//	func Diff(a, b *Site) []Change
-//	func Schema() []byte                               // JSON Schema draft 2020-12
-//	func Init(dir string) error                        // starter folder; refuses to overwrite
-//	func ParseMAC(string) (MAC, error); (MAC) String(), HardwareAddr() net.HardwareAddr, MarshalText/UnmarshalText
-//	func ParseBytes(string) (Bytes, error); (Bytes) String(); MarshalText/UnmarshalText (and a plain number is bytes)
-//	func OpenSecrets(dir string, identity io.Reader or path) (*Secrets, error): age file; Secret type prints "[secret]"

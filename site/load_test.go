@@ -1,0 +1,47 @@
+package site
+
+import (
+	"path/filepath"
+	"testing"
+)
+
+func mustLoad(t *testing.T, dir string) *Site {
+	t.Helper()
+	s, err := Load(dir)
+	if err != nil {
+		t.Fatalf("Load(%s) = %v; want no error", dir, err)
+	}
+	return s
+}
+
+func TestExamplesLoad(t *testing.T) {
+	dirs, err := filepath.Glob("../examples/*/site.yaml")
+	if err != nil || len(dirs) == 0 {
+		t.Fatalf("examples = %v, %v; want at least one", dirs, err)
+	}
+	for _, d := range dirs {
+		t.Run(filepath.Base(filepath.Dir(d)), func(t *testing.T) {
+			s := mustLoad(t, filepath.Dir(d))
+			if err := s.Validate(); err != nil {
+				t.Errorf("Validate() of what Load gave = %v; want nil", err)
+			}
+			if got, want := s.Clone().Revision(), s.Revision(); got != want {
+				t.Errorf("Clone().Revision() = %s; want %s", got, want)
+			}
+		})
+	}
+}
+
+func TestInitLoads(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "new")
+	if err := Init(dir); err != nil {
+		t.Fatalf("Init() = %v; want nil", err)
+	}
+	s := mustLoad(t, dir)
+	if len(s.Machines) != 1 || len(s.Networks) != 2 || len(s.Profiles) != 1 {
+		t.Errorf("the starter has %d machines, %d networks, %d profiles; want 1, 2, 1", len(s.Machines), len(s.Networks), len(s.Profiles))
+	}
+	if err := Init(dir); err == nil {
+		t.Error("Init() on a site folder = nil; want a refusal")
+	}
+}

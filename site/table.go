@@ -1,0 +1,268 @@
+package site
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// matching is text that must match a pattern, which JSON Schema knows too.
+func matching(name, pattern, want string) *scalar {
+	re := regexp.MustCompile(pattern)
+	return word(name, func(s string) (string, error) {
+		if !re.MatchString(s) {
+			return "", fmt.Errorf("%q is not a %s; %s", s, name, want)
+		}
+		return s, nil
+	}, func(s string) string { return s }, map[string]any{"pattern": pattern})
+}
+
+// numeric lets a bare number stand for its own text: serial: 12345.
+func numeric(k *scalar) *scalar {
+	k.numbers = true
+	return k
+}
+
+func kindText(name string) *scalar {
+	return matching(name, `^[^\x00-\x1f\x7f]{1,256}$`, "write at most 256 characters on one line")
+}
+
+// RFC 1123 section 2.1: a label is letters, digits and inner hyphens, at most
+// 63; fettle wants lower case so that names compare as they read.
+func kindName() *scalar {
+	return matching("name", `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`, "use lower-case letters, digits and inner hyphens, at most 63 (RFC 1123)")
+}
+
+func kindReference(to string) *scalar {
+	k := kindName()
+	k.name = "name of a " + to
+	return k
+}
+
+func kindDomain() *scalar {
+	return matching("DNS domain", `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?){0,15}$`,
+		"use lower-case labels joined by dots, such as dc1.example.org, without a dot at the end")
+}
+
+func kindMAC() *scalar {
+	return word("MAC address", func(s string) (MAC, error) {
+		m, err := ParseMAC(s)
+		if err == nil && (m.IsZero() || m[0]&1 == 1) {
+			err = fmt.Errorf("%s is not the address of one port (all zero, broadcast or multicast); read it from the label or the BMC", s)
+		}
+		return m, err
+	}, MAC.String, map[string]any{"pattern": `^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$`})
+}
+
+func kindAddr() *scalar {
+	return word("IPv4 address", func(s string) (netip.Addr, error) {
+		a, err := netip.ParseAddr(s)
+		if err != nil || !a.Is4() {
+			return a, fmt.Errorf("%q is not an IPv4 address; write four numbers, such as 10.0.0.11", s)
+		}
+		return a, nil
+	}, netip.Addr.String, map[string]any{"pattern": `^[0-9]{1,3}(\.[0-9]{1,3}){3}$`})
+}
+
+func kindPrefix() *scalar {
+	return word("IPv4 prefix", func(s string) (netip.Prefix, error) {
+		p, err := netip.ParsePrefix(s)
+		switch {
+		case err != nil || !p.Addr().Is4():
+			return p, fmt.Errorf("%q is not an IPv4 prefix; write such as 10.0.0.0/24", s)
+		case p != p.Masked():
+			return p, fmt.Errorf("%s has host bits; did you mean %q?", s, p.Masked())
+		case p.Bits() < 8 || p.Bits() > 30:
+			return p, fmt.Errorf("%s is too large or too small for a network of machines; use /8 to /30", s)
+		}
+		return p, nil
+	}, netip.Prefix.String, map[string]any{"pattern": `^[0-9]{1,3}(\.[0-9]{1,3}){3}/([89]|[12][0-9]|30)$`})
+}
+
+func kindDuration() *scalar {
+	return word("duration", func(s string) (time.Duration, error) {
+		d, err := time.ParseDuration(s)
+		if err != nil || d < 10*time.Second || d > 366*24*time.Hour {
+			return d, fmt.Errorf("%q is not a lease time; write from 10s to a year, such as 10m or 12h", s)
+		}
+		return d, nil
+	}, time.Duration.String, map[string]any{"pattern": `^([0-9]+(\.[0-9]+)?(s|m|h|ms|us|ns))+$`})
+}
+
+func kindBytes() *scalar {
+	k := word("size", func(s string) (Bytes, error) {
+		b, err := ParseBytes(s)
+		if err == nil && b == 0 {
+			err = fmt.Errorf("a size of 0 says nothing; leave the key out")
+		}
+		return b, err
+	}, Bytes.String, map[string]any{"pattern": `^[0-9.]+ ?([KMGTPkmgtp]([Ii]?[Bb])?|[Bb])?$`})
+	return numeric(k)
+}
+
+func kindUUID() *scalar {
+	return word("UUID", canonicalUUID, func(s string) string { return s },
+		map[string]any{"pattern": `^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`})
+}
+
+// An authorized_keys line (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
+func kindSSHKey() *scalar {
+	return word("ssh public key", func(s string) (string, error) {
+		_, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(s))
+		if err != nil || len(strings.TrimSpace(string(rest))) > 0 || strings.ContainsAny(s, "\r\n") {
+			if len(s) > 40 {
+				s = s[:40] + "..."
+			}
+			return "", fmt.Errorf("%q is not an ssh public key; paste one whole line of an id_*.pub file, such as ssh-ed25519 AAAA... name", s)
+		}
+		return s, nil
+	}, func(s string) string { return s }, map[string]any{"pattern": `^[^\n]*(ssh-|ecdsa-|sk-)[^ \n]+ [A-Za-z0-9+/=]+[^\n]*$`})
+}
+
+// tables makes the description of the whole format, the site's object first.
+func tables() *object {
+	name := func(of string) field {
+		return field{key: "name", goName: "Name", kind: kindName(), required: true, doc: "what others call this " + of + " by"}
+	}
+	account := `^[a-z_][a-z0-9_-]{0,31}$`
+	addrs := list{of: kindAddr()}
+	debianPackages := list{of: matching("Debian package name", `^[a-z0-9][a-z0-9+.-]+$`, "see Debian Policy 5.6.7")}
+	words := list{of: matching("word", `^[A-Za-z0-9][A-Za-z0-9._/+-]*$`, "use letters, digits and . _ / + -")}
+
+	pool := &object{name: "pool", doc: "An inclusive range of addresses for clients without a reservation.", fields: []field{
+		{key: "from", goName: "From", kind: kindAddr(), required: true, doc: "first address"},
+		{key: "to", goName: "To", kind: kindAddr(), required: true, doc: "last address, itself included"},
+	}}
+	network := &object{name: "network", doc: "One IPv4 subnet on one VLAN.", fields: []field{
+		name("network"),
+		{key: "purpose", goName: "Purpose", kind: oneOf("purpose", PurposeBoot, PurposeBMC, PurposeData), required: true, doc: "boot: machines PXE-boot from it; bmc: BMCs live on it; data: only for installed machines"},
+		{key: "prefix", goName: "Prefix", kind: kindPrefix(), required: true, doc: "the subnet, such as 10.0.0.0/24"},
+		{key: "vlan", goName: "VLAN", kind: integer{"802.1Q VLAN id", 0, 4094}, doc: "0 or unsaid: untagged"},
+		{key: "server", goName: "Server", kind: kindAddr(), doc: "fettle's own address; a boot network must have one"},
+		{key: "gateway", goName: "Gateway", kind: kindAddr(), doc: "default router for machines"},
+		{key: "dns", goName: "DNS", kind: addrs, doc: "name servers for machines"},
+		{key: "ntp", goName: "NTP", kind: addrs, doc: "time servers for machines"},
+		{key: "domain", goName: "Domain", kind: kindDomain(), derived: "the site's", doc: "DNS domain of machines on it"},
+		{key: "mtu", goName: "MTU", kind: integer{"bytes", 576, 9216}, def: "1500", doc: "largest packet"},
+		{key: "lease", goName: "Lease", kind: kindDuration(), def: "1h0m0s", doc: "how long an address is lent"},
+		{key: "pools", goName: "Pools", kind: list{of: pool, sorted: true}, doc: "addresses for clients without a reservation; reserved addresses inside a pool are skipped"},
+	}}
+	rack := &object{name: "rack", doc: "A place for machines.", fields: []field{
+		name("rack"),
+		{key: "location", goName: "Location", kind: kindText("text"), doc: "room, row: for people"},
+		{key: "units", goName: "Units", kind: integer{"units", 1, 100}, def: "42", doc: "height in U"},
+	}}
+	bmc := &object{name: "BMC", optional: true, doc: "A machine's management controller.", fields: []field{
+		{key: "address", goName: "Address", kind: kindAddr(), required: true, doc: "where it answers"},
+		{key: "port", goName: "Port", kind: integer{"TCP or UDP port", 1, 65535}, derived: "the protocol's own", doc: "where it listens"},
+		{key: "mac", goName: "MAC", kind: kindMAC(), doc: "its Ethernet address, to give it its address by DHCP"},
+		{key: "network", goName: "Network", kind: kindReference("network"), derived: "the bmc network that the address is on", doc: "network of purpose bmc that the address is on"},
+		{key: "protocol", goName: "Protocol", kind: oneOf("BMC protocol", Redfish, IPMI), def: "redfish", doc: "how it is spoken to"},
+		{key: "secret", goName: "Secret", kind: kindReference("secret"), required: true, doc: `name of the secret that holds "user:password"`},
+	}}
+	nic := &object{name: "NIC", doc: "One network port of a machine.", fields: []field{
+		{key: "mac", goName: "MAC", kind: kindMAC(), required: true, doc: "Ethernet address"},
+		{key: "network", goName: "Network", kind: kindReference("network"), derived: "none: an unused port", doc: "what it is plugged into"},
+		{key: "address", goName: "Address", kind: kindAddr(), derived: "from a pool", doc: "the port's reserved address"},
+		{key: "boot", goName: "Boot", kind: truth{}, doc: "this port network-boots; exactly one of a machine does"},
+	}}
+	disk := &object{name: "disk", doc: "A block device that the machine must have.", fields: []field{
+		{key: "serial", goName: "Serial", kind: numeric(kindText("serial number")), doc: "serial number as the disk reports it"},
+		{key: "model", goName: "Model", kind: numeric(kindText("text")), doc: "part of the model's name"},
+		{key: "size", goName: "Size", kind: kindBytes(), doc: "at least this much"},
+	}}
+	gpu := &object{name: "GPU", doc: "A group of like GPUs.", fields: []field{
+		{key: "model", goName: "Model", kind: kindText("text"), doc: "for people, such as NVIDIA H100 SXM5 80GB"},
+		{key: "pci", goName: "PCI", kind: matching("PCI id", `^[0-9a-f]{4}:[0-9a-f]{4}$`, "write vendor:device in lower-case hex, such as 10de:2330"), required: true, doc: "vendor:device as lspci -n shows it"},
+		{key: "count", goName: "Count", kind: integer{"GPUs", 1, 64}, def: "1", doc: "how many"},
+	}}
+	onDifference := oneOf("choice", Stop, Warn)
+	machine := &object{name: "machine", doc: "One server as it should be.", fields: []field{
+		name("machine"),
+		{key: "rack", goName: "Rack", kind: kindReference("rack"), doc: "where it stands"},
+		{key: "unit", goName: "Unit", kind: integer{"unit", 1, 100}, doc: "its lowest U, counted from 1"},
+		{key: "height", goName: "Height", kind: integer{"units", 1, 50}, def: "1", doc: "in U"},
+		{key: "serial", goName: "Serial", kind: numeric(kindText("serial number")), required: true, doc: "serial number of the chassis label (SMBIOS type 1)"},
+		{key: "uuid", goName: "UUID", kind: kindUUID(), derived: "from the serial (RFC 4122 version 5)", doc: "SMBIOS type 1 UUID"},
+		{key: "firmware", goName: "Firmware", kind: oneOf("firmware", BIOS, UEFI), required: true, doc: "how it boots"},
+		{key: "cpus", goName: "CPUs", kind: integer{"logical CPUs", 1, 65536}, doc: "expected"},
+		{key: "memory", goName: "Memory", kind: kindBytes(), doc: "expected"},
+		{key: "bmc", goName: "BMC", kind: bmc, doc: "its management controller"},
+		{key: "nics", goName: "NICs", kind: list{of: nic}, required: true, doc: "its network ports"},
+		{key: "disks", goName: "Disks", kind: list{of: disk}, doc: "its disks, the system's first"},
+		{key: "gpus", goName: "GPUs", kind: list{of: gpu}, doc: "its GPUs"},
+		{key: "profile", goName: "Profile", kind: kindReference("profile"), doc: "what it becomes; unsaid: it is only inspected"},
+		{key: "owner", goName: "Owner", kind: kindText("text"), doc: "whose it is: for people and for selecting"},
+		{key: "purpose", goName: "Purpose", kind: kindText("text"), doc: "what it is for: for people and for selecting"},
+		{key: "on-difference", goName: "OnDifference", kind: onDifference, derived: "policy.on-difference", doc: "what a run does when the machine is not as written here"},
+	}}
+	layout := &object{name: "layout", doc: "Which disk the image goes to.", fields: []field{
+		{key: "disk", goName: "Disk", kind: numeric(kindText("serial number, first or smallest")), def: "first", doc: "first (the machine's first listed disk), smallest, or a serial number"},
+		{key: "root", goName: "Root", kind: kindBytes(), derived: "the whole disk", doc: "size of the root file system"},
+		{key: "swap", goName: "Swap", kind: kindBytes(), derived: "none", doc: "size of a swap partition"},
+	}}
+	user := &object{name: "user", doc: "An account on the installed OS.", fields: []field{
+		{key: "name", goName: "Name", kind: matching("user name", account, "use lower-case letters, digits, _ and -, at most 32"), required: true, doc: "login name"},
+		{key: "groups", goName: "Groups", kind: list{of: matching("group name", account, "use lower-case letters, digits, _ and -, at most 32")}, doc: "further groups"},
+		{key: "shell", goName: "Shell", kind: matching("path", `^/[A-Za-z0-9._/+-]+$`, "write an absolute path"), def: "/bin/bash", doc: "login shell"},
+		{key: "sudo", goName: "Sudo", kind: truth{}, doc: "may become root without a password"},
+		{key: "ssh-keys", goName: "SSHKeys", kind: list{of: kindSSHKey()}, doc: "authorized_keys lines"},
+	}}
+	profile := &object{name: "profile", doc: "What a machine becomes.", fields: []field{
+		name("profile"),
+		{key: "image", goName: "Image", kind: kindReference("image"), required: true, doc: "what is written to its disk"},
+		{key: "layout", goName: "Layout", kind: layout, doc: "where to"},
+		{key: "kernel-args", goName: "KernelArgs", kind: list{of: matching("kernel argument", `^[A-Za-z0-9._,:=/@%+~^*()\[\]-]+$`, "one argument an item, without spaces or quotes")}, doc: "arguments of the installed kernel"},
+		{key: "users", goName: "Users", kind: list{of: user, sorted: true}, doc: "accounts"},
+		{key: "packages", goName: "Packages", kind: debianPackages, doc: "Debian packages beyond the image's own"},
+		{key: "bios", goName: "BIOS", kind: open{}, doc: "firmware settings, by the BMC's names"},
+		{key: "gpu", goName: "GPU", kind: open{}, doc: "GPU settings"},
+	}}
+	image := &object{name: "image", doc: "An OS image.", fields: []field{
+		name("image"),
+		{key: "os", goName: "OS", kind: oneOf("operating system", "debian"), required: true, doc: "what it is"},
+		{key: "suite", goName: "Suite", kind: matching("suite", `^[a-z][a-z0-9.-]*$`, "write a code name, such as bookworm"), required: true, doc: "release, such as bookworm"},
+		{key: "components", goName: "Components", kind: words, def: "[main]", doc: "parts of the archive"},
+		{key: "arch", goName: "Arch", kind: oneOf("architecture", "amd64", "arm64"), def: "amd64", doc: "Debian architecture"},
+		{key: "packages", goName: "Packages", kind: debianPackages, doc: "packages of every machine with this image"},
+		{key: "size", goName: "Size", kind: kindBytes(), def: "3GiB", doc: "size of the disk image before it grows"},
+	}}
+	mirror := &object{name: "mirror", doc: "A package source to be mirrored.", fields: []field{
+		name("mirror"),
+		{key: "format", goName: "Format", kind: oneOf("format", "apt", "oci", "pypi", "files", "rpm", "npm", "go", "helm"), required: true, doc: "what kind of source"},
+		{key: "suites", goName: "Suites", kind: words, doc: "apt: suites"},
+		{key: "components", goName: "Components", kind: words, doc: "apt: components"},
+		{key: "archs", goName: "Archs", kind: words, doc: "architectures"},
+		{key: "packages", goName: "Packages", kind: list{of: kindText("text")}, doc: "what to take; unsaid: all"},
+	}}
+	secret := &object{name: "secret", doc: "The name of an entry of the secrets file; its value is never here.", fields: []field{
+		name("secret"),
+		{key: "description", goName: "Description", kind: kindText("text"), doc: "what it is for"},
+	}}
+	policy := &object{name: "policy", doc: "Site-wide choices.", fields: []field{
+		{key: "on-difference", goName: "OnDifference", kind: onDifference, def: "stop", doc: "stop: a run on a machine that is not as written here fails and names the difference; warn: it is recorded"},
+		{key: "unknown-machines", goName: "UnknownMachines", kind: oneOf("choice", Inspect, Ignore), def: "inspect", doc: "what happens to a MAC address that the site does not know"},
+	}}
+	all := func(o *object) list { return list{of: o, sorted: true} }
+	return &object{name: "site", doc: "A whole site.", fields: []field{
+		name("site"),
+		{key: "domain", goName: "Domain", kind: kindDomain(), required: true, doc: "DNS domain of the machines"},
+		{key: "networks", goName: "Networks", kind: all(network), doc: "where addresses come from"},
+		{key: "racks", goName: "Racks", kind: all(rack), doc: "where machines stand"},
+		{key: "machines", goName: "Machines", kind: all(machine), doc: "what is racked"},
+		{key: "profiles", goName: "Profiles", kind: all(profile), doc: "what machines become"},
+		{key: "images", goName: "Images", kind: all(image), doc: "what profiles write to disks"},
+		{key: "mirrors", goName: "Mirrors", kind: all(mirror), doc: "where packages come from"},
+		{key: "secrets", goName: "Secrets", kind: all(secret), doc: "names of secrets"},
+		{key: "policy", goName: "Policy", kind: policy, doc: "site-wide choices"},
+	}}
+}
+
+// partKeys are what a file other than site.yaml may hold.
+func partKeys() []string {
+	return []string{"networks", "racks", "machines", "profiles", "images", "mirrors", "secrets"}
+}

@@ -1,0 +1,104 @@
+package site
+
+import (
+	"fmt"
+	"slices"
+)
+
+// machine checks one machine against everything else.
+func (v *validator) machine(m *Machine, path string) {
+	who := "machine " + m.Name
+	v.refers(who, "rack", m.Rack, path+".rack")
+	v.refers(who, "profile", m.Profile, path+".profile")
+	unique(v, v.serials, m.Serial, "serial", who, path+".serial", "read it again from the chassis label")
+	uuidPath := path + ".uuid"
+	if m.UUID != SerialUUID(m.Serial) {
+		unique(v, v.uuids, m.UUID, "UUID", who, uuidPath, "read it again with dmidecode, or leave it out")
+	}
+	if m.BMC != (BMC{}) {
+		v.bmc(m, who, path+".bmc")
+	}
+	v.nics(m, who, path)
+	for i, d := range m.Disks {
+		at := fmt.Sprintf("%s.disks[%d]", path, i)
+		unique(v, v.disks, d.Serial, "disk serial", who, at+".serial", "read it again from the disk")
+		if d.Serial == "" && d.Model == "" && d.Size == 0 {
+			v.add(at, "say its serial, model or size", "%s: disk %d says nothing", who, i+1)
+		}
+	}
+	v.target(m, who, path)
+}
+
+func (v *validator) bmc(m *Machine, who, path string) {
+	b := m.BMC
+	v.refers(who+"'s BMC", "secret", b.Secret, path+".secret")
+	v.refers(who+"'s BMC", "network", b.Network, path+".network")
+	unique(v, v.macs, b.MAC, "MAC address", who+"'s BMC", path+".mac", "read it again from the label")
+	n := v.networks[b.Network]
+	switch {
+	case b.Network == "" && b.Address.IsValid():
+		v.add(path+".address", "correct the address, or add a network of purpose bmc that holds it", "%s: BMC address %s is on no network of purpose bmc", who, b.Address)
+	case n != nil && n.Purpose != PurposeBMC:
+		v.add(path+".network", "name a network of purpose bmc", "%s: network %s is for %s, not for BMCs", who, n.Name, n.Purpose)
+	case v.usable(who, "BMC address", b.Address, n, path+".address"):
+		unique(v, v.addrs, b.Address, "address", who+"'s BMC", path+".address", "give each its own address")
+	}
+}
+
+func (v *validator) nics(m *Machine, who, path string) {
+	boots := 0
+	for i, nic := range m.NICs {
+		at := fmt.Sprintf("%s.nics[%d]", path, i)
+		unique(v, v.macs, nic.MAC, "MAC address", who, at+".mac", "read it again from the label")
+		v.refers(who, "network", nic.Network, at+".network")
+		n := v.networks[nic.Network]
+		switch {
+		case nic.Address.IsValid() && nic.Network == "":
+			v.add(at+".address", "add network: with the name of its network", "%s: a port with address %s is on no network", who, nic.Address)
+		case v.usable(who, "address", nic.Address, n, at+".address"):
+			unique(v, v.addrs, nic.Address, "address", who, at+".address", "give each its own address")
+		}
+		if !nic.Boot {
+			continue
+		}
+		boots++
+		switch {
+		case boots > 1:
+			v.add(at+".boot", "leave boot: true on one port", "%s boots from more than one port", who)
+		case nic.Network == "" && !v.bad[at+".network"]:
+			v.add(at+".boot", "add network: with the name of a network of purpose boot", "%s boots from a port that is on no network", who)
+		case n != nil && n.Purpose != PurposeBoot:
+			v.add(at+".network", "name a network of purpose boot", "%s boots from network %s, which is for %s", who, n.Name, n.Purpose)
+		case n != nil && !nic.Address.IsValid() && len(n.Pools) == 0 && !v.bad[at+".address"]:
+			v.add(at+".address", "add address: to the port or a pool to the network", "%s has no address on network %s, which has no pool", who, n.Name)
+		}
+	}
+	if boots == 0 && len(m.NICs) > 0 {
+		v.add(path+".nics", "add boot: true to the port that network-boots", "%s has no port that boots", who)
+	}
+}
+
+// target checks that the profile's layout names a disk of the machine: what
+// is wiped must be known by serial before anything is.
+func (v *validator) target(m *Machine, who, path string) {
+	p, ok := v.s.Profile(m.Profile)
+	if !ok || p.Layout.Disk == "" {
+		return
+	}
+	switch p.Layout.Disk {
+	case "first", "smallest":
+		if len(m.Disks) == 0 {
+			v.add(path+".disks", "list its disks with their serials, the system's first", "%s lists no disk, so profile %s cannot tell where to write", who, p.Name)
+		} else if p.Layout.Disk == "first" && m.Disks[0].Serial == "" {
+			v.add(path+".disks[0].serial", "add its serial", "%s: profile %s writes to the first disk, whose serial is not said", who, p.Name)
+		}
+	default:
+		known := make([]string, 0, len(m.Disks))
+		for _, d := range m.Disks {
+			known = append(known, d.Serial)
+		}
+		if !slices.Contains(known, p.Layout.Disk) {
+			v.add(path+".profile", meant(p.Layout.Disk, known, "list its disks with their serials"), "%s has no disk %q, which profile %s writes to", who, p.Layout.Disk, p.Name)
+		}
+	}
+}
