@@ -111,6 +111,27 @@ type Network struct {
 	Domain   string
 	MTU      int
 	HTTPPort int // boot HTTP at http://Server:HTTPPort/boot/; default 80
+
+	// Relays are the relay agents (giaddr) whose clients are answered.
+	// Packets of any other relay are dropped and recorded.
+	Relays []netip.Addr
+	// NativeDrivers gives UEFI machines ipxe.efi, which brings its own NIC
+	// drivers, instead of snponly.efi, which uses the firmware's.
+	NativeDrivers bool
+	// ReplyDelay holds back every DHCP reply: some ROMs miss an answer that
+	// comes at once.
+	ReplyDelay time.Duration
+}
+
+// BaseURL is where the network's clients find the boot HTTP server, with the
+// address as a literal because firmware has no resolver:
+// "http://192.0.2.1/boot" or "http://192.0.2.1:8080/boot".
+func (n Network) BaseURL() string {
+	host := n.Server.String()
+	if n.HTTPPort != 0 && n.HTTPPort != 80 {
+		host = netip.AddrPortFrom(n.Server, uint16(n.HTTPPort)).String()
+	}
+	return "http://" + host + "/boot"
 }
 
 // Exchange is something seen on the wire, for a machine's timeline.
@@ -138,15 +159,3 @@ type Recorder interface {
 type FrameSender interface {
 	SendFrame(to net.HardwareAddr, src, dst netip.AddrPort, payload []byte) error
 }
-
-// To be implemented in this package (signatures are relied on by others):
-//
-//	type Config struct { Networks []Network; Booter; Leases; Files; Recorder (may be nil); Logger *slog.Logger; Now func() time.Time }
-//	func New(Config) (*Server, error)
-//	func (s *Server) ServeDHCP(ctx, network string, conn net.PacketConn) error // one per network; conn may be a FrameSender
-//	func (s *Server) ServeTFTP(ctx, conn net.PacketConn, dial func(ctx, local netip.Addr) (net.PacketConn, error)) error // dial opens a transfer socket on a new port (TID, RFC 1350 §4)
-//	func (s *Server) Handler() http.Handler // mounts at "/boot/": /boot/script/MAC (iPXE script), /boot/autoexec.ipxe, /boot/files/NAME
-//	func ListenDHCP(ifname string) (net.PacketConn that is a FrameSender, error) // Linux, a real interface (cmd calls it)
-//
-// The script for BootKernel loads http://Server/boot/files/<Kernel> etc. with
-// the Decision's command line, retries, and exits non-zero when it gives up.

@@ -1,0 +1,110 @@
+package pxe
+
+import "fmt"
+
+// Architectures of RFC 4578 §2.1 and the IANA registry.
+const (
+	ArchBIOS          Arch = 0
+	ArchIA64          Arch = 2
+	ArchIA32          Arch = 6
+	ArchX64           Arch = 7 // the registry's numbers; RFC 4578 has 7 and 9 the other way round,
+	ArchEBC           Arch = 9 // and firmware of both opinions exists: both mean x64
+	ArchARM32         Arch = 10
+	ArchARM64         Arch = 11
+	ArchIA32HTTP      Arch = 15
+	ArchX64HTTP       Arch = 16
+	ArchEBCHTTP       Arch = 17
+	ArchARM32HTTP     Arch = 18
+	ArchARM64HTTP     Arch = 19
+	ArchBIOSHTTP      Arch = 20
+	ArchARM32UBoot    Arch = 21
+	ArchARM64UBoot    Arch = 22
+	ArchARM32UBootHT  Arch = 23
+	ArchARM64UBootHT  Arch = 24
+	ArchRISCV32       Arch = 25
+	ArchRISCV32HTTP   Arch = 26
+	ArchRISCV64       Arch = 27
+	ArchRISCV64HTTP   Arch = 28
+	ArchLoong64       Arch = 39
+	ArchLoong64HTTP   Arch = 40
+	ArchRaspberryPi41 Arch = 41
+)
+
+// Boot loaders, by their names below "loaders/".
+const (
+	loaderBIOS     = "undionly.kpxe"
+	loaderSNP      = "snponly.efi"
+	loaderNative   = "ipxe.efi"
+	loaderSNPArm64 = "snponly-arm64.efi"
+	loaderArm64    = "ipxe-arm64.efi"
+)
+
+// archInfo is what the server knows of an architecture.
+type archInfo struct {
+	name   string
+	uefi   bool
+	http   bool
+	loader string // default loader; "" means that this server has none for it
+	native string // loader with its own NIC drivers, if there is one
+}
+
+// archs is the whole table of FIELD-NOTES "DHCP and network boot", item 10.
+// Firmware that has no loader here still gets its address, and a sentence on
+// the machine's timeline says that no loader exists for it.
+func archs(a Arch) (archInfo, bool) {
+	switch a {
+	case ArchBIOS:
+		return archInfo{name: "BIOS", loader: loaderBIOS}, true
+	case ArchIA64:
+		return archInfo{name: "Itanium UEFI", uefi: true}, true
+	case ArchIA32:
+		return archInfo{name: "UEFI IA32", uefi: true}, true
+	case ArchEBC, ArchX64:
+		return archInfo{name: "UEFI x64", uefi: true, loader: loaderSNP, native: loaderNative}, true
+	case ArchARM32:
+		return archInfo{name: "UEFI ARM32", uefi: true}, true
+	case ArchARM64:
+		return archInfo{name: "UEFI ARM64", uefi: true, loader: loaderSNPArm64, native: loaderArm64}, true
+	case ArchIA32HTTP:
+		return archInfo{name: "UEFI IA32 HTTP", uefi: true, http: true}, true
+	case ArchX64HTTP, ArchEBCHTTP:
+		return archInfo{name: "UEFI x64 HTTP", uefi: true, http: true, loader: loaderSNP, native: loaderNative}, true
+	case ArchARM32HTTP:
+		return archInfo{name: "UEFI ARM32 HTTP", uefi: true, http: true}, true
+	case ArchARM64HTTP:
+		return archInfo{name: "UEFI ARM64 HTTP", uefi: true, http: true, loader: loaderSNPArm64, native: loaderArm64}, true
+	case ArchBIOSHTTP:
+		return archInfo{name: "BIOS HTTP", http: true, loader: loaderBIOS}, true
+	case ArchARM32UBoot:
+		return archInfo{name: "U-Boot ARM32"}, true
+	case ArchARM64UBoot:
+		return archInfo{name: "U-Boot ARM64"}, true
+	case ArchARM32UBootHT:
+		return archInfo{name: "U-Boot ARM32 HTTP", http: true}, true
+	case ArchARM64UBootHT:
+		return archInfo{name: "U-Boot ARM64 HTTP", http: true}, true
+	case ArchRISCV32:
+		return archInfo{name: "UEFI RISC-V 32", uefi: true}, true
+	case ArchRISCV32HTTP:
+		return archInfo{name: "UEFI RISC-V 32 HTTP", uefi: true, http: true}, true
+	case ArchRISCV64:
+		return archInfo{name: "UEFI RISC-V 64", uefi: true}, true
+	case ArchRISCV64HTTP:
+		return archInfo{name: "UEFI RISC-V 64 HTTP", uefi: true, http: true}, true
+	case ArchLoong64:
+		return archInfo{name: "UEFI LoongArch64", uefi: true}, true
+	case ArchLoong64HTTP:
+		return archInfo{name: "UEFI LoongArch64 HTTP", uefi: true, http: true}, true
+	case ArchRaspberryPi41:
+		return archInfo{name: "Raspberry Pi"}, true
+	}
+	return archInfo{}, false
+}
+
+// String names the architecture, for sentences.
+func (a Arch) String() string {
+	if i, ok := archs(a); ok {
+		return i.name
+	}
+	return fmt.Sprintf("architecture %d", uint16(a))
+}

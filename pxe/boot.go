@@ -1,0 +1,106 @@
+package pxe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+)
+
+// bootInfo is what a DHCP reply says about booting.
+type bootInfo struct {
+	decision Decision
+	file     string // file name or absolute URL; "" for none
+	note     string // a sentence's end, if there is more to say
+}
+
+// sentence continues "was offered 192.0.2.7".
+func (b bootInfo) sentence() string {
+	s := ""
+	if b.file != "" {
+		s = " and boot file " + b.file
+	}
+	return s + b.note
+}
+
+// boot asks the Booter and turns its decision into a boot file. On an error
+// the client gets no answer: it asks again in a few seconds, whereas a
+// firmware that is told nothing goes on to its disk.
+func (x *exchange) boot(ctx context.Context) (bootInfo, error) {
+	c := x.r.client
+	if !c.boots() {
+		return bootInfo{}, nil
+	}
+	d, err := x.s.decide(ctx, c)
+	if err != nil {
+		x.record("boot.undecided", "got no answer, because nobody could say what it boots: "+err.Error(), err)
+		return bootInfo{}, err
+	}
+	b := bootInfo{decision: d}
+	switch {
+	case d.Action == Ignore:
+		b.note = " and nothing to boot" + because(d)
+	case d.Action == BootDisk && !c.IPXE:
+		b.note = " and no boot file, so that its firmware goes on to its next device" + because(d)
+	case c.IPXE && x.r.http:
+		b.file = x.on.scriptURL(c.MAC)
+	default:
+		b.file, b.note = x.on.loaderFor(c)
+	}
+	return b, nil
+}
+
+func because(d Decision) string {
+	if d.Reason == "" {
+		return ""
+	}
+	return " (" + d.Reason + ")"
+}
+
+// decide asks the Booter and checks its answer.
+func (s *Server) decide(ctx context.Context, c Client) (Decision, error) {
+	d, err := s.booter.Boot(ctx, c)
+	if err != nil {
+		return d, fmt.Errorf("deciding what %v boots: %w", c.MAC, err)
+	}
+	switch d.Action {
+	case Ignore, BootDisk:
+		return d, nil
+	case BootKernel:
+		if d.Kernel == "" {
+			return d, errors.New("the decision is to boot a kernel, and it names none")
+		}
+		return d, checkCmdline(d.Cmdline)
+	}
+	return d, fmt.Errorf("the decision has an unknown action %d", d.Action)
+}
+
+// loaderFor is the boot loader for a client: a TFTP name for PXE, an absolute
+// URL for HTTP boot (FIELD-NOTES items 8 and 10).
+func (n *Network) loaderFor(c Client) (file, note string) {
+	info, known := archs(c.Arch)
+	if !c.ArchKnown || !known {
+		// RFC 4578 §2.1 makes option 93 mandatory; BIOS ROMs older than it
+		// leave it away.
+		if c.HTTP {
+			return "", " and no boot file, because it does not say its architecture"
+		}
+		info, _ = archs(ArchBIOS)
+	}
+	name := info.loader
+	if n.NativeDrivers && info.native != "" {
+		name = info.native
+	}
+	if name == "" {
+		return "", fmt.Sprintf(" and no boot file, because there is no boot loader for %s", info.name)
+	}
+	if c.HTTP {
+		return n.BaseURL() + "/files/loaders/" + name, ""
+	}
+	return name, ""
+}
+
+// scriptURL is where iPXE finds a machine's script.
+func (n *Network) scriptURL(mac net.HardwareAddr) string {
+	return n.BaseURL() + "/script/" + mac.String()
+}

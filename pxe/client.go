@@ -1,0 +1,289 @@
+package pxe
+
+import (
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+)
+
+// DHCP options (RFC 2132 unless said otherwise).
+const (
+	optSubnetMask    = 1
+	optRouter        = 3
+	optDNS           = 6
+	optHostname      = 12
+	optDomain        = 15
+	optMTU           = 26
+	optBroadcast     = 28
+	optNTP           = 42
+	optVendor        = 43
+	optRequestedAddr = 50
+	optLeaseTime     = 51
+	optOverload      = 52
+	optMessageType   = 53
+	optServerID      = 54
+	optRequestList   = 55
+	optMessage       = 56
+	optMaxSize       = 57
+	optRenewal       = 58
+	optRebinding     = 59
+	optVendorClass   = 60
+	optClientID      = 61
+	optTFTPServer    = 66
+	optBootFile      = 67
+	optUserClass     = 77  // RFC 3004
+	optRelayInfo     = 82  // RFC 3046
+	optArch          = 93  // RFC 4578 §2.1
+	optUUID          = 97  // RFC 4578 §2.3
+	optSubnetSel     = 118 // RFC 3011
+	optIPXE          = 175 // iPXE's own encapsulated options
+	optEnd           = 255
+
+	relaySubnetSel = 5 // RFC 3527: link selection
+
+	ipxeNoProxy = 176  // 175.176: do not wait for a ProxyDHCP offer
+	ipxeHTTP    = 0x13 // 175.19: this iPXE can fetch by HTTP
+)
+
+// request is a decoded DHCP packet of a client.
+type request struct {
+	*dhcpv4.DHCPv4
+	kind   dhcpv4.MessageType
+	client Client
+	ciaddr netip.Addr
+	giaddr netip.Addr
+	want   netip.Addr // option 50
+	server netip.Addr // option 54
+	http   bool       // an iPXE that says it can fetch by HTTP
+}
+
+// opt returns an option's bytes, nil if it is absent.
+func (r *request) opt(code uint8) []byte { return r.Options[code] }
+
+// parseRequest decodes a packet. It returns an error for what is no request
+// of a client, in words fit for a log.
+func parseRequest(b []byte, maxOptions int) (*request, error) {
+	if len(b) > maxOptions {
+		return nil, fmt.Errorf("packet of %d bytes is too long", len(b))
+	}
+	p, err := dhcpv4.FromBytes(quirkNoEnd(b))
+	if err != nil {
+		return nil, fmt.Errorf("malformed packet: %w", err)
+	}
+	if p.OpCode != dhcpv4.OpcodeBootRequest {
+		return nil, fmt.Errorf("a reply (op %d), not a request", p.OpCode)
+	}
+	if len(p.ClientHWAddr) != 6 {
+		return nil, fmt.Errorf("hardware address of %d bytes: only Ethernet's 6 are served", len(p.ClientHWAddr))
+	}
+	if err := unfoldOverload(p, b); err != nil {
+		return nil, err
+	}
+	r := &request{
+		DHCPv4: p,
+		ciaddr: addrOf(p.ClientIPAddr),
+		giaddr: addrOf(p.GatewayIPAddr),
+		want:   addrOf(p.Options[optRequestedAddr]),
+		server: addrOf(p.Options[optServerID]),
+	}
+	if t := p.Options[optMessageType]; len(t) == 1 {
+		r.kind = dhcpv4.MessageType(t[0])
+	} else {
+		return nil, fmt.Errorf("no message type (option 53): plain BOOTP is not served")
+	}
+	r.client, r.http = clientOf(p)
+	return r, nil
+}
+
+// unfoldOverload adds the options that a client put into the file and sname
+// fields (option 52, RFC 2131 §4.1; order of RFC 3396 §5).
+func unfoldOverload(p *dhcpv4.DHCPv4, b []byte) error {
+	o := p.Options[optOverload]
+	if len(o) != 1 || len(b) < 236 {
+		return nil
+	}
+	for _, f := range []struct {
+		bit    byte
+		lo, hi int
+	}{{1, 108, 236}, {2, 44, 108}} {
+		if o[0]&f.bit == 0 {
+			continue
+		}
+		if err := p.Options.FromBytes(b[f.lo:f.hi]); err != nil {
+			return fmt.Errorf("malformed overloaded options: %w", err)
+		}
+	}
+	return nil
+}
+
+// addrOf is the address in four bytes; invalid for 0.0.0.0 and for other
+// lengths.
+func addrOf(b []byte) netip.Addr {
+	a, ok := netip.AddrFromSlice(b)
+	if !ok || !a.Unmap().Is4() || a.Unmap().IsUnspecified() {
+		return netip.Addr{}
+	}
+	return a.Unmap()
+}
+
+// clientOf reads who the client is.
+func clientOf(p *dhcpv4.DHCPv4) (c Client, http bool) {
+	c = Client{
+		MAC:         append(net.HardwareAddr(nil), p.ClientHWAddr...),
+		VendorClass: printable(p.Options[optVendorClass]),
+		UserClass:   printable([]byte(quirkUserClass(p.Options[optUserClass]))),
+		Hostname:    printable(p.Options[optHostname]),
+		UUID:        uuidOf(p.Options[optUUID]),
+		Addr:        addrOf(p.ClientIPAddr),
+	}
+	c.PXE = strings.HasPrefix(c.VendorClass, "PXEClient")
+	c.HTTP = strings.HasPrefix(c.VendorClass, "HTTPClient")
+	c.Arch, c.ArchKnown = archOf(p.Options[optArch], c.VendorClass)
+	if c.ArchKnown {
+		c.Arch = quirkArch(c.MAC, c.Arch)
+	}
+	info, _ := archs(c.Arch)
+	c.UEFI = c.ArchKnown && info.uefi
+	// An architecture of HTTP boot under "PXEClient" is still an HTTP client
+	// only if it says so in option 60: the answer's form follows option 60.
+	features := p.Options[optIPXE]
+	c.IPXE = strings.HasPrefix(c.UserClass, "iPXE") || len(features) > 0
+	http = len(features) == 0 || hasTag(features, ipxeHTTP)
+	return c, http
+}
+
+// archOf is the first architecture of option 93, which may be a list, that the
+// table knows; else the one in option 60, "PXEClient:Arch:00007:UNDI:003016"
+// (RFC 4578 §2.1, PXE 2.1 §2.2.3).
+func archOf(b []byte, vendorClass string) (Arch, bool) {
+	for ; len(b) >= 2; b = b[2:] {
+		a := Arch(uint16(b[0])<<8 | uint16(b[1]))
+		if _, ok := archs(a); ok {
+			return a, true
+		}
+	}
+	_, rest, ok := strings.Cut(vendorClass, ":Arch:")
+	if !ok {
+		return 0, false
+	}
+	rest, _, _ = strings.Cut(rest, ":")
+	n, err := strconv.ParseUint(rest, 10, 16)
+	if err != nil {
+		return 0, false
+	}
+	_, known := archs(Arch(n))
+	return Arch(n), known
+}
+
+// hasTag looks for a tag in encapsulated options (tag, length, value).
+func hasTag(b []byte, tag byte) bool {
+	for len(b) >= 2 && b[0] != optEnd {
+		if b[0] == 0 {
+			b = b[1:]
+			continue
+		}
+		if b[0] == tag {
+			return true
+		}
+		n := 2 + int(b[1])
+		if n > len(b) {
+			return false
+		}
+		b = b[n:]
+	}
+	return false
+}
+
+// subOption returns an encapsulated option's value.
+func subOption(b []byte, tag byte) []byte {
+	for len(b) >= 2 {
+		n := 2 + int(b[1])
+		if n > len(b) {
+			return nil
+		}
+		if b[0] == tag {
+			return b[2:n]
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// uuidOf is option 97 as text: a type byte 0 and a UUID in SMBIOS byte order,
+// its first three fields little-endian (RFC 4578 §2.3; SMBIOS 3 §7.2.1).
+// All zeros and all ones mean that the board has none.
+func uuidOf(b []byte) string {
+	if len(b) < 17 || b[0] != 0 {
+		return ""
+	}
+	var u [16]byte
+	copy(u[:], b[1:17])
+	if u == ([16]byte{}) || strings.Trim(string(u[:]), "\xff") == "" {
+		return ""
+	}
+	u[0], u[1], u[2], u[3] = u[3], u[2], u[1], u[0]
+	u[4], u[5] = u[5], u[4]
+	u[6], u[7] = u[7], u[6]
+	h := hex.EncodeToString(u[:])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
+
+// printable keeps what may stand in a log line: text from the wire is
+// anybody's.
+func printable(b []byte) string {
+	ok := true
+	for _, c := range b {
+		ok = ok && c >= 0x20 && c < 0x7f
+	}
+	if ok {
+		return string(b)
+	}
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r > 0x7e {
+			return -1
+		}
+		return r
+	}, string(b))
+}
+
+// wants reports whether the client asked for an option (55), or asked for
+// nothing in particular.
+func (r *request) wants(code uint8) bool {
+	l := r.opt(optRequestList)
+	if len(l) == 0 {
+		return true
+	}
+	for _, c := range l {
+		if c == code {
+			return true
+		}
+	}
+	return false
+}
+
+// describe names a client's firmware in a sentence.
+func (c Client) describe() string {
+	arch := "of unknown architecture"
+	if c.ArchKnown {
+		arch = c.Arch.String()
+	}
+	switch {
+	case c.IPXE:
+		return "iPXE (" + arch + ")"
+	case c.HTTP:
+		return "HTTP boot firmware (" + arch + ")"
+	case c.PXE:
+		return "PXE firmware (" + arch + ")"
+	case c.VendorClass != "":
+		return "a client of class " + strconv.Quote(c.VendorClass)
+	}
+	return "a client that does not boot from the network"
+}
+
+// boots reports whether the client wants boot information at all.
+func (c Client) boots() bool { return c.PXE || c.HTTP || c.IPXE }

@@ -1,0 +1,190 @@
+package pxe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+)
+
+const (
+	dhcpServerPort = 67
+	dhcpClientPort = 68
+
+	dhcpMaxPacket  = 4096 // longer datagrams are dropped
+	dhcpWorkers    = 256  // requests answered at once; more wait in the socket
+	dhcpTimeout    = 10 * time.Second
+	readErrorLimit = 50 // consecutive errors of a socket before giving up
+	readErrorPause = 100 * time.Millisecond
+)
+
+// ServeDHCP answers DHCP on one network until ctx ends, which is no error, or
+// conn fails. It does not close conn. If conn is a [FrameSender], clients
+// without an address get unicast frames, else broadcasts.
+func (s *Server) ServeDHCP(ctx context.Context, network string, conn net.PacketConn) error {
+	n := s.networks[network]
+	if n == nil {
+		return fmt.Errorf("pxe: no network named %q is configured", network)
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	slots := make(chan struct{}, dhcpWorkers)
+	return readPackets(ctx, conn, dhcpMaxPacket+1, "DHCP on network "+network, func(b []byte, from net.Addr) {
+		slots <- struct{}{}
+		packet := slices.Clone(b)
+		wg.Go(func() {
+			defer func() { <-slots }()
+			ctx, cancel := context.WithTimeout(ctx, dhcpTimeout)
+			defer cancel()
+			reply := s.answer(ctx, n, packet)
+			if reply == nil {
+				return
+			}
+			if n.ReplyDelay > 0 {
+				select {
+				case <-time.After(n.ReplyDelay):
+				case <-ctx.Done():
+					return
+				}
+			}
+			s.send(conn, n, reply)
+		})
+	})
+}
+
+// readPackets hands every datagram of conn to handle until ctx ends (nil) or
+// conn fails for good.
+func readPackets(ctx context.Context, conn net.PacketConn, size int, what string, handle func(b []byte, from net.Addr)) error {
+	// A deadline in the past wakes the read below; conn stays open: it is the
+	// caller's.
+	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	buf := make([]byte, size)
+	failures := 0
+	for {
+		k, from, err := conn.ReadFrom(buf)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			failures++
+			if errors.Is(err, net.ErrClosed) || failures >= readErrorLimit {
+				return fmt.Errorf("pxe: reading %s: %w", what, err)
+			}
+			// An interface that is down for a moment must not end the server.
+			select {
+			case <-time.After(readErrorPause):
+			case <-ctx.Done():
+				return nil
+			}
+			continue
+		}
+		failures = 0
+		handle(buf[:k], from)
+	}
+}
+
+// answer is a whole DHCP exchange without a socket: nil means silence.
+func (s *Server) answer(ctx context.Context, on *Network, packet []byte) *reply {
+	start := s.now()
+	r, err := parseRequest(packet, dhcpMaxPacket)
+	if err != nil {
+		s.log.Debug("dropped a DHCP packet", "network", on.Name, "reason", err)
+		return nil
+	}
+	n, err := s.subnet(on, r)
+	if err != nil {
+		s.record(start, on, r.client, "dhcp.drop", err.Error(), err)
+		return nil
+	}
+	r.client.Network = n.Name
+	x := &exchange{s: s, start: start, on: on, n: n, r: r}
+	switch r.kind {
+	case dhcpv4.MessageTypeDiscover:
+		return x.discover(ctx)
+	case dhcpv4.MessageTypeRequest:
+		return x.request(ctx)
+	case dhcpv4.MessageTypeDecline:
+		return x.decline(ctx)
+	case dhcpv4.MessageTypeRelease:
+		return x.release(ctx)
+	case dhcpv4.MessageTypeInform:
+		return x.inform(ctx)
+	default:
+		x.record("dhcp.drop", fmt.Sprintf("sent DHCP message type %d, which no client sends to a server", r.kind), nil)
+		return nil
+	}
+}
+
+// subnet chooses the network of a client: by the relay's link selection
+// (82.5, RFC 3527), the subnet selection option (118, RFC 3011), the relay's
+// address, or the interface (FIELD-NOTES item 3). A relay must be one that
+// the network lists.
+func (s *Server) subnet(on *Network, r *request) (*Network, error) {
+	if !r.giaddr.IsValid() {
+		return on, nil
+	}
+	at := r.giaddr
+	if a := addrOf(r.opt(optSubnetSel)); a.IsValid() {
+		at = a
+	}
+	if a := addrOf(subOption(r.opt(optRelayInfo), relaySubnetSel)); a.IsValid() {
+		at = a
+	}
+	n := s.networkOf(at)
+	if n == nil {
+		return nil, fmt.Errorf("asked through relay %v for the subnet of %v, which no configured network has", r.giaddr, at)
+	}
+	if !slices.Contains(n.Relays, r.giaddr) {
+		return nil, fmt.Errorf("asked through relay %v, which network %s does not list: add it to the network's relays if it is yours", r.giaddr, n.Name)
+	}
+	return n, nil
+}
+
+// send writes a reply to where RFC 2131 §4.1 wants it.
+func (s *Server) send(conn net.PacketConn, on *Network, p *reply) {
+	var err error
+	frames, ok := conn.(FrameSender)
+	switch {
+	case p.unicastFrame && ok:
+		err = frames.SendFrame(p.mac, netip.AddrPortFrom(on.Server, dhcpServerPort), p.to, p.bytes)
+	case p.unicastFrame:
+		_, err = conn.WriteTo(p.bytes, net.UDPAddrFromAddrPort(netip.AddrPortFrom(limitedBroadcast(), dhcpClientPort)))
+	default:
+		_, err = conn.WriteTo(p.bytes, net.UDPAddrFromAddrPort(p.to))
+	}
+	if err != nil {
+		err = fmt.Errorf("sending a DHCP reply to %v: %w", p.to, err)
+		s.recorder.Record(Exchange{Time: s.now(), MAC: p.mac, Network: on.Name, Kind: "dhcp.send",
+			Text: "could not be answered: " + err.Error(), Err: err})
+	}
+}
+
+func limitedBroadcast() netip.Addr { return netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
+
+// destination is the order of RFC 2131 §4.1: relay; ciaddr; broadcast flag;
+// else a frame to chaddr and yiaddr, because the client cannot answer ARP yet.
+// A NAK is broadcast, or sent to the relay.
+func (p *reply) destination(r *request, yiaddr netip.Addr, nak bool) {
+	broadcast := netip.AddrPortFrom(limitedBroadcast(), dhcpClientPort)
+	switch {
+	case r.giaddr.IsValid():
+		p.to = netip.AddrPortFrom(r.giaddr, dhcpServerPort)
+	case nak:
+		p.to = broadcast
+	case r.ciaddr.IsValid():
+		p.to = netip.AddrPortFrom(r.ciaddr, dhcpClientPort)
+	case r.IsBroadcast() || !yiaddr.IsValid():
+		p.to = broadcast
+	default:
+		p.to, p.unicastFrame = netip.AddrPortFrom(yiaddr, dhcpClientPort), true
+	}
+}

@@ -1,0 +1,176 @@
+package pxe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// exchange is one request on its way to an answer.
+type exchange struct {
+	s     *Server
+	start time.Time
+	on    *Network // where the packet came in, whose address we answer with
+	n     *Network // the client's
+	r     *request
+}
+
+func (x *exchange) record(kind, text string, err error) {
+	x.s.record(x.start, x.n, x.r.client, kind, text, err)
+}
+
+// discover answers DHCPDISCOVER (RFC 2131 §4.3.1).
+func (x *exchange) discover(ctx context.Context) *reply {
+	c := &x.r.client
+	x.record("dhcp.discover", fmt.Sprintf("asked for an address on %s: %s", x.n.Name, c.describe()), nil)
+	x.s.noteDiscover(x)
+	lease, err := x.s.leases.Offer(ctx, *c, x.r.want)
+	if err != nil {
+		x.refuse("dhcp.offer", "was offered no address", err)
+		return nil
+	}
+	c.Addr = lease.Addr
+	boot, err := x.boot(ctx)
+	if err != nil {
+		return nil
+	}
+	p := x.reply(msgOffer, lease, boot)
+	x.s.noteStage(*c, stageOffered, boot.file)
+	x.record("dhcp.offer", fmt.Sprintf("was offered %v%s", lease.Addr, boot.sentence()), nil)
+	return p
+}
+
+// request answers DHCPREQUEST in its four states (RFC 2131 §4.3.2).
+func (x *exchange) request(ctx context.Context) *reply {
+	r := x.r
+	switch {
+	case r.server.IsValid(): // selecting
+		if !x.s.serves(r.server) {
+			x.s.noteRefused(r.client, r.server)
+			x.record("dhcp.refused", fmt.Sprintf("took the offer of another DHCP server, %v: if that is not meant, stop that server or use ProxyDHCP", r.server), nil)
+			return nil
+		}
+		if !r.want.IsValid() {
+			// RFC 2131 table 5 demands option 50 here; take ciaddr's word.
+			r.want = r.ciaddr
+		}
+		return x.commit(ctx, r.want, "selecting", true)
+	case r.want.IsValid(): // init-reboot: an address remembered from before
+		if !x.n.Prefix.Contains(r.want) {
+			return x.elsewhere(ctx)
+		}
+		return x.commit(ctx, r.want, "init-reboot", false)
+	case r.ciaddr.IsValid(): // renewing (unicast) or rebinding (broadcast)
+		if !x.n.Prefix.Contains(r.ciaddr) {
+			return x.elsewhere(ctx)
+		}
+		return x.commit(ctx, r.ciaddr, "renewing", false)
+	}
+	x.record("dhcp.drop", "sent a REQUEST that names no address at all", nil)
+	return nil
+}
+
+// elsewhere answers a client that remembers an address of another network:
+// NAK if it is one of ours, silence if we know nothing of it (§4.3.2).
+func (x *exchange) elsewhere(ctx context.Context) *reply {
+	want := x.r.want
+	if !want.IsValid() {
+		want = x.r.ciaddr
+	}
+	if _, err := x.s.leases.Offer(ctx, x.r.client, netip.Addr{}); err != nil {
+		x.refuse("dhcp.request", fmt.Sprintf("asked to keep %v of another network", want), err)
+		return nil
+	}
+	return x.nak(fmt.Sprintf("address %v is not of network %s", want, x.n.Name))
+}
+
+// commit makes the address the client's and acknowledges it; selected says
+// that the client answers an offer of ours and waits for us alone.
+func (x *exchange) commit(ctx context.Context, addr netip.Addr, state string, selected bool) *reply {
+	c := &x.r.client
+	if !addr.IsValid() || !x.n.Prefix.Contains(addr) {
+		return x.nak(fmt.Sprintf("address %v is not of network %s", addr, x.n.Name))
+	}
+	c.Addr = addr
+	lease, err := x.s.leases.Commit(ctx, *c, addr)
+	switch {
+	case errors.Is(err, ErrWrongAddress), selected && errors.Is(err, ErrNoLease):
+		return x.nak(fmt.Sprintf("address %v is not this client's", addr))
+	case err != nil:
+		x.refuse("dhcp.request", fmt.Sprintf("asked for %v (%s)", addr, state), err)
+		return nil
+	}
+	boot, err := x.boot(ctx)
+	if err != nil {
+		return nil
+	}
+	st := stageAddress
+	if boot.decision.Action == BootDisk {
+		st = stageDisk
+	} else if c.IPXE {
+		st = stageIPXE
+	} else if boot.file == "" {
+		st = stageNone
+	}
+	x.s.noteStage(*c, st, boot.file)
+	x.record("dhcp.ack", fmt.Sprintf("has %v for %v (%s)%s", addr, lease.Duration, state, boot.sentence()), nil)
+	return x.reply(msgAck, lease, boot)
+}
+
+// nak refuses an address (RFC 2131 table 3).
+func (x *exchange) nak(why string) *reply {
+	x.record("dhcp.nak", "was refused: "+why+"; it will ask again from the start", nil)
+	return x.nakReply(why)
+}
+
+// decline takes a DHCPDECLINE: the client found the address in use
+// (RFC 2131 §4.3.3).
+func (x *exchange) decline(ctx context.Context) *reply {
+	if x.r.server.IsValid() && !x.s.serves(x.r.server) {
+		return nil
+	}
+	if !x.r.want.IsValid() {
+		x.record("dhcp.drop", "declined an address without naming it", nil)
+		return nil
+	}
+	err := x.s.leases.Decline(ctx, x.r.client, x.r.want)
+	x.record("dhcp.decline", fmt.Sprintf("found %v in use by somebody else and declined it: look for a machine with that fixed address", x.r.want), err)
+	return nil
+}
+
+// release takes a DHCPRELEASE (RFC 2131 §4.3.4).
+func (x *exchange) release(ctx context.Context) *reply {
+	if x.r.server.IsValid() && !x.s.serves(x.r.server) || !x.r.ciaddr.IsValid() {
+		return nil
+	}
+	err := x.s.leases.Release(ctx, x.r.client, x.r.ciaddr)
+	x.record("dhcp.release", fmt.Sprintf("gave %v back", x.r.ciaddr), err)
+	return nil
+}
+
+// inform answers DHCPINFORM: options, no lease (RFC 2131 §4.3.5).
+func (x *exchange) inform(ctx context.Context) *reply {
+	if !x.r.ciaddr.IsValid() || !x.n.Prefix.Contains(x.r.ciaddr) {
+		x.record("dhcp.drop", "asked for options without an address of this network", nil)
+		return nil
+	}
+	boot, err := x.boot(ctx)
+	if err != nil {
+		return nil
+	}
+	x.record("dhcp.inform", fmt.Sprintf("asked for options for its own address %v", x.r.ciaddr), nil)
+	return x.reply(msgAck, Lease{}, boot)
+}
+
+// refuse records why a client got no answer.
+func (x *exchange) refuse(kind, text string, err error) {
+	switch {
+	case errors.Is(err, ErrNoLease):
+		x.record(kind, text+": this server has none for it", nil)
+	case errors.Is(err, context.Canceled):
+	default:
+		x.record(kind, text+": "+err.Error(), err)
+	}
+}

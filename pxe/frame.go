@@ -1,0 +1,72 @@
+package pxe
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+)
+
+const (
+	etherHeader = 14
+	ipHeader    = 20
+	udpHeader   = 8
+	etherIPv4   = 0x0800
+	protoUDP    = 17
+)
+
+// udpFrame builds an Ethernet frame with a UDP datagram (RFC 894, RFC 791
+// §3.1, RFC 768).
+func udpFrame(to, from net.HardwareAddr, src, dst netip.AddrPort, payload []byte) ([]byte, error) {
+	if len(to) != 6 || len(from) != 6 {
+		return nil, fmt.Errorf("hardware addresses %v and %v: want 6 bytes each", to, from)
+	}
+	if !src.Addr().Is4() || !dst.Addr().Is4() {
+		return nil, fmt.Errorf("addresses %v and %v: want IPv4", src, dst)
+	}
+	size := ipHeader + udpHeader + len(payload)
+	if size > 0xffff {
+		return nil, fmt.Errorf("payload of %d bytes is too long for a datagram", len(payload))
+	}
+	f := make([]byte, etherHeader+size)
+	copy(f, to)
+	copy(f[6:], from)
+	binary.BigEndian.PutUint16(f[12:], etherIPv4)
+
+	ip := f[etherHeader:]
+	ip[0] = 0x45
+	binary.BigEndian.PutUint16(ip[2:], uint16(size))
+	ip[8] = 64 // TTL
+	ip[9] = protoUDP
+	s, d := src.Addr().As4(), dst.Addr().As4()
+	copy(ip[12:], s[:])
+	copy(ip[16:], d[:])
+	binary.BigEndian.PutUint16(ip[10:], ^sum16(ip[:ipHeader], 0))
+
+	udp := ip[ipHeader:]
+	binary.BigEndian.PutUint16(udp, src.Port())
+	binary.BigEndian.PutUint16(udp[2:], dst.Port())
+	binary.BigEndian.PutUint16(udp[4:], uint16(udpHeader+len(payload)))
+	copy(udp[udpHeader:], payload)
+	// The pseudo header: both addresses, protocol, length.
+	c := ^sum16(udp, uint32(sum16(ip[12:20], protoUDP+uint32(udpHeader+len(payload)))))
+	if c == 0 {
+		c = 0xffff // 0 means no checksum
+	}
+	binary.BigEndian.PutUint16(udp[6:], c)
+	return f, nil
+}
+
+// sum16 is the Internet checksum's sum (RFC 1071), not complemented.
+func sum16(b []byte, sum uint32) uint16 {
+	for ; len(b) >= 2; b = b[2:] {
+		sum += uint32(b[0])<<8 | uint32(b[1])
+	}
+	if len(b) == 1 {
+		sum += uint32(b[0]) << 8
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return uint16(sum)
+}

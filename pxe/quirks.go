@@ -1,0 +1,72 @@
+package pxe
+
+import (
+	"bytes"
+	"net"
+	"strings"
+)
+
+// Everything in this file is an exception to a specification, with the
+// observation that made it necessary.
+
+// piOUIs are the vendor prefixes of Raspberry Pi. Observed (FIELD-NOTES
+// item 9): a Raspberry Pi 5 says architecture 0 (BIOS) in options 93 and 60,
+// and would take undionly.kpxe, which it cannot run.
+var piOUIs = [...][3]byte{
+	{0xb8, 0x27, 0xeb}, {0xdc, 0xa6, 0x32}, {0xe4, 0x5f, 0x01},
+	{0xd8, 0x3a, 0xdd}, {0x2c, 0xcf, 0x67}, {0x28, 0xcd, 0xc1}, {0x88, 0xa2, 0x9e},
+}
+
+// quirkArch mends an architecture that the hardware is known to lie about.
+func quirkArch(mac net.HardwareAddr, a Arch) Arch {
+	if a == ArchBIOS && len(mac) == 6 {
+		for _, o := range piOUIs {
+			if bytes.Equal(mac[:3], o[:]) {
+				return ArchRaspberryPi41
+			}
+		}
+	}
+	return a
+}
+
+// quirkName mends the file name of a TFTP request. Observed (FIELD-NOTES
+// item 7): Intel boot ROMs append 0xFF to the name; old EDK2 writes a NUL over
+// the byte after option 67 and others copy what follows it into the name;
+// Windows loaders ask with backslashes; shim asks for "//grubx64.efi". The
+// name ends at the first NUL or 0xFF, backslashes become slashes, and leading
+// and repeated slashes go.
+func quirkName(name string) string {
+	if i := strings.IndexAny(name, "\x00"); i >= 0 {
+		name = name[:i]
+	}
+	// 0xFF is no valid UTF-8, so IndexAny would match any other bad byte too.
+	if i := strings.IndexByte(name, 0xff); i >= 0 {
+		name = name[:i]
+	}
+	name = strings.ReplaceAll(name, `\`, "/")
+	for strings.Contains(name, "//") {
+		name = strings.ReplaceAll(name, "//", "/")
+	}
+	name = strings.TrimLeft(name, "/")
+	return strings.TrimRight(name, " \r\n")
+}
+
+// quirkNoEnd ends the options of a packet. Observed: some relays and hand-made
+// clients (nmap's dhcp-discover of old) leave option 255 away when options
+// fill the packet exactly; a second end option is harmless.
+func quirkNoEnd(packet []byte) []byte {
+	return append(packet[:len(packet):len(packet)], optEnd)
+}
+
+// quirkUserClass decodes the user class. Observed (FIELD-NOTES item 12):
+// iPXE sends option 77 as the bare text "iPXE"; others code it as RFC 3004
+// §4 says, with a length before each class.
+func quirkUserClass(b []byte) string {
+	if len(b) > 1 && int(b[0]) == len(b)-1 {
+		return string(b[1:])
+	}
+	if len(b) > 1 && int(b[0]) < len(b)-1 && b[0] > 0 && b[0] < 0x20 {
+		return string(b[1 : 1+b[0]])
+	}
+	return string(b)
+}

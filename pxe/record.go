@@ -1,0 +1,113 @@
+package pxe
+
+import (
+	"fmt"
+	"net/netip"
+	"time"
+)
+
+// record tells the recorder of an exchange with a client.
+func (s *Server) record(start time.Time, n *Network, c Client, kind, text string, err error) {
+	s.recorder.Record(Exchange{
+		Time: start, MAC: c.MAC, Addr: c.Addr, Network: n.Name, Kind: kind,
+		Took: s.now().Sub(start), Text: text, Err: err,
+	})
+}
+
+// stallAfter is the number of DISCOVERs without a REQUEST after which the
+// timeline says that something is wrong: clients ask at 4, 8, 16 and 32 s
+// (FIELD-NOTES item 16).
+const stallAfter = 4
+
+// noteDiscover counts a DISCOVER, and explains on the timeline what became of
+// the boot before it.
+func (s *Server) noteDiscover(x *exchange) {
+	c := x.r.client
+	var before seen
+	s.clients.update(c.MAC, func(e *seen) {
+		before = *e
+		if c.boots() || !e.client.boots() {
+			c.Addr = e.client.Addr
+			e.client = c
+		}
+		e.asked++
+		if !c.IPXE && e.stage > stageOffered {
+			e.stage = stageNone
+		}
+	})
+	if before.asked+1 >= stallAfter && before.stage == stageOffered && (before.asked+1)%stallAfter == 0 {
+		x.record("boot.stalled", fmt.Sprintf("asked %d times and took no offer: %s", before.asked+1, x.whyNoOffer(before)), nil)
+	}
+	if !c.IPXE && c.boots() {
+		if why := before.whyEnded(x.start); why != "" {
+			x.record("boot.restarted", why, nil)
+		}
+	}
+}
+
+// whyNoOffer guesses why a client does not take offers, from what it sent.
+func (x *exchange) whyNoOffer(before seen) string {
+	c := x.r.client
+	switch {
+	case before.refused != "":
+		return "before that it took an offer of another DHCP server, " + before.refused
+	case c.boots() && !c.IPXE && before.what == "":
+		return fmt.Sprintf("%s was offered an address without a boot file, and firmware may want both", c.describe())
+	case x.r.IsBroadcast():
+		return fmt.Sprintf("%s hears no broadcasts of ours, or does not like the offer: see whether the replies arrive at its switch port (filters such as DHCP snooping drop them)", c.describe())
+	}
+	return fmt.Sprintf("%s does not get our replies, or does not like the offer: see whether they arrive at its switch port (filters such as DHCP snooping drop them)", c.describe())
+}
+
+// whyEnded says how far a boot came before the firmware started again.
+func (e *seen) whyEnded(now time.Time) string {
+	ago := now.Sub(e.stageAt).Round(time.Second)
+	switch e.stage {
+	case stageAddress:
+		return fmt.Sprintf("started again %v after it was given boot file %q, which it never fetched: TFTP or HTTP from it to this server may be filtered", ago, e.what)
+	case stageLoader:
+		return fmt.Sprintf("started again %v after it fetched %s: the loader did not start (is Secure Boot on?) or saw no link", ago, e.what)
+	case stageIPXE:
+		return fmt.Sprintf("started again %v after iPXE had its address: iPXE did not fetch its script; HTTP from it to this server may be filtered", ago)
+	case stageScript:
+		return fmt.Sprintf("started again %v after it fetched its script: it did not fetch its kernel", ago)
+	case stageNone, stageOffered, stageKernel, stageDisk:
+	}
+	return ""
+}
+
+// noteStage remembers how far a client came.
+func (s *Server) noteStage(c Client, st stage, what string) {
+	now := s.now()
+	s.clients.update(c.MAC, func(e *seen) {
+		if c.Network == "" {
+			c.Network = e.client.Network
+		}
+		// The same client speaks DHCP again from its operating system: what the
+		// firmware said of itself stays known.
+		if !c.boots() && e.client.boots() {
+			addr := c.Addr
+			c = e.client
+			c.Addr = addr
+		}
+		if st != stageOffered {
+			e.asked = 0
+		}
+		e.client, e.stage, e.stageAt, e.what = c, st, now, what
+	})
+}
+
+// noteFetch moves the client at an address on to a stage.
+func (s *Server) noteFetch(at netip.Addr, st stage, what string) {
+	if c, ok := s.clients.at(at); ok {
+		s.noteStage(c, st, what)
+	}
+}
+
+// noteRefused remembers that a client prefers another server.
+func (s *Server) noteRefused(c Client, server netip.Addr) {
+	s.clients.update(c.MAC, func(e *seen) {
+		e.client.MAC = c.MAC
+		e.refused, e.asked = server.String(), 0
+	})
+}

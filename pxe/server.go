@@ -1,0 +1,247 @@
+package pxe
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Config is what a [Server] is made of.
+type Config struct {
+	Networks []Network
+	Booter   Booter
+	Leases   Leases
+	Files    Files
+	Recorder Recorder         // may be nil
+	Logger   *slog.Logger     // may be nil
+	Now      func() time.Time // may be nil: time.Now
+}
+
+// Server answers DHCP, TFTP and boot HTTP. Its methods may be called
+// concurrently; what it remembers of clients is shared between them, so that
+// an HTTP request is known by the address that DHCP gave.
+type Server struct {
+	networks map[string]*Network
+	order    []*Network
+	booter   Booter
+	leases   Leases
+	files    Files
+	recorder Recorder
+	log      *slog.Logger
+	now      func() time.Time
+	clients  *clients
+
+	tftp tftpLimits
+}
+
+// New checks the configuration and makes a server. It opens nothing.
+func New(c Config) (*Server, error) {
+	switch {
+	case c.Booter == nil:
+		return nil, errors.New("pxe: Config.Booter is nil: the server needs someone to ask what a client boots")
+	case c.Leases == nil:
+		return nil, errors.New("pxe: Config.Leases is nil: the server needs someone to ask for addresses")
+	case c.Files == nil:
+		return nil, errors.New("pxe: Config.Files is nil: the server needs boot files")
+	case len(c.Networks) == 0:
+		return nil, errors.New("pxe: Config.Networks is empty: name at least one network to answer on")
+	}
+	s := &Server{
+		networks: make(map[string]*Network, len(c.Networks)),
+		booter:   c.Booter,
+		leases:   c.Leases,
+		files:    c.Files,
+		recorder: c.Recorder,
+		log:      c.Logger,
+		now:      c.Now,
+		clients:  newClients(maxClients),
+		tftp:     tftpLimits{perHost: map[netip.Addr]int{}, active: map[tftpKey]bool{}},
+	}
+	if s.recorder == nil {
+		s.recorder = discard{}
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	for _, n := range c.Networks {
+		if err := n.check(); err != nil {
+			return nil, err
+		}
+		if s.networks[n.Name] != nil {
+			return nil, fmt.Errorf("pxe: two networks are named %q: give each its own name", n.Name)
+		}
+		s.networks[n.Name] = &n
+		s.order = append(s.order, &n)
+	}
+	return s, nil
+}
+
+func (n Network) check() error {
+	switch {
+	case n.Name == "":
+		return errors.New("pxe: a network has no name")
+	case !n.Prefix.IsValid() || !n.Prefix.Addr().Is4():
+		return fmt.Errorf("pxe: network %q: prefix %v is not an IPv4 prefix", n.Name, n.Prefix)
+	case !n.Server.Is4():
+		return fmt.Errorf("pxe: network %q: server address %v is not an IPv4 address", n.Name, n.Server)
+	case len(n.Relays) == 0 && !n.Prefix.Contains(n.Server):
+		return fmt.Errorf("pxe: network %q: server address %v is outside %v: only a network behind a relay (Relays) may be served from elsewhere", n.Name, n.Server, n.Prefix)
+	case n.Gateway.IsValid() && !n.Prefix.Contains(n.Gateway):
+		return fmt.Errorf("pxe: network %q: gateway %v is outside %v", n.Name, n.Gateway, n.Prefix)
+	case n.HTTPPort < 0 || n.HTTPPort > 65535:
+		return fmt.Errorf("pxe: network %q: HTTP port %d is not a port", n.Name, n.HTTPPort)
+	}
+	return nil
+}
+
+// networkOf finds the network that an address is on: nil if none.
+func (s *Server) networkOf(a netip.Addr) *Network {
+	for _, n := range s.order {
+		if n.Prefix.Contains(a) {
+			return n
+		}
+	}
+	return nil
+}
+
+// serves reports whether a is one of our own addresses (option 54).
+func (s *Server) serves(a netip.Addr) bool {
+	for _, n := range s.order {
+		if n.Server == a {
+			return true
+		}
+	}
+	return false
+}
+
+// LoaderNames are the boot loaders that the server may name to a client, below
+// "loaders/" in [Files]. Debian's package ipxe brings the first three in
+// /usr/lib/ipxe; the others are for machines that a site may not have.
+func LoaderNames() []string {
+	return []string{loaderBIOS, loaderSNP, loaderNative, loaderSNPArm64, loaderArm64}
+}
+
+// OptionalLoader reports whether a site without arm64 machines can do without
+// the loader.
+func OptionalLoader(name string) bool {
+	return name == loaderSNPArm64 || name == loaderArm64
+}
+
+type discard struct{}
+
+func (discard) Record(Exchange) {}
+
+// maxClients bounds what is remembered of clients.
+const maxClients = 16384
+
+// stage is how far a client's boot came, as the wire showed it.
+type stage int
+
+const (
+	stageNone stage = iota
+	stageOffered
+	stageAddress // an ACK with boot information
+	stageLoader  // loader fetched
+	stageIPXE    // DHCP as iPXE
+	stageScript
+	stageKernel
+	stageDisk // told to boot from disk
+)
+
+// seen is what is remembered of a client.
+type seen struct {
+	client   Client
+	asked    int // DISCOVERs since its last REQUEST
+	stage    stage
+	stageAt  time.Time
+	what     string // what the stage was about: a file name
+	refused  string // the other server whose offer it took
+	prev, nx *seen  // a ring by last use; the newest after the root
+	key      [6]byte
+}
+
+// clients remembers clients by MAC and by address; the least recently seen is
+// forgotten first.
+type clients struct {
+	mu     sync.Mutex
+	max    int
+	byMAC  map[[6]byte]*seen
+	byAddr map[netip.Addr]*seen
+	root   seen
+}
+
+func newClients(max int) *clients {
+	c := &clients{max: max, byMAC: map[[6]byte]*seen{}, byAddr: map[netip.Addr]*seen{}}
+	c.root.prev, c.root.nx = &c.root, &c.root
+	return c
+}
+
+// update finds or makes the entry of mac and calls f with it under the lock.
+func (c *clients) update(mac net.HardwareAddr, f func(*seen)) {
+	if len(mac) != 6 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	key := [6]byte(mac)
+	e := c.byMAC[key]
+	if e == nil {
+		if len(c.byMAC) >= c.max {
+			c.forget(c.root.prev)
+		}
+		e = &seen{key: key}
+		c.byMAC[key] = e
+	} else {
+		e.prev.nx, e.nx.prev = e.nx, e.prev
+	}
+	e.prev, e.nx = &c.root, c.root.nx
+	e.prev.nx, e.nx.prev = e, e
+	old := e.client.Addr
+	f(e)
+	if a := e.client.Addr; a != old {
+		if c.byAddr[old] == e {
+			delete(c.byAddr, old)
+		}
+		if a.IsValid() {
+			c.byAddr[a] = e
+		}
+	}
+}
+
+func (c *clients) forget(e *seen) {
+	e.prev.nx, e.nx.prev = e.nx, e.prev
+	delete(c.byMAC, e.key)
+	if c.byAddr[e.client.Addr] == e {
+		delete(c.byAddr, e.client.Addr)
+	}
+}
+
+// at finds the client that was given an address.
+func (c *clients) at(a netip.Addr) (Client, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.byAddr[a]; e != nil {
+		return e.client, true
+	}
+	return Client{}, false
+}
+
+// of finds a client by its MAC.
+func (c *clients) of(mac net.HardwareAddr) (Client, bool) {
+	if len(mac) != 6 {
+		return Client{}, false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.byMAC[[6]byte(mac)]; e != nil {
+		return e.client, true
+	}
+	return Client{}, false
+}

@@ -1,0 +1,192 @@
+package pxe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	tftpMaxTransfers = 4096 // at once
+	tftpMaxPerHost   = 64   // of one address at once: a flood from one client starves nobody else
+	tftpOpenTimeout  = 10 * time.Second
+	tftpMaxTime      = time.Hour // of one transfer, however slow
+)
+
+// tftpLimits counts running transfers.
+type tftpLimits struct {
+	mu      sync.Mutex
+	total   int
+	perHost map[netip.Addr]int
+	active  map[tftpKey]bool
+}
+
+// tftpKey is a client's transfer: RFC 1350 §4, its TID is its port.
+type tftpKey struct {
+	from netip.AddrPort
+	name string
+}
+
+func (l *tftpLimits) take(k tftpKey) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	host := k.from.Addr()
+	if l.active[k] || l.total >= tftpMaxTransfers || l.perHost[host] >= tftpMaxPerHost {
+		return false
+	}
+	l.total++
+	l.perHost[host]++
+	l.active[k] = true
+	return true
+}
+
+func (l *tftpLimits) give(k tftpKey) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	host := k.from.Addr()
+	l.total--
+	if l.perHost[host]--; l.perHost[host] == 0 {
+		delete(l.perHost, host)
+	}
+	delete(l.active, k)
+}
+
+// ServeTFTP answers read requests until ctx ends, which is no error, or conn
+// fails; it waits for running transfers to stop. It does not close conn. dial
+// opens a socket on a new port for each transfer (TID, RFC 1350 §4); local is
+// the address to send from.
+func (s *Server) ServeTFTP(ctx context.Context, conn net.PacketConn, dial func(ctx context.Context, local netip.Addr) (net.PacketConn, error)) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return readPackets(ctx, conn, tftpMaxRequest+1, "TFTP", func(b []byte, from net.Addr) {
+		peer, ok := addrPortOf(from)
+		if !ok {
+			return
+		}
+		q, err := parseTFTP(b)
+		var refusal *tftpRefusal
+		if errors.As(err, &refusal) {
+			conn.WriteTo(encodeTFTPError(refusal.code, refusal.text), from)
+			s.recordFetch(s.now(), s.networkFor(peer.Addr()), peer.Addr(), Exchange{
+				Kind: "tftp.error", Name: printable([]byte(q.name)), Text: "was refused by TFTP: " + refusal.text, Err: refusal})
+			return
+		}
+		if err != nil {
+			s.log.Debug("dropped a TFTP packet", "from", peer, "reason", err)
+			return
+		}
+		key := tftpKey{peer, q.name}
+		if !s.tftp.take(key) {
+			// A repeated request, or too many: the client asks again.
+			s.log.Debug("dropped a TFTP request", "from", peer, "name", q.name)
+			return
+		}
+		local := s.localFor(conn, peer.Addr())
+		wg.Go(func() {
+			defer s.tftp.give(key)
+			s.transfer(ctx, peer, q, func() (net.PacketConn, error) { return dial(ctx, local) })
+		})
+	})
+}
+
+// localFor is the address that a client's transfer is sent from.
+func (s *Server) localFor(conn net.PacketConn, peer netip.Addr) netip.Addr {
+	if ap, ok := addrPortOf(conn.LocalAddr()); ok && !ap.Addr().IsUnspecified() {
+		return ap.Addr()
+	}
+	return s.networkFor(peer).Server
+}
+
+func addrPortOf(a net.Addr) (netip.AddrPort, bool) {
+	u, ok := a.(*net.UDPAddr)
+	if !ok {
+		return netip.AddrPort{}, false
+	}
+	ap := u.AddrPort()
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), ap.Addr().IsValid()
+}
+
+// transfer sends one file over a socket of its own and records how it went.
+func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpRequest, dial func() (net.PacketConn, error)) {
+	start := s.now()
+	ctx, cancel := context.WithTimeout(ctx, tftpMaxTime)
+	defer cancel()
+	n := s.networkFor(peer.Addr())
+	e := Exchange{Kind: "tftp.read", Name: printable([]byte(q.name))}
+	defer func() {
+		e.Took = s.now().Sub(start)
+		if e.Text == "" && e.Err == nil {
+			e.Text = fmt.Sprintf("fetched %s by TFTP: %s", e.Name, amount(e.Bytes, e.Took))
+		} else if e.Err != nil {
+			e.Text = fmt.Sprintf("did not get %s by TFTP: %v", e.Name, e.Err)
+		}
+		s.recordFetch(start, n, peer.Addr(), e)
+	}()
+	conn, err := dial()
+	if err != nil {
+		e.Err = fmt.Errorf("opening a socket for the transfer: %w", err)
+		return
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	to := net.UDPAddrFromAddrPort(peer)
+
+	f, name, err := s.openTFTP(ctx, n, q.name)
+	if err != nil {
+		code := uint16(tftpErrUndefined)
+		text := "the server could not open the file"
+		if errors.Is(err, fs.ErrNotExist) {
+			code, text = tftpErrNotFound, "no such file"
+		}
+		conn.WriteTo(encodeTFTPError(code, text), to)
+		e.Err = err
+		return
+	}
+	defer f.Close()
+	e.Name = name
+	t := &sender{conn: conn, to: peer, addr: to, file: f, oack: q.negotiate(n.MTU, f.Size), now: s.now,
+		blksize: max(q.blksize, 0), window: max(q.window, 1)}
+	if t.blksize == 0 {
+		t.blksize = tftpDefBlksize
+	}
+	e.Bytes, err = t.run()
+	switch {
+	case err == nil:
+		s.noteFetch(peer.Addr(), stageLoader, name)
+	case errors.Is(err, errTFTPProbe):
+		e.Text = fmt.Sprintf("asked by TFTP how long %s is: %d bytes", name, f.Size)
+	case ctx.Err() != nil:
+		e.Err = fmt.Errorf("the server stopped after %d of %d bytes", e.Bytes, f.Size)
+	default:
+		e.Err = fmt.Errorf("after %d of %d bytes: %w", e.Bytes, f.Size, err)
+	}
+}
+
+// openTFTP finds a file by a name of the wire. A name without a folder may be
+// a loader's: DHCP names loaders so, and firmware asks for their companions
+// (shim's grubx64.efi) at the root.
+func (s *Server) openTFTP(ctx context.Context, n *Network, wire string) (*File, string, error) {
+	name, err := cleanName(wire)
+	if err != nil {
+		return nil, "", err
+	}
+	ctx, cancel := context.WithTimeout(ctx, tftpOpenTimeout)
+	defer cancel()
+	if !strings.Contains(name, "/") {
+		f, err := s.files.Open(ctx, "loaders/"+name)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return f, "loaders/" + name, err
+		}
+	}
+	f, err := s.open(ctx, n, name)
+	return f, name, err
+}

@@ -1,0 +1,240 @@
+package pxe
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+)
+
+const (
+	tftpFirstRTO = time.Second
+	tftpMinRTO   = 100 * time.Millisecond
+	tftpMaxRTO   = 8 * time.Second
+	tftpRetries  = 7 // without progress: 1+2+4+8+8+8+8 s at first, less once the round trip is known
+)
+
+// errTFTPProbe means that the client wanted only the file's size and ended the
+// transfer with error 8 or 0, which is normal (FIELD-NOTES item 17).
+var errTFTPProbe = errors.New("client asked for the size only")
+
+// sender sends one file: RFC 1350's lockstep is a window of one block
+// (RFC 7440 §4). Block numbers are counted in 64 bits and roll over on the
+// wire.
+type sender struct {
+	conn    net.PacketConn
+	to      netip.AddrPort
+	addr    net.Addr
+	file    io.Reader
+	oack    []byte
+	blksize int
+	window  int
+	now     func() time.Time
+
+	ring  [][]byte // encoded blocks acked+1 .. read, by number modulo window
+	acked uint64
+	sent  uint64 // last block on the wire
+	read  uint64 // last block read from the file
+	last  uint64 // the final block, once known
+	bytes int64  // acknowledged
+
+	rto      time.Duration
+	srtt     time.Duration
+	sentAt   time.Time
+	repeated bool // what is on the wire was sent twice: no measure (Karn)
+	buf      [516]byte
+}
+
+// run sends the file and returns the bytes that the client acknowledged.
+func (t *sender) run() (int64, error) {
+	t.ring = make([][]byte, t.window)
+	t.rto = tftpFirstRTO
+	if t.oack != nil {
+		if err := t.awaitOack(); err != nil {
+			return 0, err
+		}
+	}
+	if err := t.sendWindow(); err != nil {
+		return t.bytes, err
+	}
+	for retries := 0; ; {
+		delta, dup, err := t.ack()
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if retries++; retries > tftpRetries {
+				return t.bytes, fmt.Errorf("the client stopped answering at block %d", t.acked+1)
+			}
+			t.rto = min(2*t.rto, tftpMaxRTO)
+			t.goBack()
+		case err != nil:
+			return t.bytes, err
+		case dup:
+			// RFC 7440 §4: a receiver that misses a block repeats its last
+			// ACK. One that comes sooner than a round trip after the window
+			// answers an older packet: acting on it would double every block
+			// from here on (RFC 1123 §4.2.3.1).
+			if t.window == 1 || t.repeated || t.now().Sub(t.sentAt) < t.srtt {
+				continue
+			}
+			t.goBack()
+		case delta == 0:
+			continue
+		default:
+			retries = 0
+			t.progress(delta)
+			if t.last != 0 && t.acked == t.last {
+				return t.bytes, nil
+			}
+			if t.acked < t.sent {
+				t.goBack()
+			}
+		}
+		if err := t.sendWindow(); err != nil {
+			return t.bytes, err
+		}
+	}
+}
+
+// awaitOack sends the OACK until the client acknowledges it as block 0
+// (RFC 2347 §2).
+func (t *sender) awaitOack() error {
+	for range tftpRetries {
+		if _, err := t.conn.WriteTo(t.oack, t.addr); err != nil {
+			return err
+		}
+		t.sentAt = t.now()
+		for {
+			_, dup, err := t.ack()
+			if dup {
+				t.measure()
+				return nil
+			}
+			var abort *tftpAbort
+			if errors.As(err, &abort) && (abort.code == tftpErrOption || abort.code == tftpErrUndefined) {
+				return errTFTPProbe
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.rto = min(2*t.rto, tftpMaxRTO)
+				t.repeated = true
+				break
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return errors.New("the client did not answer: its requests arrive here and our answers do not arrive there (a filter, or NAT)")
+}
+
+// goBack makes sendWindow send everything that is not acknowledged again.
+func (t *sender) goBack() { t.sent, t.repeated = t.acked, true }
+
+func (t *sender) measure() {
+	if !t.repeated {
+		rtt := t.now().Sub(t.sentAt)
+		if t.srtt == 0 {
+			t.srtt = rtt
+		}
+		t.srtt += (rtt - t.srtt) / 8
+		t.rto = min(max(4*t.srtt, tftpMinRTO), tftpMaxRTO)
+	}
+	t.repeated = false
+}
+
+// progress takes an ACK of delta more blocks.
+func (t *sender) progress(delta uint64) {
+	t.measure()
+	for range delta {
+		t.acked++
+		t.bytes += int64(len(t.ring[t.acked%uint64(t.window)]) - 4)
+	}
+}
+
+// sendWindow sends blocks until the window is full or the file ends.
+func (t *sender) sendWindow() error {
+	for t.sent < t.acked+uint64(t.window) && (t.last == 0 || t.sent < t.last) {
+		n := t.sent + 1
+		if n > t.read {
+			if err := t.readBlock(n); err != nil {
+				t.conn.WriteTo(encodeTFTPError(tftpErrUndefined, "the server could not read the file"), t.addr)
+				return fmt.Errorf("reading the file: %w", err)
+			}
+		}
+		if _, err := t.conn.WriteTo(t.ring[n%uint64(t.window)], t.addr); err != nil {
+			return fmt.Errorf("sending block %d: %w", n, err)
+		}
+		t.sent = n
+	}
+	t.sentAt = t.now()
+	return nil
+}
+
+// readBlock encodes block n; one shorter than blksize is the last
+// (RFC 1350 §2).
+func (t *sender) readBlock(n uint64) error {
+	i := n % uint64(t.window)
+	b := t.ring[i]
+	if cap(b) == 0 {
+		b = make([]byte, 4+t.blksize)
+	}
+	b = b[:4+t.blksize]
+	binary.BigEndian.PutUint16(b, tftpData)
+	binary.BigEndian.PutUint16(b[2:], uint16(n))
+	k, err := io.ReadFull(t.file, b[4:])
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return err
+	}
+	if k < t.blksize {
+		t.last = n
+	}
+	t.ring[i], t.read = b[:4+k], n
+	return nil
+}
+
+// tftpAbort is an ERROR of the client.
+type tftpAbort struct {
+	code uint16
+	text string
+}
+
+func (e *tftpAbort) Error() string {
+	return fmt.Sprintf("the client ended the transfer: %s (error %d)", e.text, e.code)
+}
+
+// ack waits for the client's next packet for up to rto: the number of blocks
+// newly acknowledged, or a repeated acknowledgement.
+func (t *sender) ack() (delta uint64, dup bool, err error) {
+	// A socket's deadline is wall time, whatever clock the logic has.
+	if err := t.conn.SetReadDeadline(time.Now().Add(t.rto)); err != nil {
+		return 0, false, err
+	}
+	for {
+		k, from, err := t.conn.ReadFrom(t.buf[:])
+		if err != nil {
+			return 0, false, err
+		}
+		if ap, ok := addrPortOf(from); !ok || ap != t.to {
+			continue // not this transfer's TID (RFC 1350 §4)
+		}
+		if k < 4 {
+			continue
+		}
+		b := t.buf[:k]
+		switch binary.BigEndian.Uint16(b) {
+		case tftpAck:
+			d := uint64(binary.BigEndian.Uint16(b[2:]) - uint16(t.acked))
+			if d == 0 {
+				return 0, true, nil
+			}
+			if d <= t.sent-t.acked {
+				return d, false, nil
+			}
+		case tftpError:
+			return 0, false, &tftpAbort{binary.BigEndian.Uint16(b[2:]), printable(b[4:])}
+		}
+	}
+}
