@@ -169,7 +169,15 @@ func (s *Switch) forward(from *Port, b []byte) {
 		return
 	}
 	vlan := from.vlan
-	if m.tagged && m.vid() != 0 { // VID 0 is a priority tag: IEEE 802.1Q table 9-2
+	switch {
+	case m.tagged && m.vid() == 0:
+		// A priority tag names no VLAN (IEEE 802.1Q table 9-2). It goes, and
+		// the priority with it.
+		buf := s.bufs.Get().(*[]byte)
+		defer s.bufs.Put(buf)
+		*buf = appendUntagged((*buf)[:0], b)
+		b, m.tagged = *buf, false
+	case m.tagged:
 		vlan = m.vid()
 		if !from.carriesTagged(vlan) {
 			from.count.wrongVLAN.Add(1)
