@@ -1,0 +1,441 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	"github.com/fettle-dev/fettle/site"
+)
+
+// maxSecret bounds the value of one secret.
+const maxSecret = 1 << 20
+
+// siteCommands are the commands about a site folder and its secrets.
+func siteCommands(e *env) []*cli.Command {
+	return []*cli.Command{
+		{
+			Name: "init", Usage: "write a commented starter site folder", ArgsUsage: "DIR",
+			Description: "Writes site.yaml, machines/, profiles/, the schema for editors, secrets.age and the site's CA.\nThe identity that opens the secrets is made if there is none; it stays outside the folder.\nNothing is overwritten.",
+			Flags:       []cli.Flag{identityFlag()},
+			Action:      e.siteInit,
+		},
+		{
+			Name: "site", Usage: "check, show and compare site folders",
+			Subcommands: []*cli.Command{
+				{Name: "check", Usage: "say everything that is wrong with a site folder", Flags: []cli.Flag{siteFlag()}, Action: e.siteCheck},
+				{Name: "show", Usage: "show a site, or one thing of it", ArgsUsage: "[machine|network|profile|image|rack|mirror|secret NAME]", Flags: []cli.Flag{siteFlag()}, Action: e.siteShow},
+				{Name: "schema", Usage: "print the JSON Schema of site.yaml, for editors", Flags: []cli.Flag{
+					&cli.BoolFlag{Name: "part", Usage: "of the files beside it, such as machines/*.yaml"},
+				}, Action: e.siteSchema},
+				{Name: "diff", Usage: "say what changes from one site folder to another", ArgsUsage: "DIR_A DIR_B", Action: e.siteDiff},
+			},
+		},
+		{
+			Name: "secret", Usage: "keep passwords and keys in the site's secrets.age",
+			Subcommands: []*cli.Command{
+				{Name: "set", Usage: "set a secret; the value comes from standard input, or is asked for", ArgsUsage: "NAME", Flags: secretFlags(), Action: e.secretSet},
+				{Name: "get", Usage: "print the value of a secret", ArgsUsage: "NAME", Flags: secretFlags(), Action: e.secretGet},
+				{Name: "ls", Usage: "list the names of secrets, and those that the site lacks", Flags: secretFlags(), Action: e.secretList},
+				{Name: "rm", Usage: "remove a secret", ArgsUsage: "NAME", Flags: secretFlags(), Action: e.secretRemove},
+				{Name: "rotate-key", Usage: "encrypt the secrets to a new identity", Flags: secretFlags(), Action: e.secretRotate},
+			},
+		},
+	}
+}
+
+func identityFlag() *cli.StringFlag {
+	return &cli.StringFlag{Name: "identity", EnvVars: []string{"FETTLE_IDENTITY"}, TakesFile: true,
+		Usage: "age identity that opens the secrets (default: fettle/identity.txt in the user's configuration folder)"}
+}
+
+func secretFlags() []cli.Flag { return []cli.Flag{siteFlag(), identityFlag()} }
+
+// identityPath is the flag's value, or the default place.
+func (e *env) identityPath(c *cli.Context) (string, error) {
+	if p := c.String("identity"); p != "" {
+		return p, nil
+	}
+	return site.DefaultIdentity(e.getenv)
+}
+
+// loadSite reads the folder that --site names.
+func (e *env) loadSite(c *cli.Context) (*site.Site, error) {
+	s, err := site.Load(c.String("site"))
+	return s, fail(exitInput, err)
+}
+
+// nargs refuses another number of arguments.
+func nargs(c *cli.Context, n int) error {
+	if c.NArg() == n {
+		return nil
+	}
+	for _, a := range c.Args().Slice() {
+		if strings.HasPrefix(a, "-") {
+			return usage("%s: put %s before the arguments", c.Command.FullName(), a)
+		}
+	}
+	want := c.Command.ArgsUsage
+	if want == "" {
+		want = "no arguments; name a site folder with --site"
+	}
+	return usage("%s takes %s", c.Command.FullName(), want)
+}
+
+func (e *env) siteInit(c *cli.Context) error {
+	if err := nargs(c, 1); err != nil {
+		return err
+	}
+	identity, err := e.identityPath(c)
+	if err != nil {
+		return fail(exitUsage, err)
+	}
+	dir := c.Args().First()
+	if err := site.Init(dir); err != nil {
+		return fail(exitRefused, err)
+	}
+	s, err := site.Load(dir)
+	if err != nil {
+		return fail(exitFailed, fmt.Errorf("the starter folder is wrong; this is a fault of fettle, please report it: %w", err))
+	}
+	secrets, made, err := site.InitSecrets(dir, identity)
+	if err != nil {
+		return fail(exitInput, err)
+	}
+	if _, err := site.InitCA(dir, s.Name, secrets, time.Now()); err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(map[string]any{"dir": dir, "identity": identity, "identity_made": made, "revision": s.Revision()})
+	}
+	fmt.Fprintf(e.stdout, "Site folder %s is ready: put it in git.\n", dir)
+	if made {
+		fmt.Fprintf(e.stdout, "Made the identity %s. It opens the secrets: keep a copy in a safe place, never in git.\n", identity)
+	} else {
+		fmt.Fprintf(e.stdout, "The secrets open with the identity %s.\n", identity)
+	}
+	fmt.Fprintf(e.stdout, "Next: edit %s and machines/, then\n  fettle secret set --site %s bmc-default\n  fettle site check --site %s\n", filepath.Join(dir, "site.yaml"), dir, dir)
+	return nil
+}
+
+// siteProblem is one error of a site file in JSON.
+type siteProblem struct {
+	File    string `json:"file"`
+	Line    int    `json:"line"`
+	Column  int    `json:"column"`
+	Path    string `json:"path"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+}
+
+func (e *env) siteCheck(c *cli.Context) error {
+	if err := nargs(c, 0); err != nil {
+		return err
+	}
+	s, err := e.loadSite(c)
+	var wrong site.Errors
+	if errors.As(err, &wrong) && e.json {
+		out := make([]siteProblem, len(wrong))
+		for i, w := range wrong {
+			out[i] = siteProblem{w.Pos.File, w.Pos.Line, w.Pos.Column, w.Path, w.Msg, w.Hint}
+		}
+		return errors.Join(e.printJSON(map[string]any{"ok": false, "errors": out}), err)
+	}
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(map[string]any{"ok": true, "name": s.Name, "revision": s.Revision(), "machines": len(s.Machines), "errors": []siteProblem{}})
+	}
+	fmt.Fprintf(e.stdout, "Site %s is right: %d machines, %d networks, %d profiles, %d images.\nRevision %s\n",
+		s.Name, len(s.Machines), len(s.Networks), len(s.Profiles), len(s.Images), s.Revision())
+	return nil
+}
+
+func (e *env) siteShow(c *cli.Context) error {
+	if c.NArg() != 0 {
+		if err := nargs(c, 2); err != nil {
+			return err
+		}
+	}
+	s, err := e.loadSite(c)
+	if err != nil {
+		return err
+	}
+	if c.NArg() == 2 {
+		entry, err := s.Entry(c.Args().Get(0), c.Args().Get(1))
+		if err != nil {
+			return fail(exitUsage, err)
+		}
+		if e.json {
+			return e.printJSON(entry)
+		}
+		text, err := entry.YAML()
+		if err != nil {
+			return err
+		}
+		_, err = e.stdout.Write(text)
+		return err
+	}
+	if e.json {
+		_, err := e.stdout.Write(s.Canonical())
+		return err
+	}
+	fmt.Fprintf(e.stdout, "%s (%s)  %s\n", s.Name, s.Domain, s.Revision())
+	w := tabwriter.NewWriter(e.stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "\nNETWORK\tPURPOSE\tPREFIX\tVLAN\tSERVER\tPOOLS")
+	for _, n := range s.Networks {
+		server, vlan := "-", "-"
+		if n.Server.IsValid() {
+			server = n.Server.String()
+		}
+		if n.VLAN != 0 {
+			vlan = fmt.Sprint(n.VLAN)
+		}
+		var pools []string
+		for _, p := range n.Pools {
+			pools = append(pools, p.From.String()+"-"+p.To.String())
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.Purpose, n.Prefix, vlan, server, dash(strings.Join(pools, " ")))
+	}
+	fmt.Fprintln(w, "\nMACHINE\tRACK\tUNIT\tSERIAL\tFIRMWARE\tADDRESS\tBMC\tPROFILE\tOWNER")
+	for _, m := range s.Machines {
+		address, bmc, unit := "-", "-", "-"
+		if nic, ok := m.BootNIC(); ok && nic.Address.IsValid() {
+			address = nic.Address.String()
+		}
+		if m.BMC.Address.IsValid() {
+			bmc = m.BMC.Address.String()
+		}
+		if m.Unit > 0 {
+			unit = fmt.Sprint(m.Unit)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", m.Name, dash(m.Rack), unit, m.Serial, m.Firmware, address, bmc, dash(m.Profile), dash(m.Owner))
+	}
+	fmt.Fprintln(w, "\nPROFILE\tIMAGE\tDISK\tUSERS\tPACKAGES")
+	for _, p := range s.Profiles {
+		var users []string
+		for _, u := range p.Users {
+			users = append(users, u.Name)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Name, p.Image, p.Layout.Disk, dash(strings.Join(users, " ")), dash(strings.Join(p.Packages, " ")))
+	}
+	return w.Flush()
+}
+
+// dash stands for an empty cell of a table.
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func (e *env) siteSchema(c *cli.Context) error {
+	if err := nargs(c, 0); err != nil {
+		return err
+	}
+	schema := site.Schema()
+	if c.Bool("part") {
+		schema = site.PartSchema()
+	}
+	_, err := e.stdout.Write(schema)
+	return err
+}
+
+func (e *env) siteDiff(c *cli.Context) error {
+	if err := nargs(c, 2); err != nil {
+		return err
+	}
+	var sites [2]*site.Site
+	for i := range sites {
+		s, err := site.Load(c.Args().Get(i))
+		if err != nil {
+			return fail(exitInput, fmt.Errorf("site folder %s:\n%w", c.Args().Get(i), err))
+		}
+		sites[i] = s
+	}
+	changes := site.Diff(sites[0], sites[1])
+	if e.json {
+		if changes == nil {
+			changes = []site.Change{}
+		}
+		return e.printJSON(map[string]any{"from": sites[0].Revision(), "to": sites[1].Revision(), "changes": changes})
+	}
+	for _, ch := range changes {
+		fmt.Fprintln(e.stdout, ch)
+	}
+	if len(changes) == 0 {
+		fmt.Fprintln(e.stdout, "No difference.")
+	}
+	return nil
+}
+
+// openSecrets opens the secrets of the folder that --site names.
+func (e *env) openSecrets(c *cli.Context) (*site.Secrets, error) {
+	identity, err := e.identityPath(c)
+	if err != nil {
+		return nil, fail(exitUsage, err)
+	}
+	s, err := site.OpenSecrets(c.String("site"), identity)
+	return s, fail(exitInput, err)
+}
+
+func (e *env) secretSet(c *cli.Context) error {
+	if err := nargs(c, 1); err != nil {
+		return err
+	}
+	name, dir := c.Args().First(), c.String("site")
+	identity, err := e.identityPath(c)
+	if err != nil {
+		return fail(exitUsage, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "site.yaml")); err != nil {
+		return fail(exitInput, fmt.Errorf("%s is no site folder; name one with --site: %w", dir, err))
+	}
+	value, err := e.readSecret(name)
+	if err != nil {
+		return fail(exitInput, err)
+	}
+	secrets, made, err := site.InitSecrets(dir, identity)
+	if err != nil {
+		return fail(exitInput, err)
+	}
+	if made {
+		fmt.Fprintf(e.stderr, "Made the identity %s. It opens the secrets: keep a copy in a safe place, never in git.\n", identity)
+	}
+	if err := secrets.Set(name, value); err != nil {
+		return fail(exitInput, err)
+	}
+	if s, err := site.Load(dir); err == nil && !slices.ContainsFunc(s.Secrets, func(n site.SecretName) bool { return n.Name == name }) {
+		fmt.Fprintf(e.stderr, "Note: site.yaml does not name %s under secrets:, so no machine can refer to it yet.\n", name)
+	}
+	return nil
+}
+
+// readSecret takes a value from standard input, or asks for it without echo.
+func (e *env) readSecret(name string) (site.Secret, error) {
+	if f, ok := e.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		fmt.Fprintf(e.stderr, "Value of %s: ", name)
+		b, err := term.ReadPassword(int(f.Fd()))
+		fmt.Fprintln(e.stderr)
+		if err != nil {
+			return site.Secret{}, fmt.Errorf("reading the value of %s: %w", name, err)
+		}
+		return site.NewSecret(string(b)), nil
+	}
+	b, err := io.ReadAll(io.LimitReader(e.stdin, maxSecret+1))
+	if err != nil {
+		return site.Secret{}, fmt.Errorf("reading the value of %s from standard input: %w", name, err)
+	}
+	if len(b) > maxSecret {
+		return site.Secret{}, fmt.Errorf("the value of %s is larger than %s: secrets are passwords and keys", name, site.Bytes(maxSecret))
+	}
+	text := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
+	return site.NewSecret(text), nil
+}
+
+func (e *env) secretGet(c *cli.Context) error {
+	if err := nargs(c, 1); err != nil {
+		return err
+	}
+	secrets, err := e.openSecrets(c)
+	if err != nil {
+		return err
+	}
+	v, err := secrets.Get(c.Args().First())
+	if err != nil {
+		return fail(exitInput, err)
+	}
+	if e.json {
+		return e.printJSON(map[string]string{"name": c.Args().First(), "value": v.Reveal()})
+	}
+	fmt.Fprintln(e.stdout, v.Reveal())
+	return nil
+}
+
+// secretRow is one line of secret ls.
+type secretRow struct {
+	Name        string `json:"name"`
+	Set         bool   `json:"set"`
+	Description string `json:"description,omitempty"`
+}
+
+func (e *env) secretList(c *cli.Context) error {
+	if err := nargs(c, 0); err != nil {
+		return err
+	}
+	secrets, err := e.openSecrets(c)
+	if err != nil {
+		return err
+	}
+	names, err := secrets.List()
+	if err != nil {
+		return fail(exitInput, err)
+	}
+	s, err := e.loadSite(c)
+	if err != nil {
+		return err
+	}
+	rows := []secretRow{}
+	for _, n := range s.Secrets {
+		rows = append(rows, secretRow{n.Name, slices.Contains(names, n.Name), n.Description})
+	}
+	for _, n := range names {
+		if !slices.ContainsFunc(rows, func(r secretRow) bool { return r.Name == n }) {
+			rows = append(rows, secretRow{Name: n, Set: true})
+		}
+	}
+	if e.json {
+		return e.printJSON(rows)
+	}
+	w := tabwriter.NewWriter(e.stdout, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "SECRET\tSET\tDESCRIPTION")
+	for _, r := range rows {
+		set := "yes"
+		if !r.Set {
+			set = "no: fettle secret set " + r.Name
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", r.Name, set, r.Description)
+	}
+	return w.Flush()
+}
+
+func (e *env) secretRemove(c *cli.Context) error {
+	if err := nargs(c, 1); err != nil {
+		return err
+	}
+	secrets, err := e.openSecrets(c)
+	if err != nil {
+		return err
+	}
+	return fail(exitInput, secrets.Remove(c.Args().First()))
+}
+
+func (e *env) secretRotate(c *cli.Context) error {
+	if err := nargs(c, 0); err != nil {
+		return err
+	}
+	secrets, err := e.openSecrets(c)
+	if err != nil {
+		return err
+	}
+	recipient, err := secrets.RotateKey(time.Now())
+	if err != nil {
+		return fail(exitInput, err)
+	}
+	if e.json {
+		return e.printJSON(map[string]string{"recipient": recipient})
+	}
+	fmt.Fprintf(e.stdout, "The secrets are encrypted to the new identity %s.\nOlder commits still open with the old one: change the values too if others may have it.\n", recipient)
+	return nil
+}
