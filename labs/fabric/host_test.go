@@ -450,4 +450,3 @@ func FuzzParseSolicitation(f *testing.F) {
 		}
 	})
 }
-
