@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fettle-dev/fettle/blob"
@@ -116,3 +118,6 @@ func (b *Builder) putBytes(ctx context.Context, name string, data []byte) (File,
 	d, n, err := b.Store.blobs.Put(ctx, bytes.NewReader(data), "")
 	return File{Name: name, Digest: d, Size: n}, err
 }
+
+// sortedKeys is the keys of m in order.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

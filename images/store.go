@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/fettle-dev/fettle/blob"
@@ -249,28 +248,11 @@ func (s *Store) Remove(ctx context.Context, r Release) error {
 // lock keeps other processes from adding and removing meanwhile. It is held
 // for as long as it takes to write a small file.
 func (s *Store) lock(ctx context.Context) (func(), error) {
-	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	unlock, err := lockFile(ctx, filepath.Join(s.dir, "lock"))
 	if err != nil {
-		return nil, fmt.Errorf("locking image store: %w", err)
+		return nil, fmt.Errorf("waiting for image store %s: %w", s.dir, err)
 	}
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { f.Close() }, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			f.Close()
-			return nil, fmt.Errorf("locking image store %s: %w", s.dir, err)
-		}
-		select {
-		case <-ctx.Done():
-			f.Close()
-			return nil, fmt.Errorf("waiting for another process to release image store %s: %w", s.dir, ctx.Err())
-		case <-tick.C:
-		}
-	}
+	return unlock, nil
 }
 
 // writeFile writes a small file durably: whole, or not at all.

@@ -5,14 +5,11 @@ import (
 	"errors"
 )
 
-type AptConfig struct{}
-
-func (b *Builder) Agent(ctx context.Context) (Release, bool, error) {
-	return Release{}, false, errors.New("todo")
-}
+// Loaders and Disk follow in the next commits.
 func (b *Builder) Loaders(ctx context.Context) (Release, bool, error) {
-	return Release{}, false, errors.New("todo")
+	return Release{}, false, errors.New("building boot loaders: not in this build yet")
 }
+
 func (b *Builder) Disk(ctx context.Context, spec DiskSpec) (Release, bool, error) {
-	return Release{}, false, errors.New("todo")
+	return Release{}, false, errors.New("building disk images: not in this build yet")
 }

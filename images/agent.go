@@ -1,0 +1,351 @@
+package images
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/fettle-dev/fettle/blob"
+)
+
+// agentRecipe is part of an agent release's inputs: raise it when the way in
+// which a ramdisk is put together changes.
+const agentRecipe = 1
+
+// agentTools are the packages whose programs the agent runs, and the programs.
+var agentTools = map[string][]string{
+	"fdisk":          {"usr/sbin/sfdisk"},
+	"e2fsprogs":      {"usr/sbin/mke2fs", "usr/sbin/mkfs.ext4", "usr/sbin/e2fsck", "usr/sbin/fsck.ext4", "usr/sbin/resize2fs", "usr/sbin/tune2fs", "usr/sbin/dumpe2fs"},
+	"util-linux":     {"usr/sbin/mkswap", "usr/sbin/blkid", "usr/sbin/blkdiscard", "usr/sbin/wipefs", "usr/sbin/blockdev", "usr/bin/lsblk"},
+	"dosfstools":     {"usr/sbin/mkfs.fat", "usr/sbin/mkfs.vfat", "usr/sbin/fsck.fat"},
+	"kmod":           {"usr/bin/kmod", "usr/sbin/modprobe", "usr/sbin/depmod", "usr/sbin/insmod", "usr/sbin/rmmod", "usr/sbin/lsmod", "usr/sbin/modinfo"},
+	"busybox-static": {"usr/bin/busybox"},
+}
+
+// kernelPackage is what linux-image-amd64 depends on: the real kernel.
+var kernelPackage = regexp.MustCompile(`^linux-image-([0-9][0-9a-z.+~-]*-amd64)$`)
+
+// Agent makes the release "agent": the kernel, and the ramdisk whose init is
+// the agent. cached tells that nothing had to be built. Equal packages and an
+// equal agent give equal bytes.
+func (b *Builder) Agent(ctx context.Context) (rel Release, cached bool, err error) {
+	elf, err := b.agentELF()
+	if err != nil {
+		return Release{}, false, err
+	}
+	a, err := b.openHostApt(ctx, NameAgent)
+	if err != nil {
+		return Release{}, false, err
+	}
+	defer a.close()
+	tools, err := a.resolve(ctx, sortedKeys(agentTools)...)
+	if err != nil {
+		return Release{}, false, err
+	}
+	withKernel, err := a.resolve(ctx, "linux-image-amd64")
+	if err != nil {
+		return Release{}, false, err
+	}
+	var kernel pkg
+	for _, p := range withKernel {
+		if kernelPackage.MatchString(p.Name) {
+			kernel = p
+		}
+	}
+	if kernel.Name == "" {
+		return Release{}, false, fmt.Errorf("linux-image-amd64 leads to no package linux-image-VERSION-amd64; the agent needs Debian's general kernel")
+	}
+	sum := sha256.Sum256(elf)
+	in, err := inputs(struct {
+		Recipe  int
+		Agent   string
+		Kernel  pkg
+		Tools   []pkg
+		Modules []string
+	}{agentRecipe, hex.EncodeToString(sum[:]), kernel, tools, agentModules})
+	if err != nil {
+		return Release{}, false, err
+	}
+	if r, ok, err := b.cached(ctx, NameAgent, in); err != nil || ok {
+		return r, ok, err
+	}
+	debs, err := a.download(ctx, append([]pkg{kernel}, tools...))
+	if err != nil {
+		return Release{}, false, err
+	}
+	rel, err = b.buildAgent(ctx, elf, in, kernel, tools, debs)
+	return rel, false, err
+}
+
+// openHostApt is apt for the machine's own suite, or the builder's.
+func (b *Builder) openHostApt(ctx context.Context, name string) (*apt, error) {
+	suite := b.Suite
+	if suite == "" {
+		var err error
+		if suite, err = hostSuite(); err != nil {
+			return nil, err
+		}
+	}
+	if !validSuite(suite) {
+		return nil, fmt.Errorf("%q is not the name of a suite such as bookworm", suite)
+	}
+	return b.openApt(ctx, name, suite, "amd64", nil)
+}
+
+func (b *Builder) buildAgent(ctx context.Context, elf []byte, in blob.Digest, kernel pkg, tools []pkg, debs map[string]string) (Release, error) {
+	b.progress(Progress{Name: NameAgent, Stage: StageUnpack})
+	version := kernelPackage.FindStringSubmatch(kernel.Name)[1]
+	kern := tree{}
+	err := b.readDeb(ctx, debs[kernel.Name], func(p string) bool {
+		return p == "boot/vmlinuz-"+version || strings.HasPrefix(p, "usr/lib/modules/"+version+"/")
+	}, func(f debFile) error {
+		if !f.Dir {
+			kern[f.Path] = f
+		}
+		return nil
+	})
+	if err != nil {
+		return Release{}, err
+	}
+	vmlinuz, ok := kern["boot/vmlinuz-"+version]
+	if !ok {
+		return Release{}, fmt.Errorf("package %s has no /boot/vmlinuz-%s", kernel.Name, version)
+	}
+	user := tree{}
+	for _, p := range tools {
+		err := b.readDeb(ctx, debs[p.Name], wantTool, func(f debFile) error {
+			if !f.Dir {
+				user[f.Path] = f
+			}
+			return nil
+		})
+		if err != nil {
+			return Release{}, err
+		}
+	}
+	entries, count, err := b.ramdisk(ctx, elf, version, kern, user)
+	if err != nil {
+		return Release{}, err
+	}
+	b.progress(Progress{Name: NameAgent, Stage: StageCompress})
+	initrd, raw, err := compressRamdisk(entries)
+	if err != nil {
+		return Release{}, err
+	}
+	r := Release{Name: NameAgent, Kind: KindAgent, Arch: "amd64", Inputs: in, Created: b.now().UTC(), Facts: map[string]string{
+		"kernel": version, "kernel-package": kernel.Name + " " + kernel.Version,
+		"modules": strconv.Itoa(count), "unpacked": strconv.FormatInt(raw, 10), "packages": strconv.Itoa(len(tools) + 1),
+	}}
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{FileKernel, vmlinuz.Data}, {FileInitrd, initrd}} {
+		file, err := b.putBytes(ctx, f.name, f.data)
+		if err != nil {
+			return Release{}, err
+		}
+		r.Files = append(r.Files, file)
+	}
+	return b.finish(ctx, r)
+}
+
+// finish keeps a release that was built.
+func (b *Builder) finish(ctx context.Context, r Release) (Release, error) {
+	if err := b.Store.Add(ctx, r); err != nil {
+		return Release{}, err
+	}
+	if err := b.Store.choose(r, b.now()); err != nil {
+		return Release{}, err
+	}
+	b.progress(Progress{Name: r.Name, Stage: StageDone, Done: r.Size(), Total: r.Size()})
+	return r, nil
+}
+
+// wantTool keeps what a program may need of a package: programs and shared
+// libraries, and the one configuration file that mke2fs reads.
+func wantTool(p string) bool {
+	dir, base := path.Split(p)
+	switch dir {
+	case "usr/bin/", "usr/sbin/":
+		return true
+	case "usr/lib/", "usr/lib64/", "usr/lib/x86_64-linux-gnu/":
+		return strings.Contains(base, ".so")
+	}
+	return p == "etc/mke2fs.conf"
+}
+
+// ramdisk lists what is in the agent's root.
+func (b *Builder) ramdisk(ctx context.Context, elf []byte, version string, kern, user tree) ([]Entry, int, error) {
+	var programs []string
+	for _, name := range sortedKeys(agentTools) {
+		programs = append(programs, agentTools[name]...)
+	}
+	files, err := user.programs(programs)
+	if err != nil {
+		return nil, 0, fmt.Errorf("putting together the agent's ramdisk: %w", err)
+	}
+	moddir := "usr/lib/modules/" + version
+	mods, err := pickModules(kern, kern[moddir+"/modules.builtin"].Data, agentModules, mustModules)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, name := range []string{"modules.builtin", "modules.builtin.modinfo", "modules.order"} {
+		if _, ok := kern[moddir+"/"+name]; ok {
+			mods = append(mods, moddir+"/"+name)
+		}
+	}
+	indexes, err := b.depmod(ctx, version, kern, mods, user, files)
+	if err != nil {
+		return nil, 0, err
+	}
+	var out []Entry
+	for _, p := range files {
+		out = append(out, entry(user[p]))
+	}
+	count := 0
+	for _, p := range mods {
+		out = append(out, entry(kern[p]))
+		if moduleName(p) != "" {
+			count++
+		}
+	}
+	out = append(out, indexes...)
+	if conf, ok := user["etc/mke2fs.conf"]; ok {
+		out = append(out, entry(conf))
+	}
+	return append(out, skeleton(elf)...), count, nil
+}
+
+func entry(f debFile) Entry {
+	return Entry{Path: f.Path, Mode: uint32(f.Mode), Link: f.Link, Data: f.Data}
+}
+
+// skeleton is the part of the ramdisk that comes from no package.
+func skeleton(elf []byte) []Entry {
+	out := []Entry{
+		{Path: "init", Mode: 0o755, Data: elf},
+		{Path: "usr/bin/fettle-agent", Link: "/init"},
+		{Path: "usr/bin/sh", Link: "busybox"},
+		{Path: "dev/console", Mode: 0o600, Dev: true, Major: 5, Minor: 1},
+		{Path: "dev/null", Mode: 0o666, Dev: true, Major: 1, Minor: 3},
+		{Path: "etc/passwd", Mode: 0o644, Data: []byte("root:x:0:0:root:/root:/bin/sh\n")},
+		{Path: "etc/group", Mode: 0o644, Data: []byte("root:x:0:\n")},
+		{Path: "etc/mtab", Link: "/proc/self/mounts"},
+	}
+	for _, d := range []string{"dev", "etc/fettle", "mnt", "proc", "run", "sys", "usr/lib64", "var/lib"} {
+		out = append(out, Entry{Path: d, Dir: true, Mode: 0o755})
+	}
+	out = append(out, Entry{Path: "root", Dir: true, Mode: 0o700}, Entry{Path: "tmp", Dir: true, Mode: 0o1777})
+	for _, d := range []string{"bin", "sbin", "lib", "lib64"} {
+		out = append(out, Entry{Path: d, Link: "usr/" + d})
+	}
+	return out
+}
+
+// depmod runs the depmod of the fetched kmod package, by its own loader and
+// libraries, over the modules that were picked: nothing of this machine's
+// goes into the result. It returns the index files.
+func (b *Builder) depmod(ctx context.Context, version string, kern tree, mods []string, user tree, files []string) ([]Entry, error) {
+	if runtime.GOARCH != "amd64" {
+		return nil, fmt.Errorf("the amd64 agent can be built on an amd64 machine only; this one is %s", runtime.GOARCH)
+	}
+	dir, remove, err := b.workDir("depmod")
+	if err != nil {
+		return nil, err
+	}
+	defer remove()
+	write := func(p string, f debFile) error {
+		to := filepath.Join(dir, filepath.FromSlash(p))
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		if f.Link != "" {
+			file, _, err := user.resolve(p)
+			if err != nil {
+				return err
+			}
+			f = user[file]
+		}
+		return os.WriteFile(to, f.Data, 0o755)
+	}
+	for _, p := range mods {
+		// depmod wants DIR/lib/modules.
+		if err := write(strings.TrimPrefix(p, "usr/"), kern[p]); err != nil {
+			return nil, fmt.Errorf("indexing kernel modules: %w", err)
+		}
+	}
+	var loader string
+	for _, p := range files {
+		if strings.Contains(path.Base(p), "ld-linux-") {
+			loader = filepath.Join(dir, "run", p)
+		}
+		to := filepath.Join("run", p)
+		f := user[p]
+		if f.Link != "" {
+			file, _, err := user.resolve(p)
+			if err != nil {
+				return nil, fmt.Errorf("indexing kernel modules: %w", err)
+			}
+			f = user[file]
+			f.Link = ""
+		}
+		if err := write(to, f); err != nil {
+			return nil, fmt.Errorf("indexing kernel modules: %w", err)
+		}
+	}
+	if loader == "" {
+		return nil, fmt.Errorf("indexing kernel modules: the packages have no program loader (ld-linux)")
+	}
+	err = b.run(ctx, tool{args: []string{loader, "--library-path", filepath.Join(dir, "run", libDirs[0]),
+		filepath.Join(dir, "run/usr/sbin/depmod"), "-b", dir, version}})
+	if err != nil {
+		return nil, fmt.Errorf("indexing kernel modules: %w", err)
+	}
+	var out []Entry
+	moddir := filepath.Join(dir, "lib/modules", version)
+	names, err := filepath.Glob(filepath.Join(moddir, "modules.*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		base := filepath.Base(name)
+		if base == "modules.builtin" || base == "modules.builtin.modinfo" || base == "modules.order" {
+			continue // of the package
+		}
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return nil, fmt.Errorf("indexing kernel modules: %w", err)
+		}
+		out = append(out, Entry{Path: "usr/lib/modules/" + version + "/" + base, Mode: 0o644, Data: data})
+	}
+	return out, nil
+}
+
+// compressRamdisk makes a zstd ramdisk and tells its unpacked size. One
+// encoder goroutine: the same bytes every time.
+func compressRamdisk(entries []Entry) ([]byte, int64, error) {
+	var out bytes.Buffer
+	enc, err := zstd.NewWriter(&out, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderCRC(true))
+	if err != nil {
+		return nil, 0, fmt.Errorf("compressing the ramdisk: %w", err)
+	}
+	cw := &countWriter{w: enc}
+	if err := WriteCPIO(cw, entries); err != nil {
+		return nil, 0, err
+	}
+	if err := enc.Close(); err != nil {
+		return nil, 0, fmt.Errorf("compressing the ramdisk: %w", err)
+	}
+	return out.Bytes(), cw.n, nil
+}
