@@ -31,6 +31,7 @@ func schemaOf(site *object, main bool) []byte {
 	} else {
 		name = "fettle site file (a part, such as machines/*.yaml)"
 		delete(top, "required")
+		delete(defs, "policy")
 		keep := map[string]any{}
 		for _, k := range partKeys() {
 			keep[k] = properties[k]

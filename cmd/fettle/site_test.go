@@ -1,0 +1,97 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/urfave/cli/v2"
+)
+
+// siteApp is the command line with the site commands only.
+func siteApp(e *env) *cli.App {
+	return &cli.App{
+		Name: "fettle", Commands: siteCommands(e), Writer: e.stdout, ErrWriter: e.stderr,
+		ExitErrHandler: func(*cli.Context, error) {},
+		Flags:          []cli.Flag{&cli.BoolFlag{Name: "json", Destination: &e.json}},
+	}
+}
+
+// TestSiteScripts runs testdata/site/*.txtar. In them, `fettle ARGS [<FILE]`
+// runs a command and `status N` checks the exit status of the last one.
+func TestSiteScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/site",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("XDG_CONFIG_HOME", env.WorkDir+"/config")
+			status := exitOK
+			env.Values["status"] = &status
+			wd, err := os.Getwd()
+			env.Setenv("EXAMPLES", wd+"/../../examples")
+			return err
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"fettle": func(ts *testscript.TestScript, neg bool, args []string) {
+				stdin := ""
+				if n := len(args) - 1; n >= 0 && strings.HasPrefix(args[n], "<") {
+					stdin = ts.ReadFile(args[n][1:])
+					args = args[:n]
+				}
+				// urfave/cli reads the process's own directory: name it.
+				for i, a := range args {
+					if a == "." || strings.HasPrefix(a, "./") {
+						args[i] = ts.MkAbs(a)
+					}
+				}
+				e := &env{stdin: strings.NewReader(stdin), stdout: ts.Stdout(), stderr: ts.Stderr(), getenv: ts.Getenv}
+				err := siteApp(e).Run(append([]string{"fettle"}, args...))
+				*ts.Value("status").(*int) = exitStatus(err)
+				if err != nil {
+					fmt.Fprintf(ts.Stderr(), "fettle: %v\n", err)
+				}
+				if neg != (err != nil) {
+					ts.Fatalf("fettle %s = %v; want failure: %v", strings.Join(args, " "), err, neg)
+				}
+			},
+			"status": func(ts *testscript.TestScript, _ bool, args []string) {
+				if got := fmt.Sprint(*ts.Value("status").(*int)); len(args) != 1 || got != args[0] {
+					ts.Fatalf("exit status = %s; want %v", got, args)
+				}
+			},
+		},
+	})
+}
+
+// A secret must reach standard output by `secret get` only.
+func TestSecretValueIsShownOnlyByGet(t *testing.T) {
+	dir := t.TempDir() + "/site"
+	config := t.TempDir()
+	run := func(stdin string, args ...string) string {
+		t.Helper()
+		var out bytes.Buffer
+		e := &env{stdin: strings.NewReader(stdin), stdout: &out, stderr: &out, getenv: func(k string) string {
+			return map[string]string{"XDG_CONFIG_HOME": config}[k]
+		}}
+		if err := siteApp(e).Run(append([]string{"fettle"}, args...)); err != nil {
+			t.Fatalf("fettle %v = %v", args, err)
+		}
+		return out.String()
+	}
+	const value = "admin:correct horse"
+	all := run("", "init", dir)
+	all += run(value+"\n", "secret", "set", "--site", dir, "bmc-default")
+	all += run("", "secret", "ls", "--site", dir)
+	all += run("", "--json", "secret", "ls", "--site", dir)
+	all += run("", "secret", "rotate-key", "--site", dir)
+	all += run("", "site", "show", "--site", dir)
+	if strings.Contains(all, value) || strings.Contains(all, "PRIVATE KEY") || strings.Contains(all, "AGE-SECRET-KEY") {
+		t.Errorf("the commands print a secret:\n%s", all)
+	}
+	if got := run("", "secret", "get", "--site", dir, "bmc-default"); got != value+"\n" {
+		t.Errorf("secret get = %q; want %q", got, value+"\n")
+	}
+}
