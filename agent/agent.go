@@ -24,6 +24,9 @@ import (
 // PathCA is where the ramdisk has the CA that the server is verified by.
 const PathCA = wire.PathCA
 
+// Inventory is what the agent finds on a machine.
+type Inventory = wire.Inventory
+
 // Power restarts or stops the machine; both return only if they fail.
 type Power interface {
 	Reboot() error
