@@ -1,0 +1,207 @@
+package labs
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/fettle-dev/fettle/site"
+	"golang.org/x/sys/unix"
+)
+
+// firmwares are where distributions keep OVMF: code and template of variables.
+// Debian, Ubuntu; Fedora; Arch; SUSE.
+var firmwares = [...][2]string{
+	{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
+	{"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},
+	{"/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"},
+	{"/usr/share/qemu/ovmf-x86_64-4m-code.bin", "/usr/share/qemu/ovmf-x86_64-4m-vars.bin"},
+}
+
+// findTools fills what the plan's machines need of this machine's programs.
+func (r *realization) findTools(p *Plan) error {
+	var err error
+	if r.emulator, err = exec.LookPath("qemu-system-x86_64"); err != nil {
+		return because(ErrMissing, err, "QEMU is not installed: apt-get install qemu-system-x86")
+	}
+	if r.emulator, err = filepath.EvalSymlinks(r.emulator); err != nil {
+		return fmt.Errorf("finding QEMU: %w", err)
+	}
+	if _, err := exec.LookPath("qemu-img"); err != nil {
+		return because(ErrMissing, err, "qemu-img is not installed: apt-get install qemu-utils")
+	}
+	for _, m := range p.Machines {
+		if m.Firmware != site.UEFI {
+			continue
+		}
+		for _, f := range firmwares {
+			if readable(f[0]) && readable(f[1]) {
+				r.code, r.vars = f[0], f[1]
+				return nil
+			}
+		}
+		return because(ErrMissing, nil, "machine %s boots by UEFI and no UEFI firmware for QEMU is installed: apt-get install ovmf", m.Name)
+	}
+	return nil
+}
+
+func readable(path string) bool { return unix.Access(path, unix.R_OK) == nil }
+
+// probeROM is the end of the ROM of testdata/kvmprobe.s.txt.
+const probeROM = "" +
+	"+tvjuADwjthmDwEWsP8PIMBmg8gBDyLAZuog/w8ACABmuBAAjtjHBQAQAAADIAAAxwUAIAAAAzAA" +
+	"AMcFADAAAIMAAAC4IAYAAA8i4LgAEAAADyLYuYAAAMAPMg0AAQAADzAPIMANAgAAgIPg+w8iwOp3" +
+	"/w8AGAAPV8C5AC0xAf/JdfywIeb09Ov9jbQAAGaQAAAAAAAAAAD//wAAAJrPAP//AAAAks8A//8A" +
+	"AACarwAfAJD/DwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA" +
+	"AAAAAAAAAAAAAAAA6Q3/AAAAAAAAAAAAAAAAAA=="
+
+// probeStatus is QEMU's exit status when the probe's guest ran.
+const probeStatus = 67
+
+// probe runs the probe's guest with accel for at most 5 seconds. A /dev/kvm
+// that opens proves nothing: one was met that runs real mode only.
+func probe(ctx context.Context, emulator string, accel Accel) error {
+	end, err := base64.StdEncoding.DecodeString(probeROM)
+	if err != nil {
+		return fmt.Errorf("the probe's ROM: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "fettle-probe-")
+	if err != nil {
+		return fmt.Errorf("probing %s: %w", accel, err)
+	}
+	defer os.RemoveAll(dir)
+	rom := filepath.Join(dir, "rom")
+	if err := os.WriteFile(rom, append(make([]byte, 64<<10-len(end)), end...), 0o600); err != nil {
+		return fmt.Errorf("probing %s: %w", accel, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, emulator, "-accel", string(accel), "-machine", "pc", "-nodefaults", "-no-user-config",
+		"-display", "none", "-m", "16", "-no-reboot", "-bios", rom, "-device", "isa-debug-exit,iobase=0xf4,iosize=1")
+	cmd.WaitDelay = time.Second
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.ExitCode() == probeStatus:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("a probe guest did not end with %s within 5 s", accel)
+	}
+	line, _, _ := strings.Cut(string(bytes.TrimSpace(out)), "\n")
+	return fmt.Errorf("a probe guest did not run with %s (%v): %s", accel, err, line)
+}
+
+// accelFile remembers the probe's outcome until the machine boots again.
+type accelFile struct {
+	Boot   string `json:"boot"` // the kernel's boot id
+	KVM    bool   `json:"kvm"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// chooseAccel decides between KVM and TCG: KVM when a guest runs with it and
+// libvirt offers it. reason says why not.
+func chooseAccel(ctx context.Context, want Accel, emulator string, dir folder, hv hypervisor) (accel Accel, reason string, err error) {
+	if want == TCG {
+		return TCG, "", nil
+	}
+	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot := strings.TrimSpace(string(b))
+	var known accelFile
+	if err := readJSON(dir.accel(), &known); err != nil || boot == "" || known.Boot != boot {
+		known = accelFile{Boot: boot}
+		if err := probe(ctx, emulator, KVM); err != nil {
+			known.Reason = err.Error()
+		} else if known.KVM, err = hv.kvm(emulator); err != nil {
+			return "", "", err
+		} else if !known.KVM {
+			known.Reason = "KVM works for this user, but the libvirt daemon does not offer it"
+		}
+		if ctx.Err() != nil {
+			return "", "", ctx.Err()
+		}
+		if err := writeJSON(dir.accel(), known); err != nil {
+			return "", "", err
+		}
+	}
+	if known.KVM {
+		return KVM, "", nil
+	}
+	if want == KVM {
+		return "", "", because(ErrMissing, nil, "KVM was asked for and does not work here: %s", known.Reason)
+	}
+	return TCG, known.Reason, nil
+}
+
+// Room that a machine takes beyond what it is given.
+const (
+	qemuOverhead = 192 << 20 // QEMU itself, firmware, a virtio queue or two
+	// firstDisk is what a deployed system is expected to write to a machine's
+	// first disk; its others stay sparse.
+	firstDisk = 3 << 30
+)
+
+// checkRoom refuses what this machine cannot hold: machines that are to be
+// made, and machines that are to run.
+func checkRoom(p *Plan, dir folder, madeDisk func(DiskPlan, string) bool, running func(domain string) bool) error {
+	var disk, memory int64
+	for _, m := range p.Machines {
+		if !running(m.Domain) {
+			memory += int64(m.MemoryMiB)<<20 + qemuOverhead
+		}
+		for i, d := range m.Disks {
+			if madeDisk(d, dir.disk(m.Name, i)) {
+				continue
+			}
+			if i == 0 {
+				disk += min(d.Bytes, firstDisk)
+			} else {
+				disk += 1 << 20
+			}
+		}
+	}
+	var st unix.Statfs_t
+	if err := unix.Statfs(string(dir), &st); err != nil {
+		return fmt.Errorf("free space of %s: %w", dir, err)
+	}
+	if free := int64(st.Bavail) * st.Bsize; free < disk {
+		return because(ErrCapacity, nil, "lab %s needs about %s of disk space in %s and %s are free: make room, choose another folder with --dir, or fewer machines with --machines",
+			p.Name, gib(disk), dir, gib(free))
+	}
+	free, err := availableMemory()
+	if err != nil {
+		return err
+	}
+	if free < memory {
+		return because(ErrCapacity, nil, "lab %s needs %s of memory for its machines and %s are available: say a smaller --memory, or fewer machines with --machines",
+			p.Name, gib(memory), gib(free))
+	}
+	return nil
+}
+
+func gib(n int64) string { return strconv.FormatFloat(float64(n)/(1<<30), 'f', 1, 64) + " GiB" }
+
+// availableMemory is MemAvailable of /proc/meminfo (proc(5)).
+func availableMemory() (int64, error) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, fmt.Errorf("available memory: %w", err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+			n, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("available memory: %w", err)
+			}
+			return n << 10, nil
+		}
+	}
+	return 0, errors.New("available memory: /proc/meminfo has no MemAvailable")
+}

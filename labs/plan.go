@@ -1,0 +1,225 @@
+package labs
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/fettle-dev/fettle/site"
+)
+
+// Plan is everything that a lab will be. It is a pure function of the site and
+// the options: no clock, no randomness, no look at the machine. Ports on
+// loopback and the accelerator are found when the lab is opened.
+type Plan struct {
+	Name     string
+	Options  Options    // as asked, with Name filled
+	Site     *site.Site // the effective site: what the lab's machines really have
+	Networks []NetworkPlan
+	Machines []MachinePlan
+}
+
+// NetworkPlan is one of the site's networks on the fabric.
+type NetworkPlan struct {
+	Name   string
+	Prefix netip.Prefix
+	Server netip.Addr // of the fabric's host on it; invalid = no host
+	MTU    int
+	Boot   bool
+	// VLAN is the fabric's own number of the network: the site's VLAN, or a free
+	// one counted down from 4094 for an untagged network, since every network is
+	// a broadcast domain of its own. Guests see untagged frames.
+	VLAN    int
+	HostMAC site.MAC
+}
+
+// MachinePlan is one virtual machine.
+type MachinePlan struct {
+	Name         string
+	Domain       string // name of the libvirt domain
+	DomainUUID   string // libvirt's; differs from UUID because several labs may mirror one site
+	UUID         string // SMBIOS type 1, as in the site
+	Serial       string
+	Manufacturer string
+	Product      string
+	Firmware     site.Firmware
+	MemoryMiB    int
+	CPUs         int
+	NICs         []NICPlan
+	Disks        []DiskPlan
+	GPUs         []GPUPlan
+	BMC          BMCPlan
+}
+
+// NICPlan is one virtual NIC.
+type NICPlan struct {
+	MAC     site.MAC
+	Network string // empty: no link
+	VLAN    int    // of the fabric
+	Boot    bool
+	MTU     int
+}
+
+// DiskPlan is one virtual disk.
+type DiskPlan struct {
+	Serial string // at most 20 bytes: virtio-blk's limit
+	Model  string // as the site names it, for the virtual BMC; a virtio disk has none
+	Bytes  int64
+}
+
+// GPUPlan is one PCI device that stands for a GPU.
+type GPUPlan struct {
+	Model string // of the GPU that it stands for
+	PCI   string // of the stand-in
+}
+
+// BMCPlan is where the machine's virtual BMC answers on the fabric.
+type BMCPlan struct {
+	Network  string // name of the network that holds Address; empty = none does
+	Address  netip.Addr
+	Port     int
+	Protocol site.BMCProtocol
+}
+
+// Manufacturer and product of the virtual machines, in SMBIOS and in the BMC.
+const (
+	manufacturer = "fettle"
+	product      = "Virtual Server"
+)
+
+// unixPathMax is the longest path of a Unix socket on Linux (unix(7)).
+const unixPathMax = 107
+
+// NewPlan says what a lab of s would be.
+func NewPlan(s *site.Site, o Options) (*Plan, error) {
+	if o.Name == "" {
+		o.Name = s.Name
+	}
+	if err := checkName(o.Name); err != nil {
+		return nil, err
+	}
+	switch o.Accel {
+	case AccelAuto, KVM, TCG:
+	default:
+		return nil, fmt.Errorf("accelerator %q: want kvm, tcg or nothing", o.Accel)
+	}
+	if o.Memory == 0 {
+		o.Memory = DefaultMemory
+	}
+	if o.CPUs == 0 {
+		o.CPUs = DefaultCPUs
+	}
+	if o.DiskSize == 0 {
+		o.DiskSize = DefaultDiskSize
+	}
+	if o.Memory < 256<<20 || o.CPUs < 1 || o.DiskSize < 64<<20 {
+		return nil, fmt.Errorf("lab %s: a machine needs at least 256 MiB of memory (%s asked), 1 CPU (%d asked) and 64 MiB of disk (%s asked)",
+			o.Name, o.Memory, o.CPUs, o.DiskSize)
+	}
+	selected, err := s.Select(o.Machines...)
+	if err != nil {
+		return nil, fmt.Errorf("lab %s: %w", o.Name, err)
+	}
+	if len(selected) == 0 {
+		return nil, fmt.Errorf("lab %s: no machine of site %s is selected by %q", o.Name, s.Name, o.Machines)
+	}
+	p := &Plan{Name: o.Name, Options: o, Site: s.Clone()}
+	p.Networks = planNetworks(o.Name, s.Networks)
+	p.Site.Machines = p.Site.Machines[:0]
+	for _, m := range s.Clone().Machines {
+		if !slices.ContainsFunc(selected, func(x site.Machine) bool { return x.Name == m.Name }) {
+			continue
+		}
+		mp, scaled, err := p.planMachine(m)
+		if err != nil {
+			return nil, fmt.Errorf("lab %s: machine %s: %w", o.Name, m.Name, err)
+		}
+		p.Machines = append(p.Machines, mp)
+		p.Site.Machines = append(p.Site.Machines, scaled)
+	}
+	if err := renameDisks(p.Site); err != nil {
+		return nil, fmt.Errorf("lab %s: %w", o.Name, err)
+	}
+	if err := p.Site.Validate(); err != nil {
+		return nil, fmt.Errorf("lab %s: the site as scaled for the lab: %w", o.Name, err)
+	}
+	if o.Dir != "" { // else Open checks the default
+		if err := p.checkPaths(o.Dir); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// checkPaths refuses a folder in which sockets would have too long names.
+func (p *Plan) checkPaths(dir string) error {
+	for _, m := range p.Machines {
+		if s := folder(dir).consoleUser(m.Name); len(s) > unixPathMax {
+			return fmt.Errorf("lab %s: the console socket %s has a name of %d bytes and the kernel allows %d: choose a shorter folder with --dir",
+				p.Name, s, len(s), unixPathMax)
+		}
+	}
+	return nil
+}
+
+// Machine finds a machine of the plan by name.
+func (p *Plan) Machine(name string) (MachinePlan, bool) {
+	i := slices.IndexFunc(p.Machines, func(m MachinePlan) bool { return m.Name == name })
+	if i < 0 {
+		return MachinePlan{}, false
+	}
+	return p.Machines[i], true
+}
+
+// Network finds a network of the plan by name.
+func (p *Plan) Network(name string) (NetworkPlan, bool) {
+	i := slices.IndexFunc(p.Networks, func(n NetworkPlan) bool { return n.Name == name })
+	if i < 0 {
+		return NetworkPlan{}, false
+	}
+	return p.Networks[i], true
+}
+
+func planNetworks(lab string, networks []site.Network) []NetworkPlan {
+	used := map[int]bool{}
+	for _, n := range networks {
+		used[n.VLAN] = true
+	}
+	free := 4094
+	var out []NetworkPlan
+	for _, n := range networks {
+		np := NetworkPlan{Name: n.Name, Prefix: n.Prefix, Server: n.Server, MTU: n.MTU, VLAN: n.VLAN,
+			Boot: n.Purpose == site.PurposeBoot, HostMAC: hostMAC(lab, n.Name)}
+		if np.VLAN == 0 {
+			for used[free] {
+				free--
+			}
+			np.VLAN = free
+			used[free] = true
+		}
+		if np.MTU == 0 {
+			np.MTU = 1500
+		}
+		out = append(out, np)
+	}
+	return out
+}
+
+// hostMAC is a locally administered address (IEEE 802 clause 8.2) for the
+// fabric's host on a network.
+func hostMAC(lab, network string) site.MAC {
+	sum := sha256.Sum256([]byte("host\x00" + lab + "\x00" + network))
+	return site.MAC{0x02, 0xfe, sum[0], sum[1], sum[2], sum[3]}
+}
+
+// domainUUID is a name-based UUID (RFC 9562 §5.8, version 8: SHA-256) of the
+// lab's folder and machine, so that labs of one site can live side by side.
+func domainUUID(lab, machine string) string {
+	sum := sha256.Sum256([]byte("domain\x00" + lab + "\x00" + machine))
+	sum[6] = sum[6]&0x0f | 0x80
+	sum[8] = sum[8]&0x3f | 0x80
+	h := hex.EncodeToString(sum[:16])
+	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
+}
