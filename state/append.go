@@ -165,9 +165,8 @@ func (w *writer) commit(ctx context.Context, batch []*appendRequest) error {
 		if err != nil {
 			return err
 		}
-		resp, err := w.store.cli.Txn(ctx).
-			If(clientv3.Compare(clientv3.ModRevision(keySeq), "=", w.revision)).
-			Then(tx.ops...).Commit()
+		unchanged := clientv3.Compare(clientv3.ModRevision(keySeq), "=", w.revision)
+		resp, err := w.store.txn(ctx, []clientv3.Cmp{unchanged}, tx.ops...)
 		if err != nil {
 			return w.store.wrap(ctx, "appending events", err)
 		}
@@ -202,7 +201,7 @@ func (w *writer) load(ctx context.Context, batch []*appendRequest) error {
 	if w.loaded && len(names) == 0 {
 		return nil
 	}
-	resp, err := s.cli.Txn(ctx).Then(ops...).Commit()
+	resp, err := s.txn(ctx, nil, ops...)
 	if err != nil {
 		return s.wrap(ctx, "reading the status of machines", err)
 	}

@@ -16,7 +16,7 @@ func (s *Store) Put(ctx context.Context, key string, value []byte) error {
 	}
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
-	_, err := s.cli.Put(bounded, prefixDocs+key, string(value))
+	_, err := s.txn(bounded, nil, clientv3.OpPut(prefixDocs+key, string(value)))
 	return s.wrap(bounded, "writing the document "+key, err)
 }
 
@@ -24,7 +24,7 @@ func (s *Store) Put(ctx context.Context, key string, value []byte) error {
 func (s *Store) Get(ctx context.Context, key string) (value []byte, ok bool, err error) {
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
-	resp, err := s.cli.Get(bounded, prefixDocs+key, s.reads()...)
+	resp, err := s.get(bounded, prefixDocs+key)
 	if err != nil {
 		return nil, false, s.wrap(bounded, "reading the document "+key, err)
 	}
@@ -39,7 +39,7 @@ func (s *Store) Get(ctx context.Context, key string) (value []byte, ok bool, err
 func (s *Store) List(ctx context.Context, prefix string) (map[string][]byte, error) {
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
-	resp, err := s.cli.Get(bounded, prefixDocs+prefix, s.reads(clientv3.WithPrefix())...)
+	resp, err := s.get(bounded, prefixDocs+prefix, clientv3.WithPrefix())
 	if err != nil {
 		return nil, s.wrap(bounded, "listing the documents "+prefix, err)
 	}
@@ -54,6 +54,6 @@ func (s *Store) List(ctx context.Context, prefix string) (map[string][]byte, err
 func (s *Store) Delete(ctx context.Context, key string) error {
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
-	_, err := s.cli.Delete(bounded, prefixDocs+key)
+	_, err := s.txn(bounded, nil, clientv3.OpDelete(prefixDocs+key))
 	return s.wrap(bounded, "removing the document "+key, err)
 }

@@ -92,12 +92,12 @@ func (s *Store) page(ctx context.Context, read func(context.Context, []*mvccpb.K
 ) (page, error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
-	opts := s.reads(clientv3.WithRange(to), clientv3.WithLimit(pageEvents),
-		clientv3.WithSort(clientv3.SortByKey, order), clientv3.WithRev(revision))
+	opts := []clientv3.OpOption{clientv3.WithRange(to), clientv3.WithLimit(pageEvents),
+		clientv3.WithSort(clientv3.SortByKey, order), clientv3.WithRev(revision)}
 	if strings.HasPrefix(from, prefixByMachine) {
 		opts = append(opts, clientv3.WithKeysOnly())
 	}
-	resp, err := s.cli.Get(ctx, from, opts...)
+	resp, err := s.get(ctx, from, opts...)
 	if err != nil {
 		return page{}, s.wrap(ctx, "reading events", err)
 	}
@@ -137,7 +137,7 @@ func (s *Store) readMachineEvents(ctx context.Context, kvs []*mvccpb.KeyValue, r
 		}
 		ops = append(ops, clientv3.OpGet(eventKey(seq), s.reads(clientv3.WithRev(revision))...))
 	}
-	resp, err := s.cli.Txn(ctx).Then(ops...).Commit()
+	resp, err := s.txn(ctx, nil, ops...)
 	if err != nil {
 		return nil, err
 	}
@@ -176,7 +176,7 @@ func (s *Store) Watch(ctx context.Context, q Query) iter.Seq2[Event, error] {
 			}
 			// The revision to go on from was compacted away while the watcher
 			// slept: read the past again, from the last event it has seen.
-			if errors.Is(err, rpctypes.ErrCompacted) {
+			if compacted(err) {
 				q = next
 				continue
 			}
@@ -189,9 +189,6 @@ func (s *Store) Watch(ctx context.Context, q Query) iter.Seq2[Event, error] {
 // watchOnce is one read of the past and one watch. It returns the query that
 // goes on from where it ended; no error means that the caller wants no more.
 func (s *Store) watchOnce(ctx context.Context, q Query, yield func(Event, error) bool) (Query, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
 	past, revision, err := s.snapshot(ctx, q)
 	if err != nil {
 		return q, err
@@ -203,9 +200,17 @@ func (s *Store) watchOnce(ctx context.Context, q Query, yield func(Event, error)
 		}
 		q.After = e.Seq
 	}
+	return s.follow(ctx, q, revision+1, yield)
+}
+
+// follow yields the events that are written from revision on.
+func (s *Store) follow(ctx context.Context, q Query, revision int64, yield func(Event, error) bool) (Query, error) {
+	watchCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
 	// WithRequireLeader: a member cut off from its cluster says so.
-	changes := s.cli.Watch(clientv3.WithRequireLeader(ctx), prefixEvents, clientv3.WithPrefix(),
-		clientv3.WithRev(revision+1), clientv3.WithFilterDelete())
+	changes := s.cli.Watch(clientv3.WithRequireLeader(watchCtx), prefixEvents, clientv3.WithPrefix(),
+		clientv3.WithRev(revision), clientv3.WithFilterDelete())
 	for resp := range changes {
 		if err := resp.Err(); err != nil {
 			return q, s.wrap(ctx, "watching events", err)
@@ -229,3 +234,6 @@ func (s *Store) watchOnce(ctx context.Context, q Query, yield func(Event, error)
 	}
 	return q, errors.New("watching events: etcd ended the watch; watch again")
 }
+
+// compacted reports that the revision asked for is no longer kept.
+func compacted(err error) bool { return errors.Is(err, rpctypes.ErrCompacted) }

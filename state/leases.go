@@ -50,8 +50,8 @@ func (s *Store) PutLease(ctx context.Context, l Lease) error {
 // tryLease decides on what it reads and writes if that is still so.
 func (s *Store) tryLease(ctx context.Context, l Lease) (bool, error) {
 	key, macKey := leaseKey(l.Network, l.Addr), leaseMACKey(l.Network, l.MAC)
-	resp, err := s.cli.Txn(ctx).Then(
-		clientv3.OpGet(key, s.reads()...), clientv3.OpGet(macKey, s.reads()...)).Commit()
+	resp, err := s.txn(ctx, nil,
+		clientv3.OpGet(key, s.reads()...), clientv3.OpGet(macKey, s.reads()...))
 	if err != nil {
 		return false, err
 	}
@@ -96,7 +96,7 @@ func (s *Store) tryLease(ctx context.Context, l Lease) (bool, error) {
 	case pointsHere:
 		ops = append(ops, clientv3.OpDelete(macKey))
 	}
-	done, err := s.cli.Txn(ctx).If(unchanged...).Then(ops...).Commit()
+	done, err := s.txn(ctx, unchanged, ops...)
 	if err != nil {
 		return false, err
 	}
@@ -108,7 +108,7 @@ func (s *Store) LeaseByMAC(ctx context.Context, network string, mac site.MAC) (L
 	doing := fmt.Sprintf("reading the lease of %s on %s", macText(mac), network)
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
-	resp, err := s.cli.Get(bounded, leaseMACKey(network, mac), s.reads()...)
+	resp, err := s.get(bounded, leaseMACKey(network, mac))
 	if err != nil {
 		return Lease{}, false, s.wrap(bounded, doing, err)
 	}
@@ -132,7 +132,7 @@ func (s *Store) LeaseByAddr(ctx context.Context, network string, addr netip.Addr
 	doing := fmt.Sprintf("reading the lease of %s on %s", addr, network)
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
-	resp, err := s.cli.Get(bounded, leaseKey(network, addr), s.reads()...)
+	resp, err := s.get(bounded, leaseKey(network, addr))
 	if err != nil {
 		return Lease{}, false, s.wrap(bounded, doing, err)
 	}
@@ -151,7 +151,7 @@ func (s *Store) LeaseByAddr(ctx context.Context, network string, addr netip.Addr
 func (s *Store) Leases(ctx context.Context) ([]Lease, error) {
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
-	resp, err := s.cli.Get(bounded, prefixLeases, s.reads(clientv3.WithPrefix())...)
+	resp, err := s.get(bounded, prefixLeases, clientv3.WithPrefix())
 	if err != nil {
 		return nil, s.wrap(bounded, "reading leases", err)
 	}
@@ -176,7 +176,7 @@ func (s *Store) DropLease(ctx context.Context, network string, addr netip.Addr) 
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
 	for { // until nobody else wrote in between; bounded bounds it
-		resp, err := s.cli.Get(bounded, key, s.reads()...)
+		resp, err := s.get(bounded, key)
 		if err != nil {
 			return s.wrap(bounded, doing, err)
 		}
@@ -194,7 +194,7 @@ func (s *Store) DropLease(ctx context.Context, network string, addr netip.Addr) 
 		if err == nil && !l.Declined {
 			ops = append(ops, clientv3.OpDelete(leaseMACKey(network, l.MAC)))
 		}
-		done, err := s.cli.Txn(bounded).If(sameRevision(key, kv)).Then(ops...).Commit()
+		done, err := s.txn(bounded, []clientv3.Cmp{sameRevision(key, kv)}, ops...)
 		if err != nil {
 			return s.wrap(bounded, doing, err)
 		}

@@ -36,7 +36,9 @@ func (s *Store) Lock(ctx context.Context, name string, ttl time.Duration) (*Lock
 	seconds := max(1, int((ttl+time.Second-1)/time.Second))
 	grantCtx, cancel := s.bound(ctx)
 	defer cancel()
-	grant, err := s.cli.Grant(grantCtx, int64(seconds))
+	grant, err := do(grantCtx, s, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
+		return s.cli.Grant(ctx, int64(seconds))
+	})
 	if err != nil {
 		return nil, s.wrap(grantCtx, doing, err)
 	}
@@ -102,6 +104,8 @@ func (l *Lock) Unlock(ctx context.Context) error {
 func (s *Store) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	ctx, cancel := s.bound(context.WithoutCancel(ctx))
 	defer cancel()
-	_, err := s.cli.Revoke(ctx, id)
+	_, err := do(ctx, s, func(ctx context.Context) (*clientv3.LeaseRevokeResponse, error) {
+		return s.cli.Revoke(ctx, id)
+	})
 	return err
 }

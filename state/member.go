@@ -152,6 +152,8 @@ func startEtcd(ctx context.Context, c *embed.Config, died *fatal) (*embed.Etcd, 
 	var r result
 	select {
 	case r = <-started:
+	case <-died.done: // in a goroutine of etcd's own
+		return nil, died.Err()
 	case <-ctx.Done():
 		return nil, fmt.Errorf("starting: %w", ctx.Err())
 	}
@@ -173,21 +175,24 @@ func startEtcd(ctx context.Context, c *embed.Config, died *fatal) (*embed.Etcd, 
 
 func (m *member) client() *clientv3.Client { return v3client.New(m.etcd.Server) }
 
-// close stops etcd and frees the directory. An etcd that gave up may never
-// stop; it is left behind then, as its files are already closed to writing.
-func (m *member) close() error {
-	stopped := make(chan struct{})
+// close stops etcd and its client, and frees the directory. An etcd that gave
+// up may never stop; it is left behind then.
+func (m *member) close(cli *clientv3.Client) error {
+	stopped := make(chan error, 1)
 	go func() {
-		defer close(stopped)
+		err := closeClient(cli)
 		m.etcd.Close()
+		stopped <- err
 	}()
 	timer := time.NewTimer(closeTimeout)
 	defer timer.Stop()
 	var err error
 	select {
-	case <-stopped:
+	case err = <-stopped:
 	case <-timer.C:
 		err = fmt.Errorf("etcd did not stop within %s", closeTimeout)
+	case <-m.died.done:
+		err = fmt.Errorf("etcd gave up: %w", m.died.Err())
 	}
 	return errors.Join(err, m.lock.Close())
 }

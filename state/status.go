@@ -41,7 +41,7 @@ func (s *Store) Statuses(ctx context.Context) ([]Status, error) {
 func (s *Store) statuses(ctx context.Context, doing string, gets []clientv3.Op) ([]Status, error) {
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
-	resp, err := s.cli.Txn(bounded).Then(gets...).Commit()
+	resp, err := s.txn(bounded, nil, gets...)
 	if err != nil {
 		return nil, s.wrap(bounded, doing, err)
 	}

@@ -45,10 +45,12 @@ const (
 	prefixDocs      = prefix + "doc/"
 )
 
-// openTimeout bounds Open; opTimeout bounds one request to etcd.
+// openTimeout bounds Open, probeTimeout its first request to a cluster, and
+// opTimeout every later request.
 const (
-	openTimeout = 30 * time.Second
-	opTimeout   = 15 * time.Second
+	openTimeout  = 30 * time.Second
+	probeTimeout = 5 * time.Second
+	opTimeout    = 15 * time.Second
 )
 
 // Store is state kept in etcd. Its methods may be called concurrently, and
@@ -115,7 +117,7 @@ func (s *Store) openDir(ctx context.Context, dir string) error {
 	s.member, s.cli = m, m.client()
 	// Nobody else can hold a lock of a directory that only we have open: what
 	// a killed process left would only delay us.
-	if _, err := s.cli.Delete(ctx, prefixLocks, clientv3.WithPrefix()); err != nil {
+	if _, err := s.txn(ctx, nil, clientv3.OpDelete(prefixLocks, clientv3.WithPrefix())); err != nil {
 		err = s.wrap(ctx, "clearing old locks", err)
 		return errors.Join(err, s.closeEtcd())
 	}
@@ -137,7 +139,7 @@ func (s *Store) openCluster(ctx context.Context, c Config) error {
 		return fmt.Errorf("%s: %w", s.where, err)
 	}
 	s.cli = cli
-	probe, stop := context.WithTimeout(ctx, 10*time.Second)
+	probe, stop := context.WithTimeout(ctx, probeTimeout)
 	defer stop()
 	if _, err := cli.Get(probe, keySeq); err != nil {
 		err = fmt.Errorf("%s does not answer; check the endpoints and certificates, and that the cluster has a leader: %w", s.where, err)
@@ -159,19 +161,23 @@ func (s *Store) Close() error {
 
 func (s *Store) closeEtcd() error {
 	var err error
-	if s.cli != nil {
-		err = s.cli.Close()
-		if errors.Is(err, context.Canceled) { // what clientv3 says of a context that ended
-			err = nil
-		}
-	}
 	if s.member != nil {
-		err = errors.Join(err, s.member.close())
+		err = s.member.close(s.cli)
+	} else {
+		err = closeClient(s.cli)
 	}
 	if err != nil {
 		return fmt.Errorf("closing %s: %w", s.where, err)
 	}
 	return nil
+}
+
+func closeClient(cli *clientv3.Client) error {
+	err := cli.Close()
+	if errors.Is(err, context.Canceled) { // what clientv3 says of a context that ended
+		return nil
+	}
+	return err
 }
 
 // errSlow is the cause of a request that took longer than opTimeout.
@@ -198,6 +204,47 @@ func (s *Store) wrap(ctx context.Context, doing string, err error) error {
 		err = fmt.Errorf("%s is full (%w): free or add space, or move old events to another store", s.where, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// do makes a request of etcd. An embedded etcd that gave up leaves requests
+// hanging whatever their context says: the request is left behind then, in
+// its goroutine, and s.ctx tells why.
+func do[T any](ctx context.Context, s *Store, request func(context.Context) (T, error)) (T, error) {
+	var none T
+	if s.ctx.Err() != nil {
+		return none, context.Cause(s.ctx)
+	}
+	type answer struct {
+		value T
+		err   error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		value, err := request(ctx)
+		answered <- answer{value, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.value, a.err
+	case <-s.ctx.Done():
+		return none, context.Cause(s.ctx)
+	case <-ctx.Done():
+		return none, ctx.Err()
+	}
+}
+
+// txn does then if every cmp holds; with no cmp it always does.
+func (s *Store) txn(ctx context.Context, cmps []clientv3.Cmp, then ...clientv3.Op) (*clientv3.TxnResponse, error) {
+	return do(ctx, s, func(ctx context.Context) (*clientv3.TxnResponse, error) {
+		return s.cli.Txn(ctx).If(cmps...).Then(then...).Commit()
+	})
+}
+
+// get reads a key or a range of keys.
+func (s *Store) get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	return do(ctx, s, func(ctx context.Context) (*clientv3.GetResponse, error) {
+		return s.cli.Get(ctx, key, s.reads(opts...)...)
+	})
 }
 
 // reads are the options of a read. An embedded store has one member, whose

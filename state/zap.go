@@ -44,11 +44,14 @@ type slogCore struct {
 	fields []zapcore.Field
 }
 
-// quiet are warnings that etcd gives of every embedded start and that ask
+// quiet are what etcd says of every embedded start or quick stop and that asks
 // nothing of anybody.
 var quiet = map[string]bool{
 	"Running http and grpc server on single port. This is not recommended for production.": true,
 	"simple token is not cryptographically signed":                                         true,
+	// What it says when it is closed before it has noted its own version.
+	"Failed to detect schema version":  true,
+	"failed to update storage version": true,
 }
 
 func (c *slogCore) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
