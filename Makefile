@@ -1,0 +1,64 @@
+# make demo    the main job, from nothing: a lab of two servers, deployed
+# make test    every test, the end-to-end one included
+# make bench   benchmarks
+# make         builds bin/fettle
+SHELL := /bin/bash
+# The Go that .ci/setup fetched, where the machine's own is too old.
+export PATH := $(CURDIR)/.cache/go/bin:$(PATH)
+export GOTOOLCHAIN := local
+TAGS := -tags libvirt_dlopen
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+ARCH := amd64
+AGENT := images/agentbin/fettle-agent-linux-$(ARCH)
+SOURCES := $(shell find . -name '*.go' -not -name '*_test.go' -not -path './.*') go.mod go.sum
+
+.PHONY: all setup demo demo-clean test unit lint e2e bench clean
+all: bin/fettle
+
+# The agent must be the same bytes wherever and whenever it is built.
+$(AGENT): $(shell find agent cmd/fettle-agent -name '*.go') go.mod go.sum
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o $@ ./cmd/fettle-agent
+
+bin/fettle: $(SOURCES) $(AGENT)
+	go build $(TAGS) -ldflags '-X main.version=$(VERSION)' -o $@ ./cmd/fettle
+
+setup:
+	@.ci/setup demo
+
+DEMO := FETTLE_STORE=$(CURDIR)/.demo/store FETTLE_LAB=two-gpu
+
+demo: setup
+	@$(MAKE) --no-print-directory bin/fettle
+	@labs/libvirtd.sh start
+	@mkdir -p .demo
+	$(DEMO) bin/fettle lab up --site examples/two-gpu
+	@echo
+	$(DEMO) bin/fettle lab exec gpu-02 -- 'hostname -f; uname -sr; ip -brief address show up; lsblk -o NAME,SIZE,SERIAL,FSTYPE,LABEL; lspci | grep -i display'
+
+demo-clean:
+	@if [ -x bin/fettle ] && $(DEMO) bin/fettle lab ls | grep -q '^two-gpu '; then $(DEMO) bin/fettle lab down --yes; fi
+	@labs/libvirtd.sh stop
+	rm -rf .demo
+
+test:
+	@.ci/setup test
+	@$(MAKE) --no-print-directory bin/fettle lint unit e2e
+
+lint:
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt would change: $$out"; exit 1; fi
+	go vet $(TAGS) ./...
+	CGO_ENABLED=0 go build -o /dev/null ./cmd/fettle
+
+unit: $(AGENT)
+	go test $(TAGS) -race -short -timeout 20m ./...
+
+# Real virtual machines: both firmwares in CI, one machine elsewhere.
+e2e: bin/fettle
+	@labs/libvirtd.sh start
+	go test $(TAGS) -timeout 60m ./...
+
+bench:
+	go test $(TAGS) -run '^$$' -bench . -benchmem ./...
+
+clean:
+	rm -rf bin $(AGENT)
