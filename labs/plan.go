@@ -28,9 +28,8 @@ type NetworkPlan struct {
 	Server netip.Addr // of the fabric's host on it; invalid = no host
 	MTU    int
 	Boot   bool
-	// VLAN is the fabric's own number of the network: the site's VLAN, or a free
-	// one counted down from 4094 for an untagged network, since every network is
-	// a broadcast domain of its own. Guests see untagged frames.
+	// VLAN is the site's; 0 is the untagged network, a segment of its own.
+	// Guests see untagged frames.
 	VLAN    int
 	HostMAC site.MAC
 }
@@ -118,12 +117,15 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 		return nil, fmt.Errorf("lab %s: a machine needs at least 256 MiB of memory (%s asked), 1 CPU (%d asked) and 64 MiB of disk (%s asked)",
 			o.Name, o.Memory, o.CPUs, o.DiskSize)
 	}
-	selected, err := s.Select(o.Machines...)
-	if err != nil {
-		return nil, fmt.Errorf("lab %s: %w", o.Name, err)
+	selected := s.Machines
+	if len(o.Machines) > 0 {
+		var err error
+		if selected, err = s.Select(o.Machines...); err != nil {
+			return nil, fmt.Errorf("lab %s: %w", o.Name, err)
+		}
 	}
 	if len(selected) == 0 {
-		return nil, fmt.Errorf("lab %s: no machine of site %s is selected by %q", o.Name, s.Name, o.Machines)
+		return nil, fmt.Errorf("lab %s: site %s has no machine to make: add one to its machines, or select others with --machines", o.Name, s.Name)
 	}
 	p := &Plan{Name: o.Name, Options: o, Site: s.Clone()}
 	p.Networks = planNetworks(o.Name, s.Networks)
@@ -183,22 +185,10 @@ func (p *Plan) Network(name string) (NetworkPlan, bool) {
 }
 
 func planNetworks(lab string, networks []site.Network) []NetworkPlan {
-	used := map[int]bool{}
-	for _, n := range networks {
-		used[n.VLAN] = true
-	}
-	free := 4094
 	var out []NetworkPlan
 	for _, n := range networks {
 		np := NetworkPlan{Name: n.Name, Prefix: n.Prefix, Server: n.Server, MTU: n.MTU, VLAN: n.VLAN,
 			Boot: n.Purpose == site.PurposeBoot, HostMAC: hostMAC(lab, n.Name)}
-		if np.VLAN == 0 {
-			for used[free] {
-				free--
-			}
-			np.VLAN = free
-			used[free] = true
-		}
 		if np.MTU == 0 {
 			np.MTU = 1500
 		}

@@ -1,0 +1,225 @@
+package labs
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/fettle-dev/fettle/site"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden files")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(want, []byte(got)) {
+		t.Errorf("%s differs (go test -update rewrites it); got:\n%s", path, got)
+	}
+}
+
+func TestNewPlanScales(t *testing.T) {
+	s := testSite(t)
+	before := s.Revision()
+	p, err := NewPlan(s, Options{Name: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.Revision() != before {
+		t.Error("NewPlan changed the site that it was given")
+	}
+	m := p.Site.Machines[0]
+	want := s.Machines[0]
+	want.CPUs, want.Memory = DefaultCPUs, DefaultMemory
+	want.Disks = []site.Disk{{Serial: "S6XXNE0T100001", Size: DefaultDiskSize}, {Serial: "VME-0000-0000-A00002", Size: 100 << 20}}
+	want.GPUs = []site.GPU{{Model: "virtio-gpu stand-in for NVIDIA H100 SXM5 80GB, ASPEED", PCI: "1af4:1050", Count: 8}}
+	if !reflect.DeepEqual(m, want) {
+		t.Errorf("effective machine = %+v; want %+v", m, want)
+	}
+	other, err := NewPlan(s, Options{Name: "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, b := p.Machines[0], other.Machines[0]; a.DomainUUID == b.DomainUUID || a.Domain == b.Domain || a.UUID != b.UUID {
+		t.Errorf("two labs of one site: domains %s %s and %s %s, machine UUIDs %s and %s; want different domains, the same machine",
+			a.Domain, a.DomainUUID, b.Domain, b.DomainUUID, a.UUID, b.UUID)
+	}
+}
+
+func TestNewPlanGolden(t *testing.T) {
+	o := Options{Machines: []string{"gpu-[01-02]"}, Dir: "/lab", URI: "qemu:///system"}
+	p, err := NewPlan(testSite(t), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := NewPlan(testSite(t), o)
+	if err != nil || !reflect.DeepEqual(p, again) {
+		t.Errorf("NewPlan twice: %v, equal %v; want the same plan", err, reflect.DeepEqual(p, again))
+	}
+	b, err := json.MarshalIndent(map[string]any{"networks": p.Networks, "machines": p.Machines}, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "plan.json", string(b)+"\n")
+}
+
+func TestDomainXMLGolden(t *testing.T) {
+	p, err := NewPlan(testSite(t), Options{Dir: "/lab"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := realization{dir: "/lab", accel: TCG, emulator: "/usr/bin/qemu-system-x86_64",
+		code: "/usr/share/OVMF/OVMF_CODE_4M.fd", vars: "/usr/share/OVMF/OVMF_VARS_4M.fd",
+		ports: map[string][]portPair{"gpu-01": {{20480, 20481}, {20482, 20483}, {20484, 20485}}, "gpu-02": {{20486, 20487}}}}
+	kvm := r
+	kvm.accel, kvm.dac = KVM, "+0:+0"
+	bridged := r
+	bridged.bridge = "br0"
+	for _, tt := range []struct {
+		name    string
+		machine int
+		r       realization
+		start   start
+	}{
+		{"bios-disk", 0, r, startDisk},
+		{"bios-network", 0, r, startNetwork},
+		{"uefi-disk", 1, r, startDisk},
+		{"uefi-network-kvm", 1, kvm, startNetwork},
+		{"uefi-http", 1, r, startHTTP},
+		{"uefi-bridge", 1, bridged, startDisk},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := domainXML(p.Name, p.Machines[tt.machine], tt.r, tt.start)
+			if err != nil {
+				t.Fatal(err)
+			}
+			golden(t, tt.name+".xml", got+"\n")
+			tag, _, ok := readTag(got)
+			if !ok || tag.Name != "hall" || tag.Machine != p.Machines[tt.machine].Name || tag.Dir != "/lab" {
+				t.Errorf("readTag(its XML) = %+v, %v; want the lab, the machine and the folder", tag, ok)
+			}
+		})
+	}
+}
+
+func TestNewPlanRefuses(t *testing.T) {
+	twins := testSite(t)
+	twins.Machines[0].Disks = []site.Disk{{Serial: "A-12345678901234567890"}, {Serial: "B-12345678901234567890"}}
+	for _, tt := range []struct {
+		name string
+		site *site.Site
+		o    Options
+		want string
+	}{
+		{"name", testSite(t), Options{Name: "a/b"}, `lab name "a/b"`},
+		{"accelerator", testSite(t), Options{Accel: "xen"}, `accelerator "xen"`},
+		{"little memory", testSite(t), Options{Memory: 1 << 20}, "at least 256 MiB"},
+		{"negative CPUs", testSite(t), Options{CPUs: -1}, "1 CPU (-1 asked)"},
+		{"unknown machine", testSite(t), Options{Machines: []string{"gpu-09"}}, "gpu-09"},
+		{"long folder", testSite(t), Options{Dir: "/" + strings.Repeat("d", 100)}, "shorter folder"},
+		{"serials that end alike", twins, Options{}, "end alike"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := NewPlan(tt.site, tt.o)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("NewPlan = %v; want an error with %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestReadTagForeign(t *testing.T) {
+	for _, tt := range []struct{ name, xml string }{
+		{"no metadata", `<domain><name>a</name></domain>`},
+		{"another's metadata", `<domain><metadata><x:lab xmlns:x="https://example.org/" name="a"/></metadata></domain>`},
+		{"two tags", `<domain><metadata><x:lab xmlns:x="` + metadataNS + `" name="a"/><x:lab xmlns:x="` + metadataNS + `" name="b"/></metadata></domain>`},
+		{"not XML", `<domain`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got, _, ok := readTag(tt.xml); ok {
+				t.Errorf("readTag = %+v, true; want false", got)
+			}
+		})
+	}
+}
+
+func TestClaim(t *testing.T) {
+	at := testTime
+	t.Run("new, again, and another lab's", func(t *testing.T) {
+		f := folder(filepath.Join(t.TempDir(), "lab"))
+		if err := f.claim("a", "u", at); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.claim("a", "u", at); err != nil {
+			t.Errorf("claim again = %v; want nil", err)
+		}
+		if err := f.claim("b", "u", at); !errors.Is(err, ErrForeign) {
+			t.Errorf("claim by another lab = %v; want ErrForeign", err)
+		}
+		if err := f.claim("a", "v", at); err == nil || !strings.Contains(err.Error(), "at u, not at v") {
+			t.Errorf("claim at another URI = %v; want an error that names both", err)
+		}
+		if err := f.removeAll(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(string(f)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("after removeAll: %v; want no folder", err)
+		}
+	})
+	t.Run("somebody's files", func(t *testing.T) {
+		f := folder(t.TempDir())
+		theirs := filepath.Join(string(f), "thesis.tex")
+		if err := os.WriteFile(theirs, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.claim("a", "u", at); !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "thesis.tex") {
+			t.Errorf("claim = %v; want ErrForeign that names the file", err)
+		}
+		if err := f.removeAll(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(theirs); err != nil {
+			t.Errorf("removeAll of a folder without a marker: %v; want the file left", err)
+		}
+	})
+	t.Run("one daemon", func(t *testing.T) {
+		f := folder(filepath.Join(t.TempDir(), "lab"))
+		if err := f.claim("a", "u", at); err != nil {
+			t.Fatal(err)
+		}
+		if got := f.daemon(); got != 0 {
+			t.Errorf("daemon() = %d; want 0", got)
+		}
+		lock, err := f.hold("a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.hold("a"); !errors.Is(err, ErrRunning) {
+			t.Errorf("hold twice = %v; want ErrRunning", err)
+		}
+		if got := f.daemon(); got != os.Getpid() {
+			t.Errorf("daemon() = %d; want %d", got, os.Getpid())
+		}
+		lock.Close()
+		if lock, err = f.hold("a"); err != nil {
+			t.Errorf("hold after the other let go = %v; want nil", err)
+		} else {
+			lock.Close()
+		}
+	})
+}
