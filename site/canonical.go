@@ -64,7 +64,7 @@ func deepCopy(v reflect.Value) reflect.Value {
 // tree is the canonical form before it is written: maps, lists, strings and
 // numbers, with defaults filled in and named things sorted.
 func (s *Site) tree() map[string]any {
-	c, table := s.Clone(), tables()
+	c, table := s.Clone(), format()
 	table.setDefaults(reflect.ValueOf(c).Elem())
 	c.derive()
 	if m, ok := table.encode(reflect.ValueOf(c).Elem()).(map[string]any); ok {
@@ -134,7 +134,7 @@ func (c Change) String() string {
 func Diff(a, b *Site) []Change {
 	var out []Change
 	ta, tb := a.tree(), b.tree()
-	for _, f := range tables().fields {
+	for _, f := range format().fields {
 		l, ok := f.kind.(list)
 		if !ok {
 			diffValue(&out, Change{What: "site"}, f.key, ta[f.key], tb[f.key])

@@ -19,7 +19,7 @@ type Entry struct {
 // Entry finds a thing by what it is ("machine", "network", ...) and its name.
 func (s *Site) Entry(what, name string) (Entry, error) {
 	var sorts []string
-	for _, f := range tables().fields {
+	for _, f := range format().fields {
 		l, ok := f.kind.(list)
 		if !ok {
 			continue

@@ -75,7 +75,7 @@ func (p *problems) at(path string) Pos {
 		}
 		i := strings.LastIndexAny(path, ".[")
 		if i < 0 {
-			return Pos{}
+			return p.pos[""]
 		}
 		path = path[:i]
 	}

@@ -196,7 +196,14 @@ type list struct {
 	sorted bool // order means nothing: the canonical form sorts by name
 }
 
-func (k list) label() string { return "list of " + k.of.label() }
+func (k list) label() string { return "list of " + plural(k.of.label()) }
+
+func plural(s string) string {
+	if strings.HasSuffix(s, "s") {
+		return s + "es"
+	}
+	return s + "s"
+}
 
 func (k list) schema() map[string]any {
 	return map[string]any{"type": "array", "items": k.of.schema()}
@@ -331,6 +338,7 @@ func freeValue(p *problems, n *yaml.Node, file, path string, depth int) any {
 
 // keyOf is the last part of a path, for messages: "nics[0].mac" → "mac".
 func keyOf(path string) string {
+	path = path[strings.LastIndexByte(path, '!')+1:] // behind a file's name: see load
 	if i := strings.LastIndexByte(path, '.'); i >= 0 {
 		path = path[i+1:]
 	}

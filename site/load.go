@@ -47,7 +47,7 @@ func Load(dir string) (*Site, error) {
 func load(fsys fs.FS) (*Site, error) {
 	p, s := newProblems(), &Site{}
 	p.pos[""] = Pos{mainFile, 1, 1}
-	l := &loader{problems: p, fsys: fsys, table: tables(), site: s, read: map[string]bool{}}
+	l := &loader{problems: p, fsys: fsys, table: format(), site: s, read: map[string]bool{}, whole: true}
 	includes := l.file(mainFile, true)
 	for _, g := range append(includes, defaultIncludes()...) {
 		names, err := fs.Glob(fsys, g)
@@ -61,9 +61,12 @@ func load(fsys fs.FS) (*Site, error) {
 			}
 		}
 	}
-	l.table.setDefaults(reflect.ValueOf(s).Elem())
-	s.derive()
-	s.validate(p)
+	if l.whole {
+		// What does not agree can be said only when everything was read.
+		l.table.setDefaults(reflect.ValueOf(s).Elem())
+		s.derive()
+		s.validate(p)
+	}
 	if err := p.err(); err != nil {
 		return nil, err
 	}
@@ -76,6 +79,7 @@ type loader struct {
 	table *object
 	site  *Site
 	read  map[string]bool
+	whole bool // every file was YAML
 }
 
 // file reads one file into the site and gives the patterns that it includes.
@@ -89,12 +93,13 @@ func (l *loader) file(name string, main bool) (includes []string) {
 		if errors.Is(err, fs.ErrNotExist) {
 			hint = "make a site folder with fettle init, or name one with --site"
 		}
+		l.whole = false
 		l.errs = append(l.errs, &Error{Pos: l.pos[at], Path: at, Msg: fmt.Sprintf("cannot be read: %v", err), Hint: hint, Err: err})
 		return nil
 	}
 	n, line, err := parseYAML(data)
 	if err != nil {
-		l.pos[at] = Pos{name, line, 1}
+		l.whole, l.pos[at] = false, Pos{name, line, 1}
 		l.add(at, "mend the YAML: look at the indentation and quotes of this line and the one before", "%v", err)
 		return nil
 	}
@@ -124,16 +129,25 @@ func (l *loader) file(name string, main bool) (includes []string) {
 			l.mark(here, name, key)
 			l.add(here, "move it to site.yaml", "%q belongs into site.yaml; a file beside it holds only %s", key.Value, strings.Join(known, ", "))
 		case !ok || !slices.Contains(known, key.Value):
+			l.bad[unknownSection] = true
 			l.mark(here, name, key)
 			l.add(here, meant(key.Value, known, ""), "unknown key %q of a site", key.Value)
-		case value.ShortTag() == "!!null" && f.kind != nil && isList(f.kind):
+		case value.ShortTag() == "!!null" && isList(f.kind):
 			// "machines:" with nothing behind it is an empty list: a file that is being begun.
+		case isList(f.kind) && value.Kind != yaml.SequenceNode:
+			// Its own path: the list's is that of the first file that has it.
+			l.bad[at] = true
+			l.mark(here, name, value)
+			l.decode(f.kind, value, name, here, reflect.New(v.FieldByName(f.goName).Type()).Elem())
 		default:
 			l.decode(f.kind, value, name, at, v.FieldByName(f.goName))
 		}
 	})
 	return includes
 }
+
+// unknownSection marks in problems.bad that some section was not understood.
+const unknownSection = "?"
 
 func isList(k kind) bool { _, ok := k.(list); return ok }
 

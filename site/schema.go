@@ -12,11 +12,11 @@ import (
 // Schema is the JSON Schema (draft 2020-12) of site.yaml, made from the
 // parser's own table. It knows shapes, not what must agree between things:
 // Load checks that.
-func Schema() []byte { return schemaOf(tables(), true) }
+func Schema() []byte { return schemaOf(format(), true) }
 
 // PartSchema is the schema of the files beside site.yaml, such as
 // machines/*.yaml.
-func PartSchema() []byte { return schemaOf(tables(), false) }
+func PartSchema() []byte { return schemaOf(format(), false) }
 
 func schemaOf(site *object, main bool) []byte {
 	defs := map[string]any{}

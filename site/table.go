@@ -3,22 +3,29 @@ package site
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 )
 
-// matching is text that must match a pattern, which JSON Schema knows too.
-func matching(name, pattern, want string) *scalar {
+// format is the table of the site's format, made once: it never changes.
+var format = sync.OnceValue(tables)
+
+// matching is text of at most n characters that must match a pattern; JSON
+// Schema knows both.
+func matching(name, pattern string, n int, want string) *scalar {
 	re := regexp.MustCompile(pattern)
 	return word(name, func(s string) (string, error) {
-		if !re.MatchString(s) {
+		if !re.MatchString(s) || utf8.RuneCountInString(s) > n {
 			return "", fmt.Errorf("%q is not a %s; %s", s, name, want)
 		}
 		return s, nil
-	}, func(s string) string { return s }, map[string]any{"pattern": pattern})
+	}, func(s string) string { return s }, map[string]any{"pattern": pattern, "maxLength": n})
 }
 
 // numeric lets a bare number stand for its own text: serial: 12345.
@@ -28,13 +35,13 @@ func numeric(k *scalar) *scalar {
 }
 
 func kindText(name string) *scalar {
-	return matching(name, `^[^\x00-\x1f\x7f]{1,256}$`, "write at most 256 characters on one line")
+	return matching(name, `^[^\x00-\x1f\x7f]+$`, 256, "write at most 256 characters on one line")
 }
 
 // RFC 1123 section 2.1: a label is letters, digits and inner hyphens, at most
 // 63; fettle wants lower case so that names compare as they read.
 func kindName() *scalar {
-	return matching("name", `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`, "use lower-case letters, digits and inner hyphens, at most 63 (RFC 1123)")
+	return matching("name", `^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`, 63, "use lower-case letters, digits and inner hyphens, at most 63 (RFC 1123)")
 }
 
 func kindReference(to string) *scalar {
@@ -44,8 +51,18 @@ func kindReference(to string) *scalar {
 }
 
 func kindDomain() *scalar {
-	return matching("DNS domain", `^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?){0,15}$`,
+	k := matching("DNS domain", `^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`, 253,
 		"use lower-case labels joined by dots, such as dc1.example.org, without a dot at the end")
+	whole := k.parse
+	k.parse = func(s string) (reflect.Value, error) {
+		for label := range strings.SplitSeq(s, ".") {
+			if len(label) > 63 { // RFC 1035 section 2.3.4
+				return reflect.Value{}, fmt.Errorf("%q has a label of more than 63 characters; shorten it", s)
+			}
+		}
+		return whole(s)
+	}
+	return k
 }
 
 func kindMAC() *scalar {
@@ -128,10 +145,10 @@ func tables() *object {
 	name := func(of string) field {
 		return field{key: "name", goName: "Name", kind: kindName(), required: true, doc: "what others call this " + of + " by"}
 	}
-	account := `^[a-z_][a-z0-9_-]{0,31}$`
+	account := `^[a-z_][a-z0-9_-]*$`
 	addrs := list{of: kindAddr()}
-	debianPackages := list{of: matching("Debian package name", `^[a-z0-9][a-z0-9+.-]+$`, "see Debian Policy 5.6.7")}
-	words := list{of: matching("word", `^[A-Za-z0-9][A-Za-z0-9._/+-]*$`, "use letters, digits and . _ / + -")}
+	debianPackages := list{of: matching("Debian package name", `^[a-z0-9][a-z0-9+.-]+$`, 128, "see Debian Policy 5.6.7")}
+	words := list{of: matching("word", `^[A-Za-z0-9][A-Za-z0-9._/+-]*$`, 128, "use letters, digits and . _ / + -")}
 
 	pool := &object{name: "pool", doc: "An inclusive range of addresses for clients without a reservation.", fields: []field{
 		{key: "from", goName: "From", kind: kindAddr(), required: true, doc: "first address"},
@@ -177,7 +194,7 @@ func tables() *object {
 	}}
 	gpu := &object{name: "GPU", doc: "A group of like GPUs.", fields: []field{
 		{key: "model", goName: "Model", kind: kindText("text"), doc: "for people, such as NVIDIA H100 SXM5 80GB"},
-		{key: "pci", goName: "PCI", kind: matching("PCI id", `^[0-9a-f]{4}:[0-9a-f]{4}$`, "write vendor:device in lower-case hex, such as 10de:2330"), required: true, doc: "vendor:device as lspci -n shows it"},
+		{key: "pci", goName: "PCI", kind: matching("PCI id", `^[0-9a-f]{4}:[0-9a-f]{4}$`, 9, "write vendor:device in lower-case hex, such as 10de:2330"), required: true, doc: "vendor:device as lspci -n shows it"},
 		{key: "count", goName: "Count", kind: integer{"GPUs", 1, 64}, def: "1", doc: "how many"},
 	}}
 	onDifference := oneOf("choice", Stop, Warn)
@@ -206,9 +223,9 @@ func tables() *object {
 		{key: "swap", goName: "Swap", kind: kindBytes(), derived: "none", doc: "size of a swap partition"},
 	}}
 	user := &object{name: "user", doc: "An account on the installed OS.", fields: []field{
-		{key: "name", goName: "Name", kind: matching("user name", account, "use lower-case letters, digits, _ and -, at most 32"), required: true, doc: "login name"},
-		{key: "groups", goName: "Groups", kind: list{of: matching("group name", account, "use lower-case letters, digits, _ and -, at most 32")}, doc: "further groups"},
-		{key: "shell", goName: "Shell", kind: matching("path", `^/[A-Za-z0-9._/+-]+$`, "write an absolute path"), def: "/bin/bash", doc: "login shell"},
+		{key: "name", goName: "Name", kind: matching("user name", account, 32, "use lower-case letters, digits, _ and -, at most 32"), required: true, doc: "login name"},
+		{key: "groups", goName: "Groups", kind: list{of: matching("group name", account, 32, "use lower-case letters, digits, _ and -, at most 32")}, doc: "further groups"},
+		{key: "shell", goName: "Shell", kind: matching("path", `^/[A-Za-z0-9._/+-]+$`, 128, "write an absolute path"), def: "/bin/bash", doc: "login shell"},
 		{key: "sudo", goName: "Sudo", kind: truth{}, doc: "may become root without a password"},
 		{key: "ssh-keys", goName: "SSHKeys", kind: list{of: kindSSHKey()}, doc: "authorized_keys lines"},
 	}}
@@ -216,7 +233,7 @@ func tables() *object {
 		name("profile"),
 		{key: "image", goName: "Image", kind: kindReference("image"), required: true, doc: "what is written to its disk"},
 		{key: "layout", goName: "Layout", kind: layout, doc: "where to"},
-		{key: "kernel-args", goName: "KernelArgs", kind: list{of: matching("kernel argument", `^[A-Za-z0-9._,:=/@%+~^*()\[\]-]+$`, "one argument an item, without spaces or quotes")}, doc: "arguments of the installed kernel"},
+		{key: "kernel-args", goName: "KernelArgs", kind: list{of: matching("kernel argument", `^[A-Za-z0-9._,:=/@%+~^*()\[\]-]+$`, 512, "one argument an item, without spaces or quotes")}, doc: "arguments of the installed kernel"},
 		{key: "users", goName: "Users", kind: list{of: user, sorted: true}, doc: "accounts"},
 		{key: "packages", goName: "Packages", kind: debianPackages, doc: "Debian packages beyond the image's own"},
 		{key: "bios", goName: "BIOS", kind: open{}, doc: "firmware settings, by the BMC's names"},
@@ -225,7 +242,7 @@ func tables() *object {
 	image := &object{name: "image", doc: "An OS image.", fields: []field{
 		name("image"),
 		{key: "os", goName: "OS", kind: oneOf("operating system", "debian"), required: true, doc: "what it is"},
-		{key: "suite", goName: "Suite", kind: matching("suite", `^[a-z][a-z0-9.-]*$`, "write a code name, such as bookworm"), required: true, doc: "release, such as bookworm"},
+		{key: "suite", goName: "Suite", kind: matching("suite", `^[a-z][a-z0-9.-]*$`, 64, "write a code name, such as bookworm"), required: true, doc: "release, such as bookworm"},
 		{key: "components", goName: "Components", kind: words, def: "[main]", doc: "parts of the archive"},
 		{key: "arch", goName: "Arch", kind: oneOf("architecture", "amd64", "arm64"), def: "amd64", doc: "Debian architecture"},
 		{key: "packages", goName: "Packages", kind: debianPackages, doc: "packages of every machine with this image"},

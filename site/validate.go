@@ -12,7 +12,7 @@ import (
 // The error is [Errors] without positions.
 func (s *Site) Validate() error {
 	c, p := s.Clone(), newProblems()
-	tables().setDefaults(reflect.ValueOf(c).Elem())
+	format().setDefaults(reflect.ValueOf(c).Elem())
 	c.derive()
 	c.validate(p)
 	return p.err()
@@ -24,6 +24,7 @@ type validator struct {
 	s        *Site
 	networks map[string]*Network
 	names    map[string][]string // "profile" → known names
+	partial  map[string]bool     // "profile": some of them were not understood
 	addrs    map[netip.Addr]owner
 	macs     map[MAC]owner
 	serials  map[string]owner
@@ -37,11 +38,11 @@ type owner struct{ who, path string }
 func (s *Site) validate(p *problems) {
 	v := &validator{
 		problems: p, s: s,
-		networks: map[string]*Network{}, names: map[string][]string{},
+		networks: map[string]*Network{}, names: map[string][]string{}, partial: map[string]bool{},
 		addrs: map[netip.Addr]owner{}, macs: map[MAC]owner{},
 		serials: map[string]owner{}, uuids: map[string]owner{}, disks: map[string]owner{},
 	}
-	tables().check(p, "", reflect.ValueOf(s).Elem())
+	format().check(p, "", reflect.ValueOf(s).Elem())
 	v.uniqueNames()
 	v.checkNetworks()
 	for i := range s.Machines {
@@ -71,16 +72,19 @@ func unique[K comparable](v *validator, taken map[K]owner, key K, what, who, pat
 // uniqueNames reports two things of one sort with one name, and learns names.
 func (v *validator) uniqueNames() {
 	site := reflect.ValueOf(v.s).Elem()
-	for _, f := range tables().fields {
+	for _, f := range format().fields {
 		l, ok := f.kind.(list)
 		if !ok {
 			continue
 		}
 		what, items, taken := l.of.label(), site.FieldByName(f.goName), map[string]owner{}
+		v.partial[what] = v.bad[unknownSection] || v.bad[f.key]
 		for i := range items.Len() {
 			name := items.Index(i).FieldByName("Name").String()
 			unique(v, taken, name, "name", "a "+what, fmt.Sprintf("%s[%d].name", f.key, i), "rename one of them")
-			if name != "" {
+			if name == "" {
+				v.partial[what] = true
+			} else {
 				v.names[what] = append(v.names[what], name)
 			}
 		}
@@ -92,7 +96,7 @@ func (v *validator) uniqueNames() {
 
 // refers reports a name that nothing has.
 func (v *validator) refers(who, to, name, path string) {
-	if name != "" && !slices.Contains(v.names[to], name) {
+	if name != "" && !slices.Contains(v.names[to], name) && !v.partial[to] {
 		v.add(path, meant(name, v.names[to], fmt.Sprintf("the site has no %ss yet: add one", to)), "%s: there is no %s %q", who, to, name)
 	}
 }

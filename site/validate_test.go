@@ -1,0 +1,258 @@
+package site
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+// base is a right site in one file; the tests change one line of it.
+const base = `name: base
+domain: example.org
+networks:
+  - name: prov
+    purpose: boot
+    prefix: 10.0.0.0/24
+    server: 10.0.0.1
+    pools:
+      - {from: 10.0.0.100, to: 10.0.0.199}
+  - name: bmc
+    purpose: bmc
+    prefix: 10.1.0.0/24
+    vlan: 20
+racks:
+  - {name: r1, units: 10}
+machines:
+  - name: m1
+    rack: r1
+    unit: 1
+    height: 2
+    serial: S1
+    firmware: bios
+    bmc: {address: 10.1.0.11, secret: pw, mac: "02:00:00:00:01:01"}
+    nics:
+      - {mac: "02:00:00:00:00:01", network: prov, address: 10.0.0.11, boot: true}
+    disks:
+      - {serial: D1, size: 1TB}
+    profile: p1
+  - name: m2
+    rack: r1
+    unit: 3
+    serial: S2
+    firmware: uefi
+    bmc: {address: 10.1.0.12, secret: pw}
+    nics:
+      - {mac: "02:00:00:00:00:02", network: prov, boot: true}
+      - {mac: "02:00:00:00:00:03"}
+    disks:
+      - {serial: D2}
+    profile: p1
+profiles:
+  - name: p1
+    image: i1
+    users:
+      - {name: ops}
+images:
+  - {name: i1, os: debian, suite: bookworm}
+secrets:
+  - {name: pw}
+`
+
+func loadText(text string) (*Site, error) {
+	return load(fstest.MapFS{"site.yaml": {Data: []byte(text)}})
+}
+
+func TestBadSites(t *testing.T) {
+	const (
+		m2nic = `{mac: "02:00:00:00:00:02", network: prov, boot: true}`
+		m1nic = `{mac: "02:00:00:00:00:01", network: prov, address: 10.0.0.11, boot: true}`
+	)
+	tests := []struct {
+		name     string
+		old, new string
+		want     string // the whole error, or its lines
+	}{
+		{"unknown key", "    serial: S2", "    serail: S2", `site.yaml:32:5: unknown key "serail" of a machine; did you mean "serial"?
+site.yaml:29:5: machine m2 has no "serial"`},
+		{"unknown top key", "racks:", "rakcs:", `unknown key "rakcs" of a site; did you mean "racks"?`},
+		{"key twice", "    unit: 3", "    unit: 3\n    unit: 4", `site.yaml:32:5: key "unit" is here twice (first on line 31); keep one of them`},
+		{"wrong type: text", "unit: 3", "unit: three", `site.yaml:31:11: unit must be a whole number, not the text "three"; write a number from 1 to 100`},
+		{"wrong type: list", "disks:\n      - {serial: D2}", "disks: D2", `disks must be a list of disks, not the text "D2"`},
+		{"wrong type: mapping", "- {serial: D2}", "- D2", `a disk must be a mapping, not the text "D2"; write its keys (serial, model, size) as lines`},
+		{"wrong type: truth", "prov, boot: true}\n      - {mac", "prov, boot: yes}\n      - {mac", `boot must be true or false, not the text "yes"`},
+		{"number as name", "- {name: r1,", "- {name: 1,", `name must be a name, not the number 1; write it in quotes: "1"`},
+		{"out of range", "vlan: 20", "vlan: 5000", `vlan is 5000, out of range; write a number from 0 to 4094`},
+		{"alias", "domain: example.org", "domain: &d example.org\nracks: *d", `is a YAML alias`},
+		{"not YAML", "domain: example.org", "domain: [", `not YAML: `},
+		{"second document", "secrets:", "---\nsecrets:", `a site file is one YAML document; there is a second one behind ---`},
+		{"missing name", "name: base\n", "", `site.yaml:1:1: the site has no "name"`},
+		{"name syntax", "name: m2", "name: M_2", `name: "M_2" is not a name; use lower-case letters, digits and inner hyphens, at most 63 (RFC 1123)`},
+		{"domain syntax", "domain: example.org", "domain: example.org.", `"example.org." is not a DNS domain`},
+		{"firmware", "firmware: uefi", "firmware: uefii", `"uefii" is no firmware; did you mean "uefi"?`},
+		{"image OS", "os: debian", "os: debain", `"debain" is no operating system; did you mean "debian"?`},
+		{"size", "size: 1TB", "size: lots", `"lots" is not a size`},
+		{"ssh key", "{name: ops}", "{name: ops, ssh-keys: [ssh-ed25519 AAAA]}", `"ssh-ed25519 AAAA" is not an ssh public key; paste one whole line`},
+		{"kernel argument", "    users:", "    kernel-args: ['a b']\n    users:", `"a b" is not a kernel argument`},
+		{"MAC syntax", `{mac: "02:00:00:00:00:03"}`, `{mac: "02:00:00:00:00"}`, `"02:00:00:00:00" is not a MAC address`},
+		{"multicast MAC", `{mac: "02:00:00:00:00:03"}`, `{mac: "03:00:00:00:00:03"}`, `is not the address of one port`},
+		{"host bits", "10.0.0.0/24", "10.0.0.7/24", `10.0.0.7/24 has host bits; did you mean "10.0.0.0/24"?`},
+		{"IPv6 prefix", "10.0.0.0/24", "2001:db8::/64", `is not an IPv4 prefix`},
+
+		{"name twice", "name: m2", "name: m1", `site.yaml:29:11: a machine: name m1 is already that of a machine (site.yaml:17:11); rename one of them`},
+		{"serial twice", "serial: S2", "serial: S1", `site.yaml:32:13: machine m2: serial S1 is already that of machine m1 (site.yaml:21:13); read it again`},
+		{"disk serial twice", "serial: D2", "serial: D1", `machine m2: disk serial D1 is already that of machine m1`},
+		{"MAC twice", `"02:00:00:00:00:03"`, `"02-00-00-00-00-01"`, `machine m2: MAC address 02:00:00:00:00:01 is already that of machine m1 (site.yaml:25:15)`},
+		{"NIC has BMC's MAC", `"02:00:00:00:00:03"`, `"02:00:00:00:01:01"`, `MAC address 02:00:00:00:01:01 is already that of machine m1's BMC`},
+		{"address twice", m2nic, strings.Replace(m2nic, "boot", "address: 10.0.0.11, boot", 1), `machine m2: address 10.0.0.11 is already that of machine m1`},
+		{"server's address", m2nic, strings.Replace(m2nic, "boot", "address: 10.0.0.1, boot", 1), `machine m2: address 10.0.0.1 is already that of network prov's server`},
+		{"BMC address twice", "10.1.0.12", "10.1.0.11", `machine m2's BMC: address 10.1.0.11 is already that of machine m1's BMC`},
+		{"outside", "10.0.0.11", "10.0.2.11", `site.yaml:25:60: machine m1: address 10.0.2.11 is outside network prov (10.0.0.0/24); use an address from 10.0.0.1 to 10.0.0.254`},
+		{"on another network", "10.0.0.11", "10.1.0.99", `use an address from 10.0.0.1 to 10.0.0.254, or network bmc, which it is on`},
+		{"network address", "10.0.0.11", "10.0.0.0", `10.0.0.0 is the address of network prov itself; the first host is 10.0.0.1`},
+		{"broadcast address", "10.0.0.11", "10.0.0.255", `10.0.0.255 is the broadcast address of network prov; the last host is 10.0.0.254`},
+		{"server outside", "server: 10.0.0.1\n", "server: 10.9.0.1\n", `network prov: server 10.9.0.1 is outside network prov`},
+		{"no server", "    server: 10.0.0.1\n", "", `network prov is for booting but has no server address`},
+		{"overlap", "prefix: 10.1.0.0/24", "prefix: 10.0.0.0/8", `network bmc: 10.0.0.0/8 overlaps 10.0.0.0/24 of network prov`},
+		{"same VLAN", "    vlan: 20\n", "", `network bmc is untagged, as is network prov; give each network its own vlan`},
+		{"pool backwards", "to: 10.0.0.199", "to: 10.0.0.99", `a pool from 10.0.0.100 to 10.0.0.99 is backwards; swap from and to`},
+		{"pools overlap", "      - {from: 10.0.0.100, to: 10.0.0.199}", "      - {from: 10.0.0.100, to: 10.0.0.199}\n      - {from: 10.0.0.150, to: 10.0.0.210}", `pool 10.0.0.150-10.0.0.210 overlaps pool 10.0.0.100-10.0.0.199`},
+		{"pool outside", "to: 10.0.0.199", "to: 10.0.1.199", `pool end 10.0.1.199 is outside network prov`},
+		{"BMC on no network", "10.1.0.12", "10.7.0.12", `machine m2: BMC address 10.7.0.12 is on no network of purpose bmc`},
+		{"BMC on boot network", "{address: 10.1.0.12,", "{address: 10.0.0.12, network: prov,", `machine m2: network prov is for boot, not for BMCs`},
+		{"same units", "unit: 3", "unit: 2", `machine m2: unit 2 of rack r1 is already machine m1's`},
+		{"above the rack", "unit: 3", "unit: 11", `machine m2 reaches unit 11, but rack r1 has 10 units`},
+		{"unit without rack", "    rack: r1\n    unit: 3", "    unit: 3", `machine m2 stands in unit 3 of no rack`},
+		{"unknown rack", "rack: r1\n    unit: 3", "rack: r2\n    unit: 3", `there is no rack "r2"; did you mean "r1"?`},
+		{"unknown profile", "profile: p1\nprofiles", "profile: p2\nprofiles", `site.yaml:40:14: machine m2: there is no profile "p2"; did you mean "p1"?`},
+		{"unknown image", "image: i1", "image: debian", `profile p1: there is no image "debian"; known: i1`},
+		{"unknown network", "network: prov, boot", "network: prvo, boot", `there is no network "prvo"; did you mean "prov"?`},
+		{"unknown secret", "10.1.0.12, secret: pw", "10.1.0.12, secret: pww", `machine m2's BMC: there is no secret "pww"; did you mean "pw"?`},
+		{"no boot port", m2nic, `{mac: "02:00:00:00:00:02", network: prov}`, `machine m2 has no port that boots; add boot: true`},
+		{"two boot ports", `{mac: "02:00:00:00:00:03"}`, `{mac: "02:00:00:00:00:03", network: prov, boot: true}`, `machine m2 boots from more than one port`},
+		{"boots nowhere", m2nic, `{mac: "02:00:00:00:00:02", boot: true}`, `machine m2 boots from a port that is on no network`},
+		{"boots from BMC network", m1nic, `{mac: "02:00:00:00:00:01", network: bmc, address: 10.1.0.99, boot: true}`, `machine m1 boots from network bmc, which is for bmc`},
+		{"address without network", `{mac: "02:00:00:00:00:03"}`, `{mac: "02:00:00:00:00:03", address: 10.0.0.9}`, `a port with address 10.0.0.9 is on no network`},
+		{"no address, no pool", "    pools:\n      - {from: 10.0.0.100, to: 10.0.0.199}\n", "", `machine m2 has no address on network prov, which has no pool`},
+		{"no disk", "    disks:\n      - {serial: D2}\n", "", `machine m2 lists no disk, so profile p1 cannot tell where to write`},
+		{"first disk unknown", "{serial: D2}", "{size: 1TB}", `profile p1 writes to the first disk, whose serial is not said`},
+		{"layout's serial", "    image: i1\n", "    image: i1\n    layout: {disk: D1}\n", `machine m2 has no disk "D1", which profile p1 writes to; did you mean "D2"?`},
+		{"user twice", "- {name: ops}", "- {name: ops}\n      - {name: ops}", `profile p1: a user: name ops is already that of profile p1: a user`},
+		{"include of nothing", "name: base", "name: base\ninclude: [more/*.yaml]", `site.yaml:2:11: "more/*.yaml" matches no file`},
+		{"include outside", "name: base", "name: base\ninclude: [../*.yaml]", `"../*.yaml" is not a path inside the site folder`},
+	}
+	if _, err := loadText(base); err != nil {
+		t.Fatalf("load(base) = %v; want nil", err)
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if strings.Count(base, tt.old) != 1 {
+				t.Fatalf("base holds %q %d times; want once", tt.old, strings.Count(base, tt.old))
+			}
+			_, err := loadText(strings.Replace(base, tt.old, tt.new, 1))
+			var errs Errors
+			if !errors.As(err, &errs) {
+				t.Fatalf("load() = %v; want Errors", err)
+			}
+			for want := range strings.Lines(tt.want) {
+				if !strings.Contains(err.Error(), strings.TrimSpace(want)) {
+					t.Errorf("load() =\n%v\nwant a line with\n%s", err, want)
+				}
+			}
+			for _, e := range errs {
+				if e.Pos.File == "" || e.Pos.Line < 1 || e.Pos.Column < 1 {
+					t.Errorf("error %q has position %+v; want file, line and column", e.Msg, e.Pos)
+				}
+			}
+			if most := strings.Count(tt.want, "\n") + 2; len(errs) > most {
+				t.Errorf("load() gives %d errors for one mistake; want at most %d:\n%v", len(errs), most, err)
+			}
+		})
+	}
+}
+
+// All errors of all files are found at once, in the order of the files.
+func TestAllErrorsAtOnce(t *testing.T) {
+	_, err := load(fstest.MapFS{
+		"site.yaml":       {Data: []byte(strings.Replace(base, "vlan: 20", "vlan: many", 1))},
+		"machines/a.yaml": {Data: []byte("machines:\n  - nmae: x\nname: y\n")},
+		"machines/b.yaml": {Data: []byte("machines: {}\n")},
+		"machines/c.yaml": {Data: []byte("machines:\n# to be filled\n")},
+		"profiles/d.yaml": {Data: []byte("- p\n")},
+	})
+	var errs Errors
+	if !errors.As(err, &errs) {
+		t.Fatalf("load() = %v; want Errors", err)
+	}
+	for _, want := range []string{
+		`machines/a.yaml:2:5: unknown key "nmae" of a machine; did you mean "name"?`,
+		`machines/a.yaml:3:1: "name" belongs into site.yaml; a file beside it holds only networks, racks,`,
+		`machines/b.yaml:1:11: machines must be a list of machines, not a mapping`,
+		`profiles/d.yaml:1:1: the file must be a mapping, not a list`,
+		`site.yaml:13:11: vlan must be a whole number, not the text "many"`,
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("load() =\n%v\nwant a line with\n%s", err, want)
+		}
+	}
+	for i := 1; i < len(errs); i++ {
+		a, b := errs[i-1].Pos, errs[i].Pos
+		if a.File > b.File || (a.File == b.File && a.Line > b.Line) {
+			t.Errorf("%s comes before %s; want file order", a, b)
+		}
+	}
+}
+
+func TestUUIDs(t *testing.T) {
+	s, err := loadText(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Fixed for ever: an installed machine's identity follows from it.
+	if got, want := s.Machines[0].UUID, "cb7ee9ee-b9fb-5d60-9de6-0a0db1b3b2a3"; got != SerialUUID("S1") || len(got) != len(want) {
+		t.Errorf("UUID of serial S1 = %s; want %s", got, SerialUUID("S1"))
+	}
+	same := strings.ReplaceAll(strings.ReplaceAll(base, "serial: S1", "serial: S1\n    uuid: 6BA7B810-9dad-11d1-80b4-00c04fd430c8"), "serial: S2", "serial: S2\n    uuid: 6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+	if _, err := loadText(same); err == nil || !strings.Contains(err.Error(), "machine m2: UUID 6ba7b810-9dad-11d1-80b4-00c04fd430c8 is already that of machine m1") {
+		t.Errorf("load() of two machines with one UUID = %v; want it refused", err)
+	}
+}
+
+// A Site made in Go is held to the same rules; errors say the path.
+func TestValidateGoMade(t *testing.T) {
+	s, err := loadText(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := s.Clone()
+	good.Machines = good.Machines[:1]
+	good.Networks[0].MTU = 0 // a default
+	if err := good.Validate(); err != nil {
+		t.Errorf("Validate() of a derived site = %v; want nil", err)
+	}
+	tests := []struct {
+		name   string
+		change func(*Site)
+		want   string
+	}{
+		{"name", func(s *Site) { s.Machines[1].Name = "No Good" }, `machines[1].name: name: "No Good" is not a name`},
+		{"enum", func(s *Site) { s.Machines[1].Firmware = "openboot" }, `machines[1].firmware: firmware: "openboot" is no firmware`},
+		{"range", func(s *Site) { s.Networks[0].VLAN = -1 }, `networks[0].vlan: vlan is -1, out of range`},
+		{"duplicate", func(s *Site) { s.Machines[1].NICs[0].MAC = s.Machines[0].NICs[0].MAC }, `machines[1].nics[0].mac: machine m2: MAC address`},
+		{"empty item", func(s *Site) { s.Profiles[0].Packages = []string{""} }, `profiles[0].packages[0]: item 1 of packages is empty`},
+		{"settings", func(s *Site) { s.Profiles[0].BIOS = map[string]any{"f": func() {}} }, `profiles[0].bios: bios cannot be written as JSON`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			c := s.Clone()
+			tt.change(c)
+			err := c.Validate()
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Validate() = %v; want %q", err, tt.want)
+			}
+		})
+	}
+	if err := s.Validate(); err != nil {
+		t.Errorf("Validate() of the original = %v; want nil: a clone shares memory", err)
+	}
+}
