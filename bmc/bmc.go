@@ -1,6 +1,11 @@
 // Package bmc speaks to one machine's management controller: power, next boot,
 // identify light, inventory. It is the only importer of bmclib. It knows
 // nothing of racks or of why it is asked.
+//
+// A [Target] says where a BMC is and how to be sure that it is the right one;
+// [Open] makes a [Client] of it: one login, one session, until Close. Every
+// operation is bounded in time, and every change is read back. [Each] does one
+// thing to many BMCs at once. Decisions are in BMC.md.
 package bmc
 
 import (
@@ -50,9 +55,9 @@ const (
 
 // NextBoot is a boot override.
 type NextBoot struct {
-	Device    Device
-	Permanent bool // false: for the next boot only
-	UEFI      bool
+	Device    Device `json:"device"`
+	Permanent bool   `json:"permanent"` // false: for the next boot only
+	UEFI      bool   `json:"uefi"`
 }
 
 // Protocol is how to speak to the BMC.
@@ -63,9 +68,6 @@ const (
 	Redfish Protocol = "redfish"
 	IPMI    Protocol = "ipmi"
 )
-
-// Password prints as "[secret]"; its value is given to BMCs only.
-type Password string
 
 // Target is one BMC. Its Dial and RootCAs let it live on any network stack.
 type Target struct {
@@ -83,6 +85,9 @@ type Target struct {
 	Insecure    bool   // any certificate; said in the log
 	Logger      *slog.Logger
 	Timeout     time.Duration // of one operation, default 30 s
+	// PowerWait is how long SetPower waits for the machine to follow; default
+	// 60 s, and 5 min for Shutdown.
+	PowerWait time.Duration
 }
 
 // ErrPassword means that the BMC refused the user name or password. It is not
@@ -94,26 +99,19 @@ var ErrUnsupported = errors.New("the BMC cannot do that")
 
 // Status is what one look at a BMC tells.
 type Status struct {
-	Power    Power
-	Boot     NextBoot
-	Identify bool
-	Health   string
-	Vendor   string
-	Model    string
-	Serial   string
-	UUID     string
-	Firmware string // of the BMC
-	BIOS     string
+	Power    Power    `json:"power"`
+	Boot     NextBoot `json:"boot"`
+	Identify bool     `json:"identify"`
+	Health   string   `json:"health"`
+	Vendor   string   `json:"vendor"`
+	Model    string   `json:"model"`
+	Serial   string   `json:"serial"` // as the BMC calls it; Dell's service tag is the SKU
+	SKU      string   `json:"sku"`
+	UUID     string   `json:"uuid"`
+	Firmware string   `json:"firmware"` // of the BMC
+	BIOS     string   `json:"bios"`
 }
 
-// To be implemented in this package (signatures are relied on by others):
-//
-//	func Open(ctx, Target) (*Client, error)            // one login attempt
-//	func (c *Client) Close(ctx) error                  // ends the session; safe to call twice
-//	func (c *Client) Status(ctx) (Status, error)
-//	func (c *Client) Power(ctx) (Power, error)
-//	func (c *Client) SetPower(ctx, Action) error       // waits until the BMC reports it, bounded
-//	func (c *Client) SetNextBoot(ctx, NextBoot) error  // reads it back
-//	func (c *Client) Identify(ctx, on bool) error
-//	func (c *Client) Inventory(ctx) (Inventory, error) // CPUs, memory, NICs with MACs, drives, GPUs, firmware
-//	func Each(ctx, []Target, EachOptions{Parallel int}, func(ctx, *Client) (T, error)) []Result[T] // order kept
+// ErrSession means that the BMC ended the session before its time, as BMCs do
+// when they restart or when others take all their sessions. Open again.
+var ErrSession = errors.New("the BMC ended the session")

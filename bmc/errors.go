@@ -1,0 +1,176 @@
+package bmc
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+
+	"github.com/stmcginnis/gofish/common"
+)
+
+// opError says what failed on which machine. It is one sentence.
+type opError struct {
+	machine string
+	doing   string
+	err     error
+}
+
+func (e *opError) Error() string { return e.machine + ": " + e.doing + ": " + e.err.Error() }
+func (e *opError) Unwrap() error { return e.err }
+
+// fail names the machine in err.
+func (t Target) fail(doing string, err error) error {
+	name := t.Name
+	if name == "" {
+		name = t.Address.String()
+	}
+	return &opError{name, doing, err}
+}
+
+// own turns what bmclib, gofish and net/http say into one sentence of ours.
+// bmclib collects errors of its providers as text around them: the one of our
+// driver is taken out again.
+func (t Target) own(ctx context.Context, doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var oe *opError
+	if errors.As(err, &oe) {
+		return oe
+	}
+	return t.fail(doing, t.explain(ctx, err))
+}
+
+// answerError is what a BMC answered when it did not do what was asked. What
+// is one of our errors, or nil.
+type answerError struct {
+	what   error
+	status int
+	answer string
+}
+
+func (e *answerError) Error() string {
+	said := fmt.Sprintf("it answered %d %s", e.status, http.StatusText(e.status))
+	if e.answer != "" {
+		said += ": " + e.answer
+	}
+	if e.what != nil {
+		return e.what.Error() + ": " + said
+	}
+	return "the BMC refused: " + said
+}
+func (e *answerError) Unwrap() error { return e.what }
+
+// statusOf is the HTTP status of an answer in err, or 0.
+func statusOf(err error) int {
+	var ae *answerError
+	var rf *common.Error
+	switch {
+	case errors.As(err, &ae):
+		return ae.status
+	case errors.As(err, &rf):
+		return rf.HTTPReturnedStatusCode
+	}
+	return 0
+}
+
+// explain says what err means and what to do next.
+func (t Target) explain(ctx context.Context, err error) error {
+	var (
+		ae     *answerError
+		rf     *common.Error
+		pin    *pinError
+		cert   *tls.CertificateVerificationError
+		rec    tls.RecordHeaderError
+		syntax *json.SyntaxError
+		typ    *json.UnmarshalTypeError
+		nerr   net.Error
+	)
+	switch {
+	case errors.As(err, &ae):
+		return err
+	case errors.As(err, &rf):
+		return explainAnswer(rf)
+	case errors.As(err, &pin):
+		return pin
+	case errors.As(err, &cert):
+		fp := ""
+		if len(cert.UnverifiedCertificates) > 0 {
+			sum := sha256.Sum256(cert.UnverifiedCertificates[0].Raw)
+			fp = hex.EncodeToString(sum[:])
+		}
+		return fmt.Errorf("the certificate of the BMC is not trusted (%w): trust the authority that signed it, or, when you are sure that this is the BMC, pin its fingerprint sha256 %s", cert.Err, fp)
+	case errors.As(err, &rec):
+		return fmt.Errorf("what answers at %s does not speak TLS: check the port and that the BMC serves HTTPS: %w", t.Address, rec)
+	case errors.Is(err, context.Canceled):
+		return fmt.Errorf("given up: %w", context.Canceled)
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &nerr) && nerr.Timeout():
+		return fmt.Errorf("the BMC at %s did not answer within %s: check that it is powered and reachable, or give it more time: %w", t.Address, t.Timeout, context.DeadlineExceeded)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("nothing listens at %s: check the BMC's address and port, and that its service is enabled: %w", t.Address, syscall.ECONNREFUSED)
+	case errors.As(err, &syntax), errors.As(err, &typ), errors.Is(err, io.ErrUnexpectedEOF):
+		return fmt.Errorf("the BMC at %s answered with something that is not a Redfish resource (%w): check that a Redfish service runs there", t.Address, err)
+	}
+	if cause := context.Cause(ctx); cause != nil && errors.Is(cause, context.DeadlineExceeded) {
+		return fmt.Errorf("the BMC at %s did not answer within %s: %w", t.Address, t.Timeout, context.DeadlineExceeded)
+	}
+	return err
+}
+
+// unsupported are the ends of MessageIds (Base registry, DSP8011) by which
+// BMCs say that they cannot do a thing at all.
+var unsupported = []string{"ActionNotSupported", "ActionParameterNotSupported", "ActionParameterUnknown", "ActionParameterValueNotInList",
+	"PropertyUnknown", "PropertyNotWritable", "PropertyValueNotInList", "NotSupported", "OperationNotAllowed"}
+
+func explainAnswer(rf *common.Error) error {
+	e := &answerError{status: rf.HTTPReturnedStatusCode, answer: answerText(rf)}
+	switch e.status {
+	case http.StatusUnauthorized:
+		e.what = ErrSession // at login: ErrPassword, said there
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
+		e.what = ErrUnsupported
+	case http.StatusBadRequest:
+		ids := rf.Code
+		for _, x := range rf.ExtendedInfos {
+			ids += " " + x.MessageID
+		}
+		for _, id := range unsupported {
+			if strings.Contains(ids+" ", "."+id+" ") {
+				e.what = ErrUnsupported
+			}
+		}
+	}
+	return e
+}
+
+// answerText is what the BMC said, as one line of bounded length.
+func answerText(rf *common.Error) string {
+	var parts []string
+	for _, x := range rf.ExtendedInfos {
+		if x.Message != "" {
+			parts = append(parts, x.Message)
+		} else if x.MessageID != "" {
+			parts = append(parts, x.MessageID)
+		}
+	}
+	if len(parts) == 0 && rf.Message != "" {
+		parts = append(parts, rf.Message)
+	}
+	s := strings.Join(strings.Fields(strings.Join(parts, " ")), " ")
+	if strings.HasPrefix(s, "<") {
+		s = "(a page of HTML)"
+	}
+	if r := []rune(s); len(r) > 300 {
+		s = string(r[:300]) + "..."
+	}
+	return s
+}

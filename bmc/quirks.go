@@ -1,0 +1,33 @@
+package bmc
+
+import "strings"
+
+// What BMCs do otherwise than the schemas say, each with where it was seen.
+
+// isDell: iDRAC's IndicatorLED is Blinking for identify and Lit at rest; it
+// knows no Off. Observed: ../shared/bmc-trees/dell, System.Embedded.1 reads
+// Lit although nobody asked for it.
+func isDell(vendor string) bool { return strings.HasPrefix(strings.ToLower(vendor), "dell") }
+
+// lit tells whether the identify light is on.
+func lit(indicator, vendor string) bool {
+	return indicator == "Blinking" || indicator == "Lit" && !isDell(vendor)
+}
+
+// indicatorFor is the value that switches the light.
+func indicatorFor(on bool, vendor string) string {
+	switch {
+	case on:
+		return "Blinking"
+	case isDell(vendor):
+		return "Lit"
+	}
+	return "Off"
+}
+
+// resetTimeFollowsRestart: OpenBMC's bmcweb takes LastResetTime from the
+// chassis state, which a warm restart of the host does not change
+// (redfish-core, systems.hpp, LastStateChangeTime of the chassis).
+func resetTimeFollowsRestart(managerModel string) bool {
+	return !strings.Contains(strings.ToLower(managerModel), "openbmc")
+}
