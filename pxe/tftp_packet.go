@@ -29,7 +29,8 @@ const (
 	tftpMinBlksize = 8     // RFC 2348
 	tftpMaxBlksize = 65464 // RFC 2348
 	tftpMaxWindow  = 64    // RFC 7440 allows 65535; EDK2 asks 4
-	tftpHeaders    = 32    // IP, UDP and TFTP before the data
+	tftpMaxBurst   = 64 << 10
+	tftpHeaders    = 32 // IP, UDP and TFTP before the data
 )
 
 // tftpRequest is a read request.
@@ -144,6 +145,8 @@ func (q *tftpRequest) negotiate(mtu int, size int64) []byte {
 		opt("timeout", int64(q.timeout))
 	}
 	if q.window > 0 {
+		// A burst that a receive buffer cannot hold loses its end every time.
+		q.window = min(q.window, max(tftpMaxBurst/max(q.blksize, tftpDefBlksize), 1))
 		opt("windowsize", int64(q.window))
 	}
 	if len(b) == 2 {

@@ -15,7 +15,9 @@ const (
 	tftpFirstRTO = time.Second
 	tftpMinRTO   = 100 * time.Millisecond
 	tftpMaxRTO   = 8 * time.Second
-	tftpRetries  = 7 // without progress: 1+2+4+8+8+8+8 s at first, less once the round trip is known
+	tftpMinGap   = time.Millisecond
+	tftpGaps     = 50 // times that one block is sent again because it is missing
+	tftpRetries  = 7  // without progress: 1+2+4+8+8+8+8 s at first, less once the round trip is known
 )
 
 // errTFTPProbe means that the client wanted only the file's size and ended the
@@ -45,6 +47,7 @@ type sender struct {
 	rto      time.Duration
 	srtt     time.Duration
 	sentAt   time.Time
+	gap      bool // the client may miss a block inside the window
 	repeated bool // what is on the wire was sent twice: no measure (Karn)
 	buf      [516]byte
 }
@@ -61,9 +64,15 @@ func (t *sender) run() (int64, error) {
 	if err := t.sendWindow(); err != nil {
 		return t.bytes, err
 	}
-	for retries := 0; ; {
+	for retries, gaps := 0, 0; ; {
 		delta, dup, err := t.ack()
 		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && t.gap:
+			// What was on the way has arrived, and the block is missing still.
+			if gaps++; gaps > tftpGaps {
+				return t.bytes, fmt.Errorf("the client asked for block %d %d times", t.acked+1, gaps)
+			}
+			t.goBack()
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if retries++; retries > tftpRetries {
 				return t.bytes, fmt.Errorf("the client stopped answering at block %d", t.acked+1)
@@ -73,25 +82,21 @@ func (t *sender) run() (int64, error) {
 		case err != nil:
 			return t.bytes, err
 		case dup:
-			// RFC 7440 §4: a receiver that misses a block repeats its last
-			// ACK. One that comes sooner than a round trip after the window
-			// answers an older packet: acting on it would double every block
-			// from here on (RFC 1123 §4.2.3.1).
-			if t.window == 1 || t.repeated || t.now().Sub(t.sentAt) < t.srtt {
-				continue
-			}
-			t.goBack()
-		case delta == 0:
+			// In lockstep a repeated ACK is never answered (RFC 1123
+			// §4.2.3.1); with a window it may tell of a gap (RFC 7440 §4).
+			t.gap = t.gap || t.window > 1
 			continue
 		default:
-			retries = 0
+			retries, gaps = 0, 0
 			t.progress(delta)
 			if t.last != 0 && t.acked == t.last {
 				return t.bytes, nil
 			}
-			if t.acked < t.sent {
-				t.goBack()
-			}
+			// An ACK inside the window tells of a gap after it, or answers
+			// packets that were sent twice: going back at once would double
+			// every block from here on. The window slides, and a round trip
+			// later it is clear.
+			t.gap = t.acked < t.sent
 		}
 		if err := t.sendWindow(); err != nil {
 			return t.bytes, err
@@ -131,7 +136,7 @@ func (t *sender) awaitOack() error {
 }
 
 // goBack makes sendWindow send everything that is not acknowledged again.
-func (t *sender) goBack() { t.sent, t.repeated = t.acked, true }
+func (t *sender) goBack() { t.sent, t.repeated, t.gap = t.acked, true, false }
 
 func (t *sender) measure() {
 	if !t.repeated {
@@ -209,7 +214,11 @@ func (e *tftpAbort) Error() string {
 // newly acknowledged, or a repeated acknowledgement.
 func (t *sender) ack() (delta uint64, dup bool, err error) {
 	// A socket's deadline is wall time, whatever clock the logic has.
-	if err := t.conn.SetReadDeadline(time.Now().Add(t.rto)); err != nil {
+	wait := t.rto
+	if t.gap {
+		wait = min(max(t.srtt, tftpMinGap), t.rto)
+	}
+	if err := t.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return 0, false, err
 	}
 	for {
