@@ -40,6 +40,7 @@ type sender struct {
 	ring  [][]byte // encoded blocks acked+1 .. read, by number modulo window
 	acked uint64
 	sent  uint64 // last block on the wire
+	twice uint64 // blocks up to here may have been sent more than once
 	read  uint64 // last block read from the file
 	last  uint64 // the final block, once known
 	bytes int64  // acknowledged
@@ -94,9 +95,12 @@ func (t *sender) run() (int64, error) {
 			}
 			// An ACK inside the window tells of a gap after it, or answers
 			// packets that were sent twice: going back at once would double
-			// every block from here on. The window slides, and a round trip
-			// later it is clear.
-			t.gap = t.acked < t.sent
+			// every block from here on. A round trip later it is clear. In
+			// the second case the window must slide meanwhile, or client and
+			// server count their windows from different blocks for ever.
+			if t.gap = t.acked < t.sent; t.gap && t.acked >= t.twice {
+				continue
+			}
 		}
 		if err := t.sendWindow(); err != nil {
 			return t.bytes, err
@@ -136,7 +140,10 @@ func (t *sender) awaitOack() error {
 }
 
 // goBack makes sendWindow send everything that is not acknowledged again.
-func (t *sender) goBack() { t.sent, t.repeated, t.gap = t.acked, true, false }
+func (t *sender) goBack() {
+	t.twice = max(t.twice, t.sent)
+	t.sent, t.repeated, t.gap = t.acked, true, false
+}
 
 func (t *sender) measure() {
 	if !t.repeated {
