@@ -29,7 +29,7 @@ var agentModules = []string{
 	"efivarfs", "efi_pstore", "qemu_fw_cfg", "dmi_sysfs", "msr", "i2c_i801", "i2c_piix4", "hv_vmbus", "hv_utils",
 	"usbhid", "hid_generic", "atkbd", "i8042", "edac_mce_amd", "tpm_tis", "tpm_crb", "sp5100_tco", "iTCO_wdt",
 	// file systems
-	"ext4", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8", "xfs",
+	"ext4", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8",
 	// checksums that file systems ask the kernel's crypto layer for
 	"crc32c_generic", "crc32c_intel", "crct10dif_generic", "crct10dif_pclmul", "crc64_rocksoft_generic", "libcrc32c",
 }

@@ -27,7 +27,8 @@ type tool struct {
 	stdin io.Reader
 	out   io.Writer // stdout; nil: to the log
 	dir   string
-	lines func(string) // told each line of stderr, for progress
+	lines func(string)  // told each line of stderr, for progress
+	grace time.Duration // between SIGTERM and SIGKILL; 0 = ten seconds
 }
 
 // lookTool finds a program, also where ordinary users' PATH does not look.
@@ -45,8 +46,8 @@ func lookTool(name, pkg string) (string, error) {
 }
 
 // run runs a program in its own process group. When ctx is done the group
-// gets SIGTERM, so that the program can clean up, and after ten seconds
-// SIGKILL. The error carries the last lines that the program wrote to stderr.
+// gets SIGTERM, so that the program can clean up, and after its
+// grace SIGKILL. The error carries the last lines that the program wrote to stderr.
 func (b *Builder) run(ctx context.Context, t tool) error {
 	path, err := lookTool(t.args[0], t.pkg)
 	if err != nil {
@@ -59,7 +60,9 @@ func (b *Builder) run(ctx context.Context, t tool) error {
 	cmd.Env = append(cmd.Env, t.env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = 10 * time.Second
+	if cmd.WaitDelay = t.grace; t.grace == 0 {
+		cmd.WaitDelay = 10 * time.Second
+	}
 	fmt.Fprintf(b.log(), "+ %s\n", strings.Join(t.args, " "))
 	tail := &tailWriter{log: b.log(), each: t.lines}
 	cmd.Stderr = tail

@@ -1,0 +1,138 @@
+package images
+
+import (
+	"fmt"
+	"strings"
+)
+
+// initramfsModules are what an image's own ramdisk carries: enough to find and
+// mount a root file system on a local disk of any server, and no more, because
+// the boot loader reads it through the firmware.
+var initramfsModules = []string{
+	"ext4", "crc32c_generic", "crc32c_intel", "virtio_pci", "virtio_blk", "virtio_scsi", "nvme", "vmd", "ahci", "ata_piix", "ata_generic",
+	"sd_mod", "megaraid_sas", "mpt3sas", "mpi3mr", "mptsas", "mptspi", "aacraid", "hpsa", "smartpqi", "arcmsr", "isci", "pm80xx", "mvsas",
+	"vmw_pvscsi", "hv_storvsc", "xen_blkfront", "usb_storage", "uas", "xhci_pci", "ehci_pci", "usbhid", "hid_generic",
+	"raid0", "raid1", "raid10", "raid456", "dm_mod",
+}
+
+// imageFiles are the files that every image has, whatever its packages.
+func imageFiles() []Entry {
+	file := func(path, text string) Entry { return Entry{Path: path, Mode: 0o644, Data: []byte(text)} }
+	link := func(path, to string) Entry { return Entry{Path: path, Link: to} }
+	return []Entry{
+		file("etc/machine-id", ""), // systemd makes one on the first boot: machine-id(5)
+		file("etc/hostname", "localhost\n"),
+		link("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf"),
+		file("etc/default/locale", "LANG=C.UTF-8\n"),
+		file("etc/default/grub.d/40-fettle.cfg", strings.Join([]string{
+			`GRUB_TIMEOUT=1`,
+			`GRUB_CMDLINE_LINUX_DEFAULT=""`,
+			`GRUB_CMDLINE_LINUX="` + consoleArgs + `"`,
+			`GRUB_TERMINAL="console serial"`,
+			`GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"`,
+			`GRUB_DISABLE_OS_PROBER=true`, ""}, "\n")),
+		file("etc/cloud/cloud.cfg.d/90-fettle.cfg", cloudConfig),
+		// A getty on a serial line waits for the line's device, which comes
+		// late on slow machines, and then times out; console-getty does not.
+		link("etc/systemd/system/serial-getty@.service", "/dev/null"),
+		link("etc/systemd/system/getty.target.wants/console-getty.service", "/lib/systemd/system/console-getty.service"),
+		link("etc/systemd/system/multi-user.target.wants/systemd-networkd.service", "/lib/systemd/system/systemd-networkd.service"),
+		link("etc/systemd/system/sockets.target.wants/systemd-networkd.socket", "/lib/systemd/system/systemd-networkd.socket"),
+		link("etc/systemd/system/network-online.target.wants/systemd-networkd-wait-online.service", "/lib/systemd/system/systemd-networkd-wait-online.service"),
+		file("etc/systemd/system/systemd-networkd-wait-online.service.d/fettle.conf", "[Service]\nExecStart=\nExecStart=/lib/systemd/systemd-networkd-wait-online --any --timeout=60\n"),
+		{Path: "boot/efi", Dir: true, Mode: 0o755},
+		{Path: "boot/grub", Dir: true, Mode: 0o755},
+	}
+}
+
+// consoleArgs are the kernel's consoles; the last one is /dev/console.
+const consoleArgs = "console=tty0 console=ttyS0,115200"
+
+// cloudConfig makes cloud-init look nowhere but into the seed that the agent
+// wrote, and run only the modules that such a seed can ask for: each stage is
+// a Python program, and each module costs.
+const cloudConfig = `# Written by fettle image build.
+datasource_list: [NoCloud, None]
+users: []
+manage_etc_hosts: true
+preserve_hostname: false
+system_info:
+  network:
+    renderers: [netplan]
+apt:
+  preserve_sources_list: true
+cloud_init_modules:
+ - bootcmd
+ - write-files
+ - disk_setup
+ - mounts
+ - set_hostname
+ - update_hostname
+ - update_etc_hosts
+ - ca-certs
+ - users-groups
+ - ssh
+cloud_config_modules:
+ - set-passwords
+ - ntp
+ - timezone
+ - runcmd
+cloud_final_modules:
+ - write-files-deferred
+ - scripts-per-once
+ - scripts-per-boot
+ - scripts-per-instance
+ - scripts-user
+ - final-message
+ - power-state-change
+`
+
+// machineFiles are the files that depend on the image's identity or sources.
+func machineFiles(a *apt, ids diskIDs) []Entry {
+	var lines []string
+	for _, s := range a.sources {
+		// Keyrings elsewhere are this machine's; the image has Debian's keys in
+		// apt's own trust store.
+		if !strings.HasPrefix(s.SignedBy, "/usr/share/keyrings/debian-archive-") {
+			s.SignedBy = ""
+		}
+		lines = append(lines, s.Line())
+	}
+	return []Entry{
+		{Path: "etc/apt/sources.list", Mode: 0o644, Data: []byte(strings.Join(lines, "\n") + "\n")},
+		{Path: "etc/fstab", Mode: 0o644, Data: []byte(fstab(ids))},
+		{Path: "boot/grub/grub.cfg", Mode: 0o644, Data: []byte(grubConfig(ids))},
+	}
+}
+
+func fstab(ids diskIDs) string {
+	return fmt.Sprintf("UUID=%s / ext4 errors=remount-ro 0 1\nUUID=%s /boot/efi vfat umask=0077,noauto,nofail 0 0\n", ids.root, ids.espFSTab())
+}
+
+// grubConfig is the image's first grub.cfg. It boots by the links that Debian
+// keeps at / to the newest kernel and the one before, so upgrades need no
+// update-grub; who runs it gets Debian's own, with the same arguments from
+// /etc/default/grub.d. fettle-args.cfg is written by the agent.
+func grubConfig(ids diskIDs) string {
+	entry := func(title, suffix string) string {
+		return fmt.Sprintf(`menuentry '%[1]s' {
+	search --no-floppy --fs-uuid --set=root %[2]s
+	linux /vmlinuz%[3]s root=UUID=%[2]s ro %[4]s $fettle_args
+	initrd /initrd.img%[3]s
+}
+`, title, ids.root, suffix, consoleArgs)
+	}
+	return `# Written by fettle image build; update-grub may replace it.
+set default=0
+set timeout=1
+set fettle_args=""
+if serial --unit=0 --speed=115200; then
+	terminal_input console serial
+	terminal_output console serial
+fi
+if [ -f /boot/grub/fettle-args.cfg ]; then
+	source /boot/grub/fettle-args.cfg
+fi
+` + entry("Debian GNU/Linux", "") + `if [ -e /vmlinuz.old ]; then
+` + entry("Debian GNU/Linux, previous kernel", ".old") + "fi\n"
+}

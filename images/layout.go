@@ -1,0 +1,197 @@
+package images
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/fettle-dev/fettle/blob"
+)
+
+// The layout of a disk image: GPT; 1 BIOS boot, 2 EFI system, 3 root, which is
+// the last, so that the agent can grow it.
+const (
+	sector    = 512
+	mebi      = 1 << 20
+	biosStart = 1 * mebi
+	biosSize  = 1 * mebi
+	espStart  = 2 * mebi
+	espSize   = 64 * mebi
+	rootStart = espStart + espSize
+	rootPart  = 3
+	tailSize  = 1 * mebi // holds the backup of the partition table
+)
+
+// diskIDs are the identifiers of a disk image, derived from its inputs, so that
+// the same inputs give the same.
+type diskIDs struct {
+	disk, bios, esp, rootPart, root, hash string // UUIDs
+	espSerial                             uint32 // FAT volume id
+}
+
+func newIDs(in blob.Digest) diskIDs {
+	id := func(what string) string {
+		s := sha256.Sum256([]byte(string(in) + " " + what))
+		s[6] = s[6]&0x0f | 0x80 // version 8, RFC 9562 §5.8
+		s[8] = s[8]&0x3f | 0x80
+		return fmt.Sprintf("%x-%x-%x-%x-%x", s[0:4], s[4:6], s[6:8], s[8:10], s[10:16])
+	}
+	s := sha256.Sum256([]byte(string(in) + " esp"))
+	return diskIDs{disk: id("disk"), bios: id("bios"), esp: id("esp partition"), rootPart: id("root partition"), root: id("root"), hash: id("hash"), espSerial: binary.BigEndian.Uint32(s[:])}
+}
+
+// espFSTab is the FAT volume id as udev writes it.
+func (d diskIDs) espFSTab() string {
+	return fmt.Sprintf("%04X-%04X", d.espSerial>>16, d.espSerial&0xffff)
+}
+
+// makeDisk makes the raw disk: table, boot loaders, file systems.
+func (b *Builder) makeDisk(ctx context.Context, spec DiskSpec, dir, disk, root string, boot bootFiles, ids diskIDs) error {
+	size := spec.Size / mebi * mebi
+	f, err := os.OpenFile(disk, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	rootSize := size - rootStart - tailSize
+	table := fmt.Sprintf(`label: gpt
+label-id: %s
+unit: sectors
+start=%d, size=%d, type=21686148-6449-6E6F-744E-656564454649, uuid=%s, name="bios"
+start=%d, size=%d, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, uuid=%s, name="esp"
+start=%d, size=%d, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid=%s, name="root"
+`, ids.disk, biosStart/sector, biosSize/sector, ids.bios, espStart/sector, espSize/sector, ids.esp, rootStart/sector, rootSize/sector, ids.rootPart)
+	if err := b.run(ctx, tool{args: []string{"sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", disk}, pkg: "fdisk", stdin: strings.NewReader(table)}); err != nil {
+		return err
+	}
+	core, bootImg, err := b.biosLoader(ctx, root, ids)
+	if err != nil {
+		return err
+	}
+	if err := embedGRUB(f, bootImg, core, biosStart/sector, biosSize/sector); err != nil {
+		return err
+	}
+	esp := filepath.Join(dir, "esp.img")
+	if err := b.makeESP(ctx, dir, esp, boot, ids); err != nil {
+		return err
+	}
+	if err := copyInto(f, espStart, esp); err != nil {
+		return err
+	}
+	b.progress(Progress{Name: spec.Name, Stage: StageDisk, Text: "file systems"})
+	// GRUB 2.06 reads neither metadata_csum_seed nor orphan_file, which newer
+	// e2fsprogs would switch on.
+	err = b.run(ctx, tool{args: mapped("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-O", "^metadata_csum_seed,^orphan_file", "-L", "root", "-U", ids.root,
+		"-m", "1", "-E", fmt.Sprintf("offset=%d,hash_seed=%s,lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0", rootStart, ids.hash),
+		"-d", root, disk, fmt.Sprintf("%dk", rootSize/1024)), pkg: "e2fsprogs",
+		env: []string{fmt.Sprintf("E2FSPROGS_FAKE_TIME=%d", ramdiskTime), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", ramdiskTime)}})
+	if err != nil {
+		return fmt.Errorf("%w; if the file system is too small, raise the image's size (%d MiB) in the site file", err, size/mebi)
+	}
+	return f.Sync()
+}
+
+// biosLoader makes GRUB's core for BIOS with the image's own grub-mkimage.
+func (b *Builder) biosLoader(ctx context.Context, root string, ids diskIDs) (core, bootImg []byte, err error) {
+	// The folder is of this build alone, inside the image's /boot/grub.
+	rel := "boot/grub/.mkimage"
+	dir := filepath.Join(root, rel)
+	if err := b.run(ctx, tool{args: mapped("mkdir", "-m", "755", dir), pkg: "coreutils"}); err != nil {
+		return nil, nil, err
+	}
+	early := fmt.Sprintf("search.fs_uuid %s root\nset prefix=($root)/boot/grub\n", ids.root)
+	if err := b.run(ctx, tool{args: mapped("tee", filepath.Join(dir, "early.cfg")), pkg: "coreutils", stdin: strings.NewReader(early), out: io.Discard}); err != nil {
+		return nil, nil, err
+	}
+	err = b.run(ctx, tool{args: append(mapped("chroot", root, "grub-mkimage", "-O", "i386-pc", "-d", "/usr/lib/grub/i386-pc",
+		"-p", "/boot/grub", "-c", "/"+rel+"/early.cfg", "-o", "/"+rel+"/core.img"), biosModules...), pkg: "coreutils"})
+	if err != nil {
+		return nil, nil, err
+	}
+	if core, err = os.ReadFile(filepath.Join(dir, "core.img")); err != nil {
+		return nil, nil, err
+	}
+	if bootImg, err = os.ReadFile(filepath.Join(root, "usr/lib/grub/i386-pc/boot.img")); err != nil {
+		return nil, nil, err
+	}
+	return core, bootImg, b.run(ctx, tool{args: mapped("rm", "-rf", "--one-file-system", "--", dir), pkg: "coreutils"})
+}
+
+// biosModules are built into GRUB's core for BIOS.
+var biosModules = []string{"biosdisk", "part_gpt", "ext2", "search", "search_fs_uuid", "normal", "linux", "configfile", "test", "echo", "serial", "terminal",
+	"ls", "cat", "halt", "reboot", "sleep", "minicmd", "gzio", "zstd"}
+
+// makeESP makes the EFI system partition: shim where firmware looks for a
+// removable medium's loader, the signed GRUB beside it, and the configuration
+// where the signed GRUB looks (its prefix is /EFI/debian).
+func (b *Builder) makeESP(ctx context.Context, dir, esp string, boot bootFiles, ids diskIDs) error {
+	f, err := os.Create(esp)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Truncate(espSize), f.Close()); err != nil {
+		return err
+	}
+	if err := b.run(ctx, tool{args: []string{"mkfs.vfat", "--invariant", "-F", "32", "-s", "1", "-n", "ESP", "-i", fmt.Sprintf("%08x", ids.espSerial), esp}, pkg: "dosfstools"}); err != nil {
+		return err
+	}
+	env := []string{"MTOOLS_SKIP_CHECK=1", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", ramdiskTime), "MTOOLSRC=/dev/null"}
+	if err := b.run(ctx, tool{args: []string{"mmd", "-i", esp, "::/EFI", "::/EFI/BOOT", "::/EFI/debian"}, pkg: "mtools", env: env}); err != nil {
+		return err
+	}
+	cfg := fmt.Sprintf("search.fs_uuid %s root\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n", ids.root)
+	for _, x := range []struct {
+		to   string
+		data []byte
+	}{
+		{"EFI/BOOT/BOOTX64.EFI", boot.shim}, {"EFI/BOOT/grubx64.efi", boot.grub}, {"EFI/BOOT/mmx64.efi", boot.mokManager},
+		{"EFI/debian/grub.cfg", []byte(cfg)},
+	} {
+		if x.data == nil {
+			continue
+		}
+		tmp := filepath.Join(dir, filepath.Base(x.to))
+		if err := os.WriteFile(tmp, x.data, 0o644); err != nil {
+			return err
+		}
+		if err := b.run(ctx, tool{args: []string{"mcopy", "-i", esp, tmp, "::/" + x.to}, pkg: "mtools", env: env}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyInto copies a file into the disk at an offset, leaving holes where it is
+// zero.
+func copyInto(disk *os.File, at int64, name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	buf := make([]byte, mebi)
+	for {
+		n, err := io.ReadFull(f, buf)
+		if n > 0 && !allZero(buf[:n]) {
+			if _, err := disk.WriteAt(buf[:n], at); err != nil {
+				return err
+			}
+		}
+		at += int64(n)
+		if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,273 @@
+package images
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// docExcludes are paths that dpkg does not unpack into an image; the image
+// keeps the rule for later upgrades. Hardware that no server has goes, too.
+var docExcludes = []string{
+	"/usr/share/man/*", "/usr/share/doc/*", "/usr/share/info/*", "/usr/share/locale/*", "/usr/share/lintian/*", "/usr/share/bug/*",
+	"/lib/modules/*/kernel/sound/*", "/lib/modules/*/kernel/drivers/media/*", "/lib/modules/*/kernel/drivers/iio/*",
+	"/lib/modules/*/kernel/drivers/staging/*", "/lib/modules/*/kernel/drivers/comedi/*", "/lib/modules/*/kernel/drivers/bluetooth/*",
+	"/lib/modules/*/kernel/drivers/net/wireless/*", "/lib/modules/*/kernel/net/wireless/*", "/lib/modules/*/kernel/net/mac80211/*",
+	"/lib/modules/*/kernel/net/bluetooth/*", "/lib/modules/*/kernel/drivers/gpu/drm/amd/*", "/lib/modules/*/kernel/drivers/gpu/drm/i915/*",
+	"/lib/modules/*/kernel/drivers/gpu/drm/nouveau/*", "/lib/modules/*/kernel/drivers/gpu/drm/radeon/*",
+	"/lib/modules/*/kernel/drivers/isdn/*", "/lib/modules/*/kernel/drivers/pcmcia/*", "/lib/modules/*/kernel/drivers/nfc/*",
+}
+
+// mapped is the beginning of the argument list of a program that must appear
+// as root to the files that it makes: nothing for root, a user namespace with
+// the user's subordinate ids otherwise (subuid(5)).
+func mapped(args ...string) []string {
+	if os.Geteuid() == 0 {
+		return args
+	}
+	return append([]string{"unshare", "--map-auto", "--map-root-user", "--"}, args...)
+}
+
+// removeMapped removes a work folder that holds files of mapped users.
+func (b *Builder) removeMapped(ctx context.Context, dir string) error {
+	mounts, err := mountsBelow(dir)
+	if err != nil {
+		return err
+	}
+	if len(mounts) > 0 {
+		return fmt.Errorf("%s is kept because %s is still mounted in it; unmount it, then remove the folder", dir, strings.Join(mounts, ", "))
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	if err := b.run(ctx, tool{args: mapped("rm", "-rf", "--one-file-system", "--", dir), pkg: "coreutils"}); err != nil {
+		return fmt.Errorf("removing %s: %w", dir, err)
+	}
+	return nil
+}
+
+// bootstrap runs mmdebstrap and returns the path of a tarball of the installed
+// system. The packages come from debs, which are verified; apt inside finds
+// them in its cache and verifies them again.
+func (b *Builder) bootstrap(ctx context.Context, a *apt, spec DiskSpec, dir string, ids diskIDs, debs map[string]string) (string, error) {
+	seed := filepath.Join(dir, "seed")
+	if err := b.writeSeed(seed, ids, debs); err != nil {
+		return "", err
+	}
+	tmp, err := os.MkdirTemp("/var/tmp", "fettle-bootstrap-")
+	if err != nil {
+		return "", err
+	}
+	// mmdebstrap's mapped root must be able to enter.
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return "", err
+	}
+	lines, err := a.sourceLines()
+	if err != nil {
+		return "", err
+	}
+	mode := "root"
+	if os.Geteuid() != 0 {
+		mode = "unshare"
+		if err := os.Chmod(tmp, 0o777); err != nil {
+			return "", err
+		}
+	}
+	out := filepath.Join(dir, "root.tar")
+	args := []string{"mmdebstrap", "--mode=" + mode, "--variant=apt", "--format=tar", "--architectures=" + spec.Arch,
+		"--include=" + strings.Join(spec.include(), ","), "--skip=essential/unlink",
+		"--aptopt=APT::Install-Recommends false", "--aptopt=APT::Sandbox::User root"}
+	for _, o := range a.acquire {
+		args = append(args, "--aptopt="+strings.TrimSuffix(o, ";"))
+	}
+	for _, x := range docExcludes {
+		args = append(args, "--dpkgopt=path-exclude="+x)
+	}
+	args = append(args, "--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=force-unsafe-io",
+		`--setup-hook=mkdir -p "$1"/var/cache/apt/archives "$1"/etc`,
+		"--setup-hook=sync-in "+shellWord(seed)+" /", spec.Suite, out)
+	args = append(args, lines...)
+	err = b.run(ctx, tool{args: args, pkg: "mmdebstrap", env: []string{"TMPDIR=" + tmp, "SOURCE_DATE_EPOCH=" + fmt.Sprint(ramdiskTime)}, grace: time.Minute,
+		lines: func(line string) {
+			if text, ok := strings.CutPrefix(line, "I: "); ok && len(text) < 60 {
+				b.progress(Progress{Name: spec.Name, Stage: StageBootstrap, Text: text})
+			}
+		}})
+	if rerr := b.removeMapped(context.WithoutCancel(ctx), tmp); rerr != nil && err == nil {
+		err = rerr
+	}
+	return out, err
+}
+
+// shellWord quotes a path for mmdebstrap's special hooks, which split words as
+// a shell does.
+func shellWord(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// writeSeed writes the folder that is copied into the root before anything is
+// installed: the packages, and what the kernel's ramdisk is made by.
+func (b *Builder) writeSeed(seed string, ids diskIDs, debs map[string]string) error {
+	archives := filepath.Join(seed, "var/cache/apt/archives")
+	if err := os.MkdirAll(archives, 0o755); err != nil {
+		return err
+	}
+	for _, path := range debs {
+		to := filepath.Join(archives, filepath.Base(path))
+		if err := os.Link(path, to); err != nil {
+			if err := copyFile(to, path); err != nil {
+				return err
+			}
+		}
+	}
+	for name, text := range map[string]string{
+		"etc/fstab":                                  fstab(ids),
+		"etc/initramfs-tools/conf.d/fettle":          "MODULES=list\nCOMPRESS=zstd\nCOMPRESSLEVEL=6\nRESUME=none\n",
+		"usr/share/initramfs-tools/modules.d/fettle": strings.Join(initramfsModules, "\n") + "\n",
+	} {
+		path := filepath.Join(seed, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func copyFile(to, from string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+// bootFiles are the boot loaders that an image brings for itself.
+type bootFiles struct{ shim, mokManager, grub []byte }
+
+// unpackRoot writes the tree of an image: the tarball, without what belongs to
+// one machine, with the image's own files.
+func (b *Builder) unpackRoot(ctx context.Context, a *apt, tarball, root string, ids diskIDs) (bootFiles, error) {
+	var boot bootFiles
+	in, err := os.Open(tarball)
+	if err != nil {
+		return boot, err
+	}
+	defer in.Close()
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return boot, err
+	}
+	files := append(imageFiles(), machineFiles(a, ids)...)
+	pr, pw := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := rewriteTar(pw, in, files, map[string]*[]byte{
+			"usr/lib/shim/shimx64.efi.signed":                   &boot.shim,
+			"usr/lib/shim/mmx64.efi.signed":                     &boot.mokManager,
+			"usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": &boot.grub,
+		})
+		pw.CloseWithError(err)
+		done <- err
+	}()
+	err = b.run(ctx, tool{args: mapped("tar", "-x", "-p", "--numeric-owner", "--xattrs", "--xattrs-include=*", "-C", root, "-f", "-"), pkg: "tar", stdin: pr})
+	pr.CloseWithError(errors.New("tar has ended"))
+	if werr := <-done; err == nil {
+		err = werr
+	}
+	if err == nil && (boot.shim == nil || boot.grub == nil) {
+		err = errors.New("the image has no shim or no signed GRUB")
+	}
+	return boot, err
+}
+
+// dropped tells which paths of an installed system belong to one machine, or
+// to the build, and not into an image.
+func dropped(p string) bool {
+	for _, prefix := range []string{"dev/", "proc/", "sys/", "run/", "tmp/", "var/tmp/", "var/log/", "var/cache/apt/", "var/lib/apt/lists/", "var/cache/debconf/", "var/lib/systemd/"} {
+		if strings.HasPrefix(p, prefix) {
+			return true
+		}
+	}
+	for _, pattern := range []string{"etc/ssh/ssh_host_*", "etc/machine-id", "var/lib/dbus/machine-id", "etc/hostname", "etc/resolv.conf",
+		"etc/apt/apt.conf.d/99mmdebstrap", "etc/systemd/system/timers.target.wants/apt-daily*", "etc/systemd/system/timers.target.wants/e2scrub*",
+		"etc/systemd/system/multi-user.target.wants/e2scrub*", "etc/systemd/system/timers.target.wants/dpkg-db-backup*",
+		"etc/systemd/system/cloud-init.target.wants/cloud-init-hotplugd*", "var/lib/dpkg/*-old", "vmlinuz.old", "initrd.img.old"} {
+		if ok, _ := path.Match(pattern, p); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// rewriteTar copies a root tarball without what is dropped and with files,
+// which replace those of the same path. It captures the content of some.
+func rewriteTar(w io.Writer, r io.Reader, files []Entry, capture map[string]*[]byte) error {
+	replaced := map[string]bool{}
+	for _, f := range files {
+		replaced[f.Path] = !f.Dir
+	}
+	have := map[string]bool{}
+	tr, tw := tar.NewReader(r), tar.NewWriter(w)
+	for {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		p := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
+		if dropped(p) || replaced[p] {
+			continue
+		}
+		have[p] = true
+		if err := tw.WriteHeader(h); err != nil {
+			return fmt.Errorf("%s: %w", h.Name, err)
+		}
+		var body io.Reader = tr
+		if to := capture[p]; to != nil && h.Typeflag == tar.TypeReg {
+			if *to, err = io.ReadAll(tr); err != nil {
+				return err
+			}
+			body = strings.NewReader(string(*to))
+		}
+		if _, err := io.Copy(tw, body); err != nil {
+			return fmt.Errorf("%s: %w", h.Name, err)
+		}
+	}
+	all, err := withParents(files)
+	if err != nil {
+		return err
+	}
+	for _, f := range slices.DeleteFunc(all, func(e Entry) bool { return e.Dir && have[e.Path] }) {
+		h := &tar.Header{Name: "./" + f.Path, Mode: int64(f.Mode), Size: int64(len(f.Data)), Typeflag: tar.TypeReg, ModTime: time.Unix(ramdiskTime, 0), Uname: "root", Gname: "root"}
+		switch {
+		case f.Dir:
+			h.Typeflag = tar.TypeDir
+		case f.Link != "":
+			h.Typeflag, h.Linkname, h.Size, h.Mode = tar.TypeSymlink, f.Link, 0, 0o777
+		}
+		if err := tw.WriteHeader(h); err != nil {
+			return fmt.Errorf("%s: %w", f.Path, err)
+		}
+		if h.Size > 0 {
+			if _, err := tw.Write(f.Data); err != nil {
+				return fmt.Errorf("%s: %w", f.Path, err)
+			}
+		}
+	}
+	return tw.Close()
+}
