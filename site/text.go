@@ -106,6 +106,9 @@ func (b Bytes) String() string {
 		if len(u.suffix) < 2 {
 			break
 		}
+		if int64(b) < u.size {
+			continue
+		}
 		q := big.NewRat(int64(b), u.size)
 		// At most three decimals, and exactly.
 		t := q.FloatString(3)
