@@ -84,3 +84,6 @@ func siteFlag() *cli.StringFlag {
 // Each area has its own file with a func xxxCommands(e *env) []*cli.Command:
 // site.go, state.go (events), bmc.go, image.go, lab.go, serve.go, machine.go,
 // doctor.go; main.go joins them.
+
+// printLine writes v as one line of JSON to stdout.
+func (e *env) printLine(v any) error { return json.NewEncoder(e.stdout).Encode(v) }

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/fettle-dev/fettle/labs"
+)
+
+func doctorCommands(e *env) []*cli.Command {
+	return []*cli.Command{{
+		Name:   "doctor",
+		Usage:  "say what this machine lacks, and how to mend it",
+		Flags:  []cli.Flag{&cli.StringFlag{Name: "connect", Usage: "libvirt URI to look at"}, storeFlag()},
+		Action: func(c *cli.Context) error { return doctor(c, e) },
+	}}
+}
+
+// finding is one thing that doctor looked at.
+type finding struct {
+	Check string `json:"check"`
+	For   string `json:"for"` // what needs it
+	OK    bool   `json:"ok"`
+	Text  string `json:"text"` // what was seen, or how to mend it
+}
+
+// tools are programs that fettle runs, what for, and their Debian packages.
+var tools = []struct{ program, use, pkg string }{
+	{"qemu-system-x86_64", "labs", "qemu-system-x86"},
+	{"qemu-img", "labs, images", "qemu-utils"},
+	{"ssh", "lab ssh", "openssh-client"},
+	{"mmdebstrap", "image build", "mmdebstrap"},
+	{"sfdisk", "image build", "fdisk"},
+	{"mke2fs", "image build", "e2fsprogs"},
+	{"mkfs.vfat", "image build", "dosfstools"},
+	{"mcopy", "image build", "mtools"},
+	{"apt-get", "image build", "apt"},
+	{"ipmitool", "bmc, for BMCs that speak IPMI only", "ipmitool"},
+}
+
+func doctor(c *cli.Context, e *env) error {
+	var out []finding
+	for _, t := range tools {
+		f := finding{Check: t.program, For: t.use}
+		if path, err := lookTool(t.program); err == nil {
+			f.OK, f.Text = true, path
+		} else {
+			f.Text = "apt-get install " + t.pkg
+		}
+		out = append(out, f)
+	}
+	out = append(out, checkLibvirt(c.Context, c.String("connect")), checkStore(storeDir(c, e)))
+	if e.json {
+		if err := e.printJSON(out); err != nil {
+			return err
+		}
+	} else {
+		rows := [][]string{{"", "CHECK", "FOR", ""}}
+		for _, f := range out {
+			mark := "ok"
+			if !f.OK {
+				mark = "--"
+			}
+			rows = append(rows, []string{mark, f.Check, f.For, f.Text})
+		}
+		table(e.stdout, rows)
+	}
+	for _, f := range out {
+		if !f.OK {
+			return fail(exitMissing, errors.New("this machine lacks something: see the lines marked --"))
+		}
+	}
+	return nil
+}
+
+// lookTool finds a program, also where only root's PATH looks.
+func lookTool(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path, nil
+	}
+	for _, d := range []string{"/usr/sbin", "/sbin"} {
+		if p, err := exec.LookPath(filepath.Join(d, name)); err == nil {
+			return p, nil
+		}
+	}
+	return "", err
+}
+
+func checkLibvirt(ctx context.Context, uri string) finding {
+	f := finding{Check: "libvirt", For: "labs"}
+	o := labs.Options{Name: "doctor", URI: uri}
+	if err := labs.Check(ctx, o); err != nil {
+		f.Text = err.Error()
+		return f
+	}
+	f.OK, f.Text = true, "answers"
+	return f
+}
+
+// checkStore looks whether the image store can be written.
+func checkStore(dir string) finding {
+	f := finding{Check: "image store " + dir, For: "images"}
+	probe := dir
+	for {
+		st, err := os.Stat(probe)
+		if err == nil && st.IsDir() {
+			break
+		}
+		parent := filepath.Dir(probe)
+		if parent == probe {
+			break
+		}
+		probe = parent
+	}
+	tmp, err := os.CreateTemp(probe, ".fettle-doctor-*")
+	if err != nil {
+		f.Text = fmt.Sprintf("%s cannot be written (%v): say --store, or set FETTLE_STORE", probe, err)
+		return f
+	}
+	tmp.Close()
+	os.Remove(tmp.Name())
+	f.OK, f.Text = true, "can be written"
+	return f
+}

@@ -1,0 +1,348 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fettle-dev/fettle/bmc"
+	"github.com/fettle-dev/fettle/bmc/vbmc"
+	"github.com/fettle-dev/fettle/images"
+	"github.com/fettle-dev/fettle/labs"
+	"github.com/fettle-dev/fettle/provision"
+	"github.com/fettle-dev/fettle/site"
+	"github.com/fettle-dev/fettle/state"
+)
+
+// labFile is what a lab's daemon is started from; lab up writes it.
+type labFile struct {
+	SiteDir string       `json:"site_dir"`
+	Store   string       `json:"store"`
+	Options labs.Options `json:"options"`
+}
+
+// Names in a lab's folder, beside those of package labs.
+const (
+	labFileName   = "fettle.json"
+	labDaemonLog  = "daemon.log"
+	labAPISocket  = "api.sock"
+	labCtlSocket  = "lab.sock"
+	labKeysFolder = "keys"
+)
+
+func readLabFile(dir string) (labFile, error) {
+	var f labFile
+	b, err := os.ReadFile(filepath.Join(dir, labFileName))
+	if err == nil {
+		err = json.Unmarshal(b, &f)
+	}
+	if err != nil {
+		return f, fmt.Errorf("reading the lab in %s: %w", dir, err)
+	}
+	return f, nil
+}
+
+// labDaemon holds a lab: its fabric, its virtual BMCs and all of serve.
+func labDaemon(c *cli.Context, e *env) (err error) {
+	dir := c.String("dir")
+	// The parent waits on this descriptor for "ready" or an error.
+	ready := os.NewFile(3, "ready")
+	tell := func(s string) {
+		if ready != nil {
+			fmt.Fprintln(ready, s)
+			ready.Close()
+			ready = nil
+		}
+	}
+	defer func() {
+		if err != nil {
+			tell(fmt.Sprintf("%d %v", exitStatus(err), err))
+		}
+	}()
+	log := slog.New(slog.NewTextHandler(e.stderr, nil))
+	f, err := readLabFile(dir)
+	if err != nil {
+		return err
+	}
+	keys, plan, err := planLab(f, dir)
+	if err != nil {
+		return err
+	}
+	store, err := images.OpenStore(f.Store)
+	if err != nil {
+		return err
+	}
+	lab, err := labs.Open(c.Context, labs.Config{Plan: plan, Logger: log, Progress: func(s labs.Step) { log.Info(s.Text, "machine", s.Machine) }})
+	if err != nil {
+		return labError(err)
+	}
+	defer lab.Close()
+	if err := lab.Up(c.Context); err != nil {
+		return labError(err)
+	}
+	g, ctx := errgroup.WithContext(c.Context)
+	g.Go(func() error { return lab.Run(ctx) })
+	d := &labServer{lab: lab, plan: plan, keys: keys, bmcs: map[string]string{}}
+	if err := d.serveBMCs(ctx, g, log); err != nil {
+		return err
+	}
+	ctl, err := listenUnix(filepath.Join(dir, labCtlSocket))
+	if err != nil {
+		return err
+	}
+	sv := &services{
+		site: func() *site.Site { return plan.Site }, images: store, ca: keys.ca, log: log,
+		state: state.Config{Dir: lab.StateDir(), Logger: log},
+		stack: labStack{lab}, target: d.target, apiPath: filepath.Join(dir, labAPISocket),
+		limits: d.limits(),
+	}
+	sv.started = func(p *provision.Provisioner, _ *state.Store) {
+		d.provision = p
+		serveHTTP(ctx, g, ctl, d.handler())
+		log.Info("lab is up", "lab", plan.Name, "machines", len(plan.Machines), "revision", plan.Site.Revision())
+		tell("ready")
+	}
+	g.Go(func() error { return sv.run(ctx) })
+	return g.Wait()
+}
+
+// planLab makes a lab's plan: the site scaled for this machine, with the lab's
+// key for its users.
+func planLab(f labFile, dir string) (*labKeys, *labs.Plan, error) {
+	s, err := site.Load(f.SiteDir)
+	if err != nil {
+		return nil, nil, fail(exitInput, err)
+	}
+	keys, err := openLabKeys(filepath.Join(dir, labKeysFolder), f.Options.Name, time.Now())
+	if err != nil {
+		return nil, nil, err
+	}
+	o := f.Options
+	o.SSHKey = strings.TrimSpace(keys.sshPub)
+	plan, err := labs.NewPlan(s, o)
+	if err != nil {
+		return nil, nil, fail(exitInput, err)
+	}
+	return keys, plan, nil
+}
+
+// labError gives an error of package labs its exit status.
+func labError(err error) error {
+	switch {
+	case errors.Is(err, labs.ErrMissing), errors.Is(err, labs.ErrCapacity):
+		return fail(exitMissing, err)
+	case errors.Is(err, labs.ErrForeign):
+		return fail(exitRefused, err)
+	}
+	return err
+}
+
+// labStack is the fabric: services live on the hosts of its networks.
+type labStack struct{ lab *labs.Lab }
+
+func (s labStack) DHCP(ctx context.Context, n site.Network) (net.PacketConn, error) {
+	return s.lab.Host(n.Name).ListenPacket(ctx, netip.AddrPortFrom(netip.IPv4Unspecified(), 67))
+}
+
+func (s labStack) ListenPacket(ctx context.Context, n site.Network, at netip.AddrPort) (net.PacketConn, error) {
+	return s.lab.Host(n.Name).ListenPacket(ctx, at)
+}
+
+func (s labStack) Listen(ctx context.Context, n site.Network, at netip.AddrPort) (net.Listener, error) {
+	return s.lab.Host(n.Name).Listen(ctx, at)
+}
+
+func (s labStack) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return s.lab.DialContext(ctx, network, addr)
+}
+
+// labServer is what a lab's daemon offers beyond serve: virtual BMCs, and the
+// control socket that lab's commands use.
+type labServer struct {
+	lab       *labs.Lab
+	plan      *labs.Plan
+	keys      *labKeys
+	provision *provision.Provisioner
+	bmcs      map[string]string // by machine: URL of its BMC on loopback
+}
+
+// limits are longer where guests are slow.
+func (d *labServer) limits() provision.Limits {
+	if d.lab.Accel() == labs.KVM {
+		return provision.Limits{PowerPoll: 10 * time.Second}
+	}
+	return provision.Limits{
+		Firmware: 10 * time.Minute, Netboot: 15 * time.Minute, Agent: 10 * time.Minute,
+		FirstBoot: 30 * time.Minute, PowerPoll: 10 * time.Second,
+	}
+}
+
+// serveBMCs starts each machine's virtual BMC at its address on the fabric,
+// and on a loopback port for curl and others on this machine.
+func (d *labServer) serveBMCs(ctx context.Context, g *errgroup.Group, log *slog.Logger) error {
+	now := time.Now()
+	for _, m := range d.plan.Machines {
+		srv := vbmc.New(vbmc.Config{
+			Chassis:  d.lab.Chassis(m.Name),
+			Accounts: []vbmc.Account{{User: d.keys.bmcUser, Password: d.keys.bmcPass, Role: "Administrator"}},
+			Logger:   log,
+		})
+		cert, err := d.keys.ca.Issue([]string{"localhost"}, []netip.Addr{m.BMC.Address, netip.MustParseAddr("127.0.0.1")}, now.Add(-24*time.Hour), now.AddDate(1, 0, 0))
+		if err != nil {
+			return fmt.Errorf("certificate of the BMC of %s: %w", m.Name, err)
+		}
+		conf := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+		on, err := d.lab.ListenBMC(ctx, m.Name)
+		if err != nil {
+			return err
+		}
+		serveHTTP(ctx, g, tls.NewListener(on, conf), srv)
+		local, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return fmt.Errorf("loopback port of the BMC of %s: %w", m.Name, err)
+		}
+		serveHTTP(ctx, g, tls.NewListener(local, conf), srv)
+		d.bmcs[m.Name] = "https://" + local.Addr().String()
+	}
+	return nil
+}
+
+// target is a virtual BMC, reached over the fabric as a real one is over its
+// network.
+func (d *labServer) target(m site.Machine) (bmc.Target, error) {
+	return labTarget(d.plan, d.keys, m, d.lab.DialContext)
+}
+
+func labTarget(plan *labs.Plan, keys *labKeys, m site.Machine, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (bmc.Target, error) {
+	for _, mp := range plan.Machines {
+		if mp.Name == m.Name {
+			return bmc.Target{
+				Name: m.Name, Address: netip.AddrPortFrom(mp.BMC.Address, uint16(mp.BMC.Port)), Protocol: bmc.Redfish,
+				User: keys.bmcUser, Password: bmc.Password(keys.bmcPass), Dial: dial, RootCAs: keys.ca.Pool(),
+			}, nil
+		}
+	}
+	return bmc.Target{}, fmt.Errorf("machine %s is not in this lab", m.Name)
+}
+
+// labInfo is what the control socket tells of a running lab.
+type labInfo struct {
+	Name     string       `json:"name"`
+	Accel    string       `json:"accel"`
+	Revision string       `json:"revision"`
+	PID      int          `json:"pid"`
+	Machines []labMachine `json:"machines"`
+}
+
+type labMachine struct {
+	Name     string   `json:"name"`
+	Domain   string   `json:"domain"`
+	Firmware string   `json:"firmware"`
+	Address  string   `json:"address,omitempty"` // on its boot network
+	User     string   `json:"user,omitempty"`    // for ssh
+	BMC      string   `json:"bmc"`               // on the fabric
+	BMCLocal string   `json:"bmc_local"`         // URL on loopback
+	HostKeys []string `json:"host_keys,omitempty"`
+}
+
+func (d *labServer) info() labInfo {
+	inf := labInfo{Name: d.plan.Name, Accel: string(d.lab.Accel()), Revision: string(d.plan.Site.Revision()), PID: os.Getpid()}
+	for _, mp := range d.plan.Machines {
+		m, _ := d.plan.Site.Machine(mp.Name)
+		lm := labMachine{
+			Name: mp.Name, Domain: mp.Domain, Firmware: string(mp.Firmware), BMC: mp.BMC.Address.String(),
+			BMCLocal: d.bmcs[mp.Name], HostKeys: d.provision.HostKeys(mp.Name),
+		}
+		if nic, ok := m.BootNIC(); ok && nic.Address.IsValid() {
+			lm.Address = nic.Address.String()
+		}
+		if prof, ok := d.plan.Site.Profile(m.Profile); ok {
+			lm.User = labs.LoginUser(prof)
+		}
+		inf.Machines = append(inf.Machines, lm)
+	}
+	return inf
+}
+
+// handler is the control socket: GET /lab, and CONNECT to an address on the
+// fabric (RFC 9110 §9.3.6).
+func (d *labServer) handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		switch {
+		case req.Method == http.MethodConnect:
+			d.connect(w, req)
+		case req.Method == http.MethodGet && req.URL.Path == "/lab":
+			w.Header().Set("Content-Type", "application/json")
+			var b bytes.Buffer
+			if err := json.NewEncoder(&b).Encode(d.info()); err != nil {
+				http.Error(w, err.Error(), http.StatusInternalServerError)
+				return
+			}
+			w.Write(b.Bytes())
+		default:
+			http.NotFound(w, req)
+		}
+	})
+}
+
+// connect joins the client with an address on the fabric.
+func (d *labServer) connect(w http.ResponseWriter, req *http.Request) {
+	ctx, cancel := context.WithTimeout(req.Context(), 20*time.Second)
+	far, err := d.lab.DialContext(ctx, "tcp", req.Host)
+	cancel()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadGateway)
+		return
+	}
+	defer far.Close()
+	hj, ok := w.(http.Hijacker)
+	if !ok {
+		http.Error(w, "no hijacking", http.StatusInternalServerError)
+		return
+	}
+	near, rw, err := hj.Hijack()
+	if err != nil {
+		return
+	}
+	defer near.Close()
+	if _, err := io.WriteString(near, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+		return
+	}
+	splice(near, rw.Reader, far)
+}
+
+// splice copies both ways until both ends are done.
+func splice(near net.Conn, nearReader io.Reader, far net.Conn) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		io.Copy(far, nearReader)
+		closeWrite(far)
+	}()
+	io.Copy(near, far)
+	closeWrite(near)
+	<-done
+}
+
+func closeWrite(c net.Conn) {
+	if cw, ok := c.(interface{ CloseWrite() error }); ok {
+		cw.CloseWrite()
+		return
+	}
+	c.Close()
+}

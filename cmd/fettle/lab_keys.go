@@ -1,0 +1,101 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/fettle-dev/fettle/site"
+)
+
+// labKeys are a lab's own secrets: a lab never needs production's. They live
+// in the lab's folder and go with it.
+type labKeys struct {
+	dir     string // holds the key files
+	ca      *site.CA
+	bmcUser string
+	bmcPass string
+	sshPub  string // authorized_keys line
+	sshFile string // private key file
+}
+
+const labBMCUser = "admin"
+
+// openLabKeys reads the keys in dir, or makes them.
+func openLabKeys(dir, lab string, now time.Time) (*labKeys, error) {
+	identity := filepath.Join(dir, "identity.txt")
+	k := &labKeys{dir: dir, bmcUser: labBMCUser, sshFile: filepath.Join(dir, "id_ed25519")}
+	if _, err := os.Stat(filepath.Join(dir, "complete")); errors.Is(err, fs.ErrNotExist) {
+		if err := makeLabKeys(dir, identity, lab, now, k.sshFile); err != nil {
+			return nil, fmt.Errorf("making the keys of lab %s: %w", lab, err)
+		}
+	}
+	sec, err := site.OpenSecrets(dir, identity)
+	if err != nil {
+		return nil, fmt.Errorf("keys of lab %s: %w", lab, err)
+	}
+	if k.ca, err = site.LoadCA(dir, sec); err != nil {
+		return nil, fmt.Errorf("keys of lab %s: %w", lab, err)
+	}
+	pass, err := sec.Get("bmc")
+	if err != nil {
+		return nil, fmt.Errorf("keys of lab %s: %w", lab, err)
+	}
+	k.bmcPass = pass.Reveal()
+	pub, err := os.ReadFile(k.sshFile + ".pub")
+	if err != nil {
+		return nil, fmt.Errorf("keys of lab %s: %w", lab, err)
+	}
+	k.sshPub = string(pub)
+	return k, nil
+}
+
+// makeLabKeys makes all keys anew; a half-made set is thrown away.
+func makeLabKeys(dir, identity, lab string, now time.Time, sshFile string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	sec, _, err := site.InitSecrets(dir, identity)
+	if err != nil {
+		return err
+	}
+	if _, err := site.InitCA(dir, "lab "+lab, sec, now); err != nil {
+		return err
+	}
+	b := make([]byte, 16)
+	rand.Read(b)
+	if err := sec.Set("bmc", site.NewSecret(hex.EncodeToString(b))); err != nil {
+		return err
+	}
+	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	block, err := ssh.MarshalPrivateKey(priv, "fettle lab "+lab)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(sshFile, pem.EncodeToMemory(block), 0o600); err != nil {
+		return err
+	}
+	sp, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(sshFile+".pub", ssh.MarshalAuthorizedKey(sp), 0o644); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, "complete"), nil, 0o644)
+}

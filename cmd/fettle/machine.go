@@ -1,0 +1,273 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/fettle-dev/fettle/state"
+	"github.com/fettle-dev/fettle/web"
+)
+
+func machineCommands(e *env) []*cli.Command {
+	yes := &cli.BoolFlag{Name: "yes", Usage: "do it without asking"}
+	wait := &cli.BoolFlag{Name: "wait", Value: true, Usage: "follow until every machine is ready or failed"}
+	return []*cli.Command{
+		{
+			Name: "machine", Usage: "what machines are, and what happens to them",
+			Subcommands: []*cli.Command{
+				{Name: "ls", Usage: "list machines and their phases", Action: withClient(e, machineList)},
+				{Name: "show", Usage: "show all that is known of a machine", ArgsUsage: "NAME", Action: withClient(e, machineShow)},
+				{Name: "why", Usage: "tell what happened to a machine, as sentences", ArgsUsage: "NAME", Action: withClient(e, machineWhy)},
+				{Name: "deploy", Usage: "write each machine's image and start it", ArgsUsage: "SELECTOR...", Flags: []cli.Flag{yes, wait},
+					Description: "Shows the plan (disks that are wiped, machines that restart) and asks, or needs --yes.",
+					Action:      withClient(e, machineDeploy)},
+				{Name: "inspect", Usage: "boot machines into the agent and record what they are", ArgsUsage: "SELECTOR...", Flags: []cli.Flag{yes, wait},
+					Action: withClient(e, machineInspect)},
+				{Name: "abort", Usage: "end a machine's run; the machine is left as it is", ArgsUsage: "NAME", Action: withClient(e, machineAbort)},
+			},
+		},
+		{Name: "plan", Usage: "show what deploying machines would do", ArgsUsage: "SELECTOR...", Action: withClient(e, planShow)},
+	}
+}
+
+// withClient connects to the serving fettle before a command runs.
+func withClient(e *env, do func(c *cli.Context, e *env, w *web.Client) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		w, err := e.connect(c)
+		if err != nil {
+			return err
+		}
+		return do(c, e, w)
+	}
+}
+
+// oneArg is a command's only argument.
+func oneArg(c *cli.Context, what string) (string, error) {
+	if c.NArg() != 1 {
+		return "", usage("%s takes one %s", c.Command.FullName(), what)
+	}
+	return c.Args().First(), nil
+}
+
+// selectors are a command's arguments, of which there must be some: nothing is
+// done to all machines by accident.
+func selectors(c *cli.Context) ([]string, error) {
+	if c.NArg() == 0 {
+		return nil, usage("%s takes machines: names, gpu-[01-32], rack=r1, profile=train, or all", c.Command.FullName())
+	}
+	return c.Args().Slice(), nil
+}
+
+func machineList(c *cli.Context, e *env, w *web.Client) error {
+	ms, err := w.Machines(c.Context)
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(ms)
+	}
+	rows := [][]string{{"MACHINE", "PHASE", "SINCE", "IMAGE", "REASON"}}
+	for _, m := range ms {
+		rows = append(rows, []string{m.Machine, string(m.Phase), sinceText(m.Since), m.Image, m.Reason})
+	}
+	table(e.stdout, rows)
+	return nil
+}
+
+func sinceText(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.Local().Format("2006-01-02 15:04:05")
+}
+
+func machineShow(c *cli.Context, e *env, w *web.Client) error {
+	name, err := oneArg(c, "machine")
+	if err != nil {
+		return err
+	}
+	m, err := w.Machine(c.Context, name)
+	if err != nil {
+		return err
+	}
+	return e.printJSON(m)
+}
+
+func machineWhy(c *cli.Context, e *env, w *web.Client) error {
+	name, err := oneArg(c, "machine")
+	if err != nil {
+		return err
+	}
+	lines, err := w.Why(c.Context, name)
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(lines)
+	}
+	for _, l := range lines {
+		fmt.Fprintln(e.stdout, l)
+	}
+	return nil
+}
+
+func planShow(c *cli.Context, e *env, w *web.Client) error {
+	sel, err := selectors(c)
+	if err != nil {
+		return err
+	}
+	p, err := w.Plan(c.Context, sel)
+	if err != nil {
+		return err
+	}
+	return e.printPlan(p)
+}
+
+func (e *env) printPlan(p state.Plan) error {
+	if e.json {
+		return e.printJSON(p)
+	}
+	for _, m := range p.Machines {
+		fmt.Fprintf(e.stderr, "%s (now %s)\n", m.Machine, m.Phase)
+		for _, ch := range m.Changes {
+			fmt.Fprintf(e.stderr, "  - %s\n", ch)
+		}
+	}
+	fmt.Fprintf(e.stderr, "plan %.19s of site revision %.19s\n", p.Digest, p.Revision)
+	return nil
+}
+
+func machineDeploy(c *cli.Context, e *env, w *web.Client) error {
+	sel, err := selectors(c)
+	if err != nil {
+		return err
+	}
+	p, err := w.Plan(c.Context, sel)
+	if err != nil {
+		return err
+	}
+	if !e.json {
+		if err := e.printPlan(p); err != nil {
+			return err
+		}
+	}
+	if err := e.confirm(c.Bool("yes"), fmt.Sprintf("wipe the disks above and restart %d machines", len(p.Machines))); err != nil {
+		return err
+	}
+	return e.deploy(c.Context, w, p, sel, c.Bool("wait"))
+}
+
+// deploy starts a planned deployment and follows it.
+func (e *env) deploy(ctx context.Context, w *web.Client, p state.Plan, sel []string, wait bool) error {
+	after, err := lastSeq(ctx, w)
+	if err != nil {
+		return err
+	}
+	if _, err := w.Deploy(ctx, p.Digest, sel); err != nil {
+		if errors.Is(err, state.ErrPlanChanged) {
+			return fail(exitRefused, err)
+		}
+		return err
+	}
+	if !wait {
+		return nil
+	}
+	var names []string
+	for _, m := range p.Machines {
+		names = append(names, m.Machine)
+	}
+	return e.follow(ctx, w, names, after, deployEnded)
+}
+
+func machineInspect(c *cli.Context, e *env, w *web.Client) error {
+	sel, err := selectors(c)
+	if err != nil {
+		return err
+	}
+	if err := e.confirm(c.Bool("yes"), "restart "+strings.Join(sel, ", ")+" into the agent"); err != nil {
+		return err
+	}
+	after, err := lastSeq(c.Context, w)
+	if err != nil {
+		return err
+	}
+	plan, err := w.Inspect(c.Context, sel)
+	if err != nil || !c.Bool("wait") {
+		return err
+	}
+	return e.follow(c.Context, w, plan, after, func(p state.Phase) bool { return p == state.Inspected || p == state.Failed })
+}
+
+func machineAbort(c *cli.Context, e *env, w *web.Client) error {
+	name, err := oneArg(c, "machine")
+	if err != nil {
+		return err
+	}
+	return w.Abort(c.Context, name)
+}
+
+func deployEnded(p state.Phase) bool { return p == state.Ready || p == state.Failed }
+
+// lastSeq is the sequence number of the newest event.
+func lastSeq(ctx context.Context, w *web.Client) (int64, error) {
+	var seq int64
+	for ev, err := range w.Events(ctx, state.Query{Limit: 1}, false) {
+		if err != nil {
+			return 0, err
+		}
+		seq = max(seq, ev.Seq)
+	}
+	return seq, nil
+}
+
+// follow draws the progress of machines from the events after a sequence
+// number on, until each has ended. It fails when one of them failed.
+func (e *env) follow(ctx context.Context, w *web.Client, machines []string, after int64, ended func(state.Phase) bool) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	pr := newProgress(e, machines, time.Now)
+	open := map[string]bool{}
+	for _, m := range machines {
+		open[m] = true
+	}
+	var failed []string
+	for ev, err := range w.Events(ctx, state.Query{After: after}, true) {
+		if err != nil {
+			return err
+		}
+		if err := pr.event(ev); err != nil {
+			return err
+		}
+		if ev.Kind != state.KindPhase || !open[ev.Machine] || !ended(pr.status[ev.Machine].Phase) {
+			continue
+		}
+		delete(open, ev.Machine)
+		if pr.status[ev.Machine].Phase == state.Failed {
+			failed = append(failed, ev.Machine)
+		}
+		if len(open) == 0 {
+			break
+		}
+	}
+	if len(open) > 0 {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return fmt.Errorf("the server stopped telling of %s: the runs go on; fettle machine ls shows them", strings.Join(slices.Sorted(maps.Keys(open)), ", "))
+	}
+	if len(failed) > 0 {
+		var lines []string
+		for _, m := range slices.Sorted(slices.Values(failed)) {
+			lines = append(lines, fmt.Sprintf("%s failed: %s", m, pr.status[m].Reason))
+		}
+		return errors.New(strings.Join(lines, "\n"))
+	}
+	return nil
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+)
+
+// version is set by the Makefile: -ldflags "-X main.version=...".
+var version = "devel"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	e := &env{
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
+		tty: term.IsTerminal(int(os.Stdout.Fd())) && os.Getenv("TERM") != "dumb",
+	}
+	os.Exit(run(ctx, e, os.Args))
+}
+
+// run is the whole command line: it never exits the process, so that a test
+// can call it.
+func run(ctx context.Context, e *env, args []string) int {
+	if e.log == nil {
+		e.log = slog.New(slog.DiscardHandler)
+	}
+	err := newApp(e).RunContext(ctx, args)
+	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		fmt.Fprintln(e.stderr, "fettle: interrupted: nothing is half-done; the same command goes on where it stopped")
+		return exitInterrupted
+	}
+	if err != nil {
+		fmt.Fprintf(e.stderr, "fettle: %v\n", err)
+	}
+	return exitStatus(err)
+}
+
+func newApp(e *env) *cli.App {
+	app := &cli.App{
+		Name:                 "fettle",
+		Usage:                "provision owned servers, the labs that mirror them, and air-gapped sites",
+		Version:              version,
+		Reader:               e.stdin,
+		Writer:               e.stdout,
+		ErrWriter:            e.stderr,
+		HideHelpCommand:      true,
+		EnableBashCompletion: true,
+		Suggest:              true,
+		Description: strings.TrimSpace(`
+A site folder says what should be; fettle makes it so, on racks (serve, machine,
+bmc) and in a lab on this machine (lab), and remembers what happened (events).
+
+Exit statuses: 0 done; 1 tried and failed; 2 wrong flags or arguments; 3 a file
+is wrong (site, secrets, image); 4 this machine lacks something (see fettle
+doctor); 5 refused: it needs a yes, or the plan changed; 130 interrupted.`),
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "text or json"},
+			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "log to standard error"},
+		},
+		Before: func(c *cli.Context) error {
+			switch c.String("output") {
+			case "text":
+			case "json":
+				e.json = true
+			default:
+				return usage("--output is text or json, not %q", c.String("output"))
+			}
+			if c.Bool("verbose") {
+				e.log = slog.New(slog.NewTextHandler(e.stderr, nil))
+			}
+			return nil
+		},
+		ExitErrHandler: func(*cli.Context, error) {}, // only main exits
+		OnUsageError: func(c *cli.Context, err error, _ bool) error {
+			return usage("%w: see %s --help", err, c.App.Name)
+		},
+		CommandNotFound: func(c *cli.Context, name string) {
+			fmt.Fprintf(e.stderr, "fettle: no command %q\n", name)
+		},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return usage("no command %q: see fettle --help", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
+	}
+	app.Commands = slices.Concat(
+		siteCommands(e),
+		serveCommands(e),
+		machineCommands(e),
+		eventsCommands(e, e.connect),
+		bmcCommands(e, e.bmcTargets),
+		labCommands(e),
+		imageCommands(e),
+		doctorCommands(e),
+	)
+	usageErrors(app.Commands)
+	return app
+}
+
+// usageErrors gives every command and its subcommands the same handling of
+// wrong flags, and an unknown subcommand an error.
+func usageErrors(cmds []*cli.Command) {
+	for _, c := range cmds {
+		if c.OnUsageError == nil {
+			c.OnUsageError = func(c *cli.Context, err error, _ bool) error {
+				return usage("%w: see %s --help", err, c.Command.FullName())
+			}
+		}
+		if len(c.Subcommands) > 0 && c.Action == nil {
+			c.Action = func(c *cli.Context) error {
+				if c.Args().Present() {
+					return usage("no command %q in %s: see %s --help", c.Args().First(), c.Command.FullName(), c.Command.FullName())
+				}
+				return cli.ShowSubcommandHelp(c)
+			}
+		}
+		c.HideHelpCommand = true
+		usageErrors(c.Subcommands)
+	}
+}
+
+// confirm asks a person; without a terminal to ask, or with a no, it refuses.
+func (e *env) confirm(yes bool, question string) error {
+	if yes {
+		return nil
+	}
+	if !e.tty {
+		return fail(exitRefused, fmt.Errorf("%s: say --yes", question))
+	}
+	fmt.Fprintf(e.stderr, "%s? Type yes: ", question)
+	var answer string
+	if _, err := fmt.Fscanln(e.stdin, &answer); err != nil && !errors.Is(err, io.EOF) && answer == "" {
+		return fail(exitRefused, errors.New("not confirmed"))
+	}
+	if answer != "yes" {
+		return fail(exitRefused, errors.New("not confirmed"))
+	}
+	return nil
+}

@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/fettle-dev/fettle/bmc"
+	"github.com/fettle-dev/fettle/images"
+	"github.com/fettle-dev/fettle/provision"
+	"github.com/fettle-dev/fettle/site"
+	"github.com/fettle-dev/fettle/state"
+	"github.com/fettle-dev/fettle/web"
+)
+
+func serveCommands(e *env) []*cli.Command {
+	return []*cli.Command{{
+		Name:  "serve",
+		Usage: "serve DHCP, TFTP, HTTP boot, the agent and the API to the machines of a site",
+		Description: `Answers on the interface that has each boot network's server address. SIGHUP
+reads the site folder again; a folder with errors is refused and the old one
+stays in force.`,
+		Flags: []cli.Flag{
+			siteFlag(), storeFlag(), identityFlag(),
+			&cli.StringSliceFlag{Name: "interface", Usage: "NETWORK=INTERFACE, when the address alone does not tell"},
+			&cli.StringSliceFlag{Name: "network", Usage: "serve only this boot network (repeatable)"},
+			&cli.StringFlag{Name: "state", Usage: "folder of the embedded etcd (default: /var/lib/fettle/state, or below $XDG_STATE_HOME)"},
+			&cli.StringSliceFlag{Name: "etcd", Usage: "endpoint of an existing etcd cluster, instead of the embedded one (repeatable)"},
+			&cli.StringFlag{Name: "etcd-ca", Usage: "CA certificate of that cluster"},
+			&cli.StringFlag{Name: "etcd-cert", Usage: "client certificate for that cluster"},
+			&cli.StringFlag{Name: "etcd-key", Usage: "key of the client certificate"},
+			&cli.StringFlag{Name: "socket", Usage: "Unix socket of the API (default: $XDG_RUNTIME_DIR/fettle/api.sock, or /run/fettle/api.sock)"},
+			&cli.StringFlag{Name: "listen", Usage: "also serve API and pages over TLS at this ADDRESS:PORT"},
+			&cli.StringFlag{Name: "tokens", Usage: "file of API tokens, needed by --listen"},
+		},
+		Action: func(c *cli.Context) error { return serve(c, e) },
+	}}
+}
+
+func storeFlag() cli.Flag {
+	return &cli.StringFlag{Name: "store", EnvVars: []string{"FETTLE_STORE"}, Usage: "folder of images (default: /var/lib/fettle, or $XDG_DATA_HOME/fettle)"}
+}
+
+func identityFlag() cli.Flag {
+	return &cli.StringFlag{Name: "identity", EnvVars: []string{"FETTLE_IDENTITY"}, Usage: "age identity that opens the site's secrets"}
+}
+
+func serve(c *cli.Context, e *env) error {
+	s, err := site.Load(c.String("site"))
+	if err != nil {
+		return fail(exitInput, err)
+	}
+	log := slog.New(slog.NewTextHandler(e.stderr, nil))
+	var current atomic.Pointer[site.Site]
+	current.Store(s)
+
+	named := map[string]string{}
+	for _, v := range c.StringSlice("interface") {
+		n, i, ok := strings.Cut(v, "=")
+		if _, known := s.Network(n); !ok || !known || i == "" {
+			return usage("--interface is NETWORK=INTERFACE with a network of the site, not %q", v)
+		}
+		named[n] = i
+	}
+	only := c.StringSlice("network")
+	for _, n := range only {
+		if net, ok := s.Network(n); !ok || net.Purpose != site.PurposeBoot {
+			return usage("--network %s: the site has no boot network of that name", n)
+		}
+	}
+	if len(only) == 0 {
+		only = nil
+	}
+	secrets, err := openSecrets(c, s.Dir)
+	if err != nil {
+		return err
+	}
+	ca, err := site.LoadCA(s.Dir, secrets)
+	if err != nil {
+		return fail(exitInput, err)
+	}
+	store, err := images.OpenStore(storeDir(c, e))
+	if err != nil {
+		return err
+	}
+	sv := &services{
+		site: current.Load, images: store, ca: ca, log: log, networks: only,
+		state:   state.Config{Dir: c.String("state"), Endpoints: c.StringSlice("etcd"), Logger: log},
+		apiPath: c.String("socket"),
+	}
+	if sv.apiPath == "" {
+		sv.apiPath = defaultSocket(e)
+	}
+	if err := etcdFlags(c, e, &sv.state); err != nil {
+		return err
+	}
+	st, err := newHostStack(sv.bootNetworks(), named)
+	if err != nil {
+		return err
+	}
+	sv.stack = st
+	sv.target = func(m site.Machine) (bmc.Target, error) { return siteTarget(m, secrets, ca, st.Dial) }
+	if addr := c.String("listen"); addr != "" {
+		if err := listenAPI(c, ca, sv, addr); err != nil {
+			return err
+		}
+	}
+	sv.started = func(*provision.Provisioner, *state.Store) {
+		fmt.Fprintf(e.stderr, "fettle serves site %s (%d machines, revision %.19s)\n", s.Name, len(s.Machines), s.Revision())
+		for _, n := range sv.bootNetworks() {
+			fmt.Fprintf(e.stderr, "  network %s on %s: DHCP, TFTP and HTTP at %s, agents at https://%s\n", n.Name, st.interfaces[n.Name], n.Server, netip.AddrPortFrom(n.Server, agentPort))
+		}
+		fmt.Fprintf(e.stderr, "  API at %s\n", sv.apiPath)
+	}
+	stop := reloadOnHangup(c.Context, s.Dir, &current, log)
+	defer stop()
+	return sv.run(c.Context)
+}
+
+// reloadOnHangup reads the site again at each SIGHUP.
+func reloadOnHangup(ctx context.Context, dir string, current *atomic.Pointer[site.Site], log *slog.Logger) (stop func()) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hup:
+			}
+			s, err := site.Load(dir)
+			if err != nil {
+				log.Error("the site folder has errors; the site as read before stays in force", "err", err)
+				continue
+			}
+			current.Store(s)
+			log.Info("site read again", "revision", s.Revision())
+		}
+	}()
+	return func() { signal.Stop(hup); cancel(); <-done }
+}
+
+// etcdFlags fills in where the state is kept.
+func etcdFlags(c *cli.Context, e *env, cfg *state.Config) error {
+	if len(cfg.Endpoints) == 0 {
+		if cfg.Dir == "" {
+			cfg.Dir = filepath.Join(stateHome(e), "state")
+		}
+		return nil
+	}
+	if c.String("state") != "" {
+		return usage("--state and --etcd exclude each other: the state is here or there")
+	}
+	t := &tls.Config{MinVersion: tls.VersionTLS12}
+	if f := c.String("etcd-ca"); f != "" {
+		pool, err := readPool(f)
+		if err != nil {
+			return err
+		}
+		t.RootCAs = pool
+	}
+	if f := c.String("etcd-cert"); f != "" {
+		cert, err := tls.LoadX509KeyPair(f, c.String("etcd-key"))
+		if err != nil {
+			return fail(exitInput, fmt.Errorf("--etcd-cert %s with --etcd-key %s: %w", f, c.String("etcd-key"), err))
+		}
+		t.Certificates = []tls.Certificate{cert}
+	}
+	if strings.HasPrefix(cfg.Endpoints[0], "https://") {
+		cfg.TLS = t
+	}
+	return nil
+}
+
+// listenAPI opens the TLS listener of the operators' API.
+func listenAPI(c *cli.Context, ca *site.CA, sv *services, addr string) error {
+	at, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return usage("--listen is ADDRESS:PORT, not %q", addr)
+	}
+	if c.String("tokens") == "" {
+		return usage("--listen needs --tokens FILE: an API on the network is for those who have a token (fettle token add)")
+	}
+	if sv.tokens, err = web.LoadTokens(c.String("tokens")); err != nil {
+		return fail(exitInput, err)
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("this machine's host name: %w", err)
+	}
+	var ips []netip.Addr
+	if !at.Addr().IsUnspecified() {
+		ips = append(ips, at.Addr())
+	}
+	now := time.Now()
+	cert, err := ca.Issue([]string{host, "localhost"}, ips, now.Add(-24*time.Hour), now.AddDate(1, 0, 0))
+	if err != nil {
+		return fmt.Errorf("certificate of the API: %w", err)
+	}
+	ln, err := net.Listen("tcp", at.String())
+	if err != nil {
+		return portTaken(err, "server")
+	}
+	sv.apiTLS = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
+	return nil
+}
+
+// siteTarget is a machine's BMC with the credentials that the site's secrets
+// hold.
+func siteTarget(m site.Machine, secrets *site.Secrets, ca *site.CA, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (bmc.Target, error) {
+	if !m.BMC.Address.IsValid() {
+		return bmc.Target{}, fail(exitInput, fmt.Errorf("machine %s has no BMC address in %s:%d", m.Name, m.Pos.File, m.Pos.Line))
+	}
+	if m.BMC.Secret == "" {
+		return bmc.Target{}, fail(exitInput, fmt.Errorf("machine %s: its bmc names no secret in %s:%d: add secret: NAME", m.Name, m.Pos.File, m.Pos.Line))
+	}
+	v, err := secrets.Get(m.BMC.Secret)
+	if err != nil {
+		return bmc.Target{}, fail(exitInput, fmt.Errorf("BMC of %s: %w", m.Name, err))
+	}
+	user, pw, err := credentials(m.BMC.Secret, v.Reveal())
+	if err != nil {
+		return bmc.Target{}, err
+	}
+	port := uint16(m.BMC.Port)
+	if port == 0 {
+		port = 443
+		if m.BMC.Protocol == site.IPMI {
+			port = 623
+		}
+	}
+	return bmc.Target{
+		Name: m.Name, Address: netip.AddrPortFrom(m.BMC.Address, port), Protocol: bmc.Protocol(m.BMC.Protocol),
+		User: user, Password: pw, Dial: dial, RootCAs: ca.Pool(),
+	}, nil
+}
+
+// openSecrets opens the secrets of a site folder.
+func openSecrets(c *cli.Context, dir string) (*site.Secrets, error) {
+	sec, err := site.OpenSecrets(dir, c.String("identity"))
+	if err != nil {
+		return nil, fail(exitInput, err)
+	}
+	return sec, nil
+}
+
+// stateHome is where fettle keeps what it remembers.
+func stateHome(e *env) string {
+	if os.Geteuid() == 0 {
+		return "/var/lib/fettle"
+	}
+	if d := e.getenv("XDG_STATE_HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, "fettle")
+	}
+	return filepath.Join(e.getenv("HOME"), ".local", "state", "fettle")
+}
+
+// defaultSocket is where serve's API listens unless told otherwise.
+func defaultSocket(e *env) string {
+	if os.Geteuid() == 0 {
+		return "/run/fettle/api.sock"
+	}
+	if d := e.getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(d) {
+		return filepath.Join(d, "fettle", "api.sock")
+	}
+	return filepath.Join(stateHome(e), "api.sock")
+}
+
+var errNoServer = errors.New("no fettle serves here")

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/fettle-dev/fettle/bmc"
+	"github.com/fettle-dev/fettle/images"
+	"github.com/fettle-dev/fettle/provision"
+	"github.com/fettle-dev/fettle/pxe"
+	"github.com/fettle-dev/fettle/site"
+	"github.com/fettle-dev/fettle/state"
+	"github.com/fettle-dev/fettle/web"
+)
+
+// agentPort is the TLS port of the agent's endpoint.
+const agentPort = 8443
+
+// stack is where services live: on real interfaces (serve), or on the hosts of
+// a lab's fabric. Services open no sockets of their own.
+type stack interface {
+	// DHCP is the socket of a DHCP server on a network.
+	DHCP(ctx context.Context, n site.Network) (net.PacketConn, error)
+	// ListenPacket is a UDP socket at an address of a network's server.
+	ListenPacket(ctx context.Context, n site.Network, at netip.AddrPort) (net.PacketConn, error)
+	// Listen is a TCP listener at an address of a network's server.
+	Listen(ctx context.Context, n site.Network, at netip.AddrPort) (net.Listener, error)
+	// Dial opens a connection to a BMC.
+	Dial(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// services is all that serve and a lab's daemon run.
+type services struct {
+	site     func() *site.Site
+	images   *images.Store
+	state    state.Config
+	stack    stack
+	ca       *site.CA
+	target   func(m site.Machine) (bmc.Target, error) // address, credentials and trust of a BMC
+	apiPath  string                                   // Unix socket of the operators' API
+	apiTLS   net.Listener                             // operators' API over TLS, or nil
+	tokens   *web.Tokens                              // who may use apiTLS
+	limits   provision.Limits
+	log      *slog.Logger
+	started  func(p *provision.Provisioner, st *state.Store) // nil: nobody waits
+	networks []string                                        // boot networks to serve; nil = all
+}
+
+// run runs all services until ctx ends or one of them fails.
+func (s *services) run(ctx context.Context) error {
+	st, err := state.Open(ctx, s.state)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	p, err := provision.New(provision.Config{
+		Site: s.site, Store: st, Releases: provision.StoreReleases{Store: s.images},
+		OpenBMC: s.openBMC, CA: s.ca.PEM(), AgentPort: agentPort, Logger: s.log, Limits: s.limits,
+	})
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.Run(ctx) })
+	if err := s.boot(ctx, g, p); err != nil {
+		return err
+	}
+	if err := s.api(ctx, g, p, st); err != nil {
+		return err
+	}
+	if s.started != nil {
+		s.started(p, st)
+	}
+	return g.Wait()
+}
+
+func (s *services) openBMC(ctx context.Context, m site.Machine) (provision.BMC, error) {
+	t, err := s.target(m)
+	if err != nil {
+		return nil, err
+	}
+	return bmc.Open(ctx, t)
+}
+
+// boot starts DHCP, TFTP, boot HTTP and the agent's endpoint on every boot
+// network.
+func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Provisioner) error {
+	nets := s.bootNetworks()
+	if len(nets) == 0 {
+		return fail(exitInput, errors.New("the site has no network with purpose: boot, so there is nothing to serve"))
+	}
+	var pns []pxe.Network
+	for _, n := range nets {
+		pns = append(pns, pxe.Network{
+			Name: n.Name, Prefix: n.Prefix, Server: n.Server, Gateway: n.Gateway,
+			DNS: n.DNS, NTP: n.NTP, Domain: n.Domain, MTU: n.MTU,
+		})
+	}
+	px, err := pxe.New(pxe.Config{Networks: pns, Booter: p, Leases: p, Files: p, Recorder: p, Logger: s.log})
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/boot/", px.Handler())
+	for _, n := range nets {
+		dhcp, err := s.stack.DHCP(ctx, n)
+		if err != nil {
+			return fmt.Errorf("DHCP on network %s: %w", n.Name, err)
+		}
+		g.Go(func() error { return px.ServeDHCP(ctx, n.Name, dhcp) })
+
+		tftp, err := s.stack.ListenPacket(ctx, n, netip.AddrPortFrom(n.Server, 69))
+		if err != nil {
+			return fmt.Errorf("TFTP on network %s: %w", n.Name, err)
+		}
+		g.Go(func() error {
+			return px.ServeTFTP(ctx, tftp, func(ctx context.Context, local netip.Addr) (net.PacketConn, error) {
+				if !local.IsValid() || local.IsUnspecified() {
+					local = n.Server
+				}
+				return s.stack.ListenPacket(ctx, n, netip.AddrPortFrom(local, 0))
+			})
+		})
+
+		boot, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(n.Server, 80))
+		if err != nil {
+			return fmt.Errorf("boot HTTP on network %s: %w", n.Name, err)
+		}
+		serveHTTP(ctx, g, boot, mux)
+
+		agent, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(n.Server, agentPort))
+		if err != nil {
+			return fmt.Errorf("agent's endpoint on network %s: %w", n.Name, err)
+		}
+		now := time.Now()
+		cert, err := s.ca.Issue(nil, []netip.Addr{n.Server}, now.Add(-24*time.Hour), now.AddDate(1, 0, 0))
+		if err != nil {
+			return fmt.Errorf("certificate of the agent's endpoint on network %s: %w", n.Name, err)
+		}
+		serveHTTP(ctx, g, tls.NewListener(agent, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}), p.Handler())
+	}
+	return nil
+}
+
+func (s *services) bootNetworks() []site.Network {
+	var out []site.Network
+	for _, n := range s.site().Networks {
+		if n.Purpose != site.PurposeBoot {
+			continue
+		}
+		if s.networks != nil && !contains(s.networks, n.Name) {
+			continue
+		}
+		out = append(out, n)
+	}
+	return out
+}
+
+func contains(list []string, s string) bool {
+	for _, x := range list {
+		if x == s {
+			return true
+		}
+	}
+	return false
+}
+
+// api starts the operators' API on its Unix socket and, if there is one, its
+// TLS listener.
+func (s *services) api(ctx context.Context, g *errgroup.Group, p *provision.Provisioner, st *state.Store) error {
+	local := web.New(web.Config{Store: st, Site: s.site, Operator: p, Logger: s.log, Authenticate: web.UnixPeer})
+	ln, err := listenUnix(s.apiPath)
+	if err != nil {
+		return err
+	}
+	serveHTTP(ctx, g, ln, local)
+	if s.apiTLS != nil {
+		remote := web.New(web.Config{Store: st, Site: s.site, Operator: p, Logger: s.log, Authenticate: s.tokens.Authenticate})
+		serveHTTP(ctx, g, s.apiTLS, remote)
+	}
+	return nil
+}
+
+// listenUnix listens at path for this user only. A socket that nobody listens
+// on any more is taken over.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("folder of socket %s: %w", path, err)
+	}
+	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("another fettle serves at %s: stop it first", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("removing the stale socket %s: %w", path, err)
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listening at %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("protecting socket %s: %w", path, err)
+	}
+	return ln, nil
+}
+
+// serveHTTP serves h on ln until ctx ends.
+func serveHTTP(ctx context.Context, g *errgroup.Group, ln net.Listener, h http.Handler) {
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	g.Go(func() error {
+		if err := srv.Serve(ln); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serving HTTP at %s: %w", ln.Addr(), err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 3*time.Second)
+		defer cancel()
+		if err := srv.Shutdown(end); err != nil {
+			return srv.Close()
+		}
+		return nil
+	})
+}
+
+// credentials splits a secret "user:password".
+func credentials(secretName, value string) (user string, pw bmc.Password, err error) {
+	user, pass, ok := strings.Cut(strings.TrimSpace(value), ":")
+	if !ok || user == "" {
+		return "", "", fail(exitInput, fmt.Errorf("secret %s must be USER:PASSWORD: set it with fettle secret set %s", secretName, secretName))
+	}
+	return user, bmc.Password(pass), nil
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"syscall"
+
+	"github.com/fettle-dev/fettle/pxe"
+	"github.com/fettle-dev/fettle/site"
+)
+
+// hostStack is this machine's own network stack: each boot network is on a
+// named interface that has the network's server address.
+type hostStack struct {
+	interfaces map[string]string // by network
+}
+
+// newHostStack finds, for every boot network of s, the interface that has its
+// server address; named gives some by hand (NETWORK=INTERFACE).
+func newHostStack(nets []site.Network, named map[string]string) (*hostStack, error) {
+	h := &hostStack{interfaces: map[string]string{}}
+	ifs, err := net.Interfaces()
+	if err != nil {
+		return nil, fmt.Errorf("listing network interfaces: %w", err)
+	}
+	for _, n := range nets {
+		want := named[n.Name]
+		found := ""
+		for _, i := range ifs {
+			addrs, err := i.Addrs()
+			if err != nil {
+				return nil, fmt.Errorf("addresses of interface %s: %w", i.Name, err)
+			}
+			has := slices.ContainsFunc(addrs, func(a net.Addr) bool {
+				p, err := netip.ParsePrefix(a.String())
+				return err == nil && p.Addr() == n.Server
+			})
+			if has && (want == "" || want == i.Name) {
+				found = i.Name
+			}
+		}
+		if found == "" {
+			on := "no interface"
+			if want != "" {
+				on = "interface " + want
+			}
+			if want != "" && !slices.ContainsFunc(ifs, func(i net.Interface) bool { return i.Name == want }) {
+				return nil, fail(exitMissing, fmt.Errorf("network %s: there is no interface %s on this machine", n.Name, want))
+			}
+			hint := want
+			if hint == "" {
+				hint = "INTERFACE"
+			}
+			return nil, fail(exitMissing, fmt.Errorf("network %s: %s has its server address: ip addr add %s/%d dev %s", n.Name, on, n.Server, n.Prefix.Bits(), hint))
+		}
+		h.interfaces[n.Name] = found
+	}
+	return h, nil
+}
+
+func (h *hostStack) DHCP(_ context.Context, n site.Network) (net.PacketConn, error) {
+	c, err := pxe.ListenDHCP(h.interfaces[n.Name])
+	return c, portTaken(err, "DHCP server")
+}
+
+func (h *hostStack) ListenPacket(ctx context.Context, _ site.Network, at netip.AddrPort) (net.PacketConn, error) {
+	var lc net.ListenConfig
+	c, err := lc.ListenPacket(ctx, "udp4", at.String())
+	return c, portTaken(err, "server")
+}
+
+func (h *hostStack) Listen(ctx context.Context, _ site.Network, at netip.AddrPort) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp4", at.String())
+	return l, portTaken(err, "server")
+}
+
+func (h *hostStack) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, network, addr)
+}
+
+// portTaken says what to do about a port that is not to be had.
+func portTaken(err error, what string) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fail(exitMissing, fmt.Errorf("%w: another %s has that port: ss -lnptu shows which, stop it", err, what))
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return fail(exitMissing, fmt.Errorf("%w: ports below 1024 need root, or setcap cap_net_bind_service,cap_net_raw+ep on the fettle binary", err))
+	}
+	return err
+}

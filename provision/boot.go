@@ -1,0 +1,132 @@
+package provision
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/fettle-dev/fettle/agent/wire"
+	"github.com/fettle-dev/fettle/images"
+	"github.com/fettle-dev/fettle/pxe"
+	"github.com/fettle-dev/fettle/site"
+	"github.com/fettle-dev/fettle/state"
+)
+
+// Names of the releases that every machine needs.
+const (
+	agentRelease   = "agent"
+	loadersRelease = "loaders"
+)
+
+var _ pxe.Booter = (*Provisioner)(nil)
+
+// Boot decides what a client boots: the agent while a run wants it, else the
+// machine's own disk. The firmware's boot order is never trusted: a ready
+// machine that asks the network is sent to its disk.
+func (p *Provisioner) Boot(ctx context.Context, c pxe.Client) (pxe.Decision, error) {
+	mac, err := macOf(c.MAC)
+	if err != nil {
+		return pxe.Decision{}, err
+	}
+	s := p.c.Site()
+	m, _, known := s.MachineByMAC(mac)
+	if !known {
+		return p.bootUnknown(ctx, s, c, mac)
+	}
+	r, ok := p.latest(m.Name)
+	if !ok {
+		return pxe.Decision{Action: pxe.BootDisk, Reason: fmt.Sprintf("%s has never been deployed: fettle machine deploy %s", m.Name, m.Name)}, nil
+	}
+	d := r.doc()
+	switch {
+	case d.Ended():
+		return pxe.Decision{Action: pxe.BootDisk, Reason: fmt.Sprintf("%s is %s: it boots its disk", m.Name, d.Phase)}, nil
+	case d.Phase == state.Restarting, d.Phase == state.FirstBoot:
+		return pxe.Decision{Action: pxe.BootDisk, Reason: "its image is written: it boots its disk"}, nil
+	}
+	return p.agentDecision(ctx, s, c, d, fmt.Sprintf("run %s (%s) boots the agent", d.ID, d.Action))
+}
+
+// agentDecision boots the agent with the run's token.
+func (p *Provisioner) agentDecision(ctx context.Context, s *site.Site, c pxe.Client, d Run, why string) (pxe.Decision, error) {
+	n, ok := s.Network(c.Network)
+	if !ok {
+		return pxe.Decision{}, fmt.Errorf("network %s is not in the site file", c.Network)
+	}
+	rel, ok, err := p.c.Releases.Latest(ctx, agentRelease)
+	if err != nil {
+		return pxe.Decision{}, fmt.Errorf("finding the agent's release: %w", err)
+	}
+	if !ok {
+		return pxe.Decision{Action: pxe.Ignore, Reason: "there is no agent to boot: fettle image build agent"}, nil
+	}
+	base := releasePath(rel)
+	return pxe.Decision{
+		Action:  pxe.BootKernel,
+		Kernel:  base + "/vmlinuz",
+		Initrds: []string{base + "/initrd", caPath},
+		Cmdline: strings.Join([]string{
+			"console=tty0", "console=ttyS0,115200", "panic=30",
+			wire.ArgServer + "=" + p.agentURL(n),
+			wire.ArgToken + "=" + d.Token,
+			wire.ArgMAC + "=" + c.MAC.String(),
+		}, " "),
+		Reason: why,
+	}, nil
+}
+
+// agentURL is the base URL of the agent's endpoint on a network.
+func (p *Provisioner) agentURL(n site.Network) string {
+	return "https://" + netip.AddrPortFrom(n.Server, p.c.AgentPort).String()
+}
+
+// fileURL is the URL of a boot file on a network; image data goes there too:
+// it is verified by digest, not by who sent it.
+func (p *Provisioner) fileURL(n site.Network, name string) string {
+	host := n.Server.String()
+	if p.c.HTTPPort != 80 {
+		host = netip.AddrPortFrom(n.Server, p.c.HTTPPort).String()
+	}
+	return "http://" + host + "/boot/files/" + name
+}
+
+// releasePath is where Open finds a release's files: its inputs name it.
+func releasePath(r images.Release) string {
+	return "release/" + r.Name + "/" + r.Inputs.Hex()
+}
+
+// bootUnknown boots a machine that the site does not know into inspection,
+// when the site's policy says so.
+func (p *Provisioner) bootUnknown(ctx context.Context, s *site.Site, c pxe.Client, mac site.MAC) (pxe.Decision, error) {
+	if s.Policy.UnknownMachines != site.Inspect {
+		return pxe.Decision{Action: pxe.Ignore, Reason: "the site does not know " + mac.String() + " and its policy is to ignore unknown machines"}, nil
+	}
+	name := unknownName(mac)
+	r, ok := p.latest(name)
+	if ok && r.doc().Ended() {
+		return pxe.Decision{Action: pxe.BootDisk, Reason: "unknown machine " + mac.String() + " has been inspected"}, nil
+	}
+	if !ok {
+		var err error
+		if r, err = p.discover(ctx, s, name); err != nil {
+			return pxe.Decision{}, err
+		}
+	}
+	return p.agentDecision(ctx, s, c, r.doc(), "unknown machine "+mac.String()+" boots the agent to be inspected")
+}
+
+// unknownName names a machine that the site does not know.
+func unknownName(mac site.MAC) string {
+	return "mac-" + strings.ReplaceAll(mac.String(), ":", "")
+}
+
+// macOf is a client's MAC as the site writes it.
+func macOf(hw []byte) (site.MAC, error) {
+	var mac site.MAC
+	if len(hw) != len(mac) {
+		return mac, fmt.Errorf("client hardware address %x has %d bytes; only Ethernet's 6 are served", hw, len(hw))
+	}
+	copy(mac[:], hw)
+	return mac, nil
+}

@@ -1,0 +1,279 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/fettle-dev/fettle/bmc"
+	"github.com/fettle-dev/fettle/site"
+	"github.com/fettle-dev/fettle/state"
+)
+
+// ErrBusy means that another run of the machine is under way.
+var ErrBusy = errors.New("a run is under way")
+
+// drive takes one run forward until it ends or ctx does. What the machine
+// itself says (addresses asked for, agent's reports, phone-home) changes the
+// run from other goroutines; drive does what the BMC must do and watches for
+// silence.
+func (p *Provisioner) drive(ctx context.Context, r *run) {
+	for ctx.Err() == nil {
+		d := r.doc()
+		if d.Ended() {
+			p.afterRun(ctx, d)
+			return
+		}
+		var err error
+		switch d.Phase {
+		case state.PoweringOn:
+			err = p.bootNetwork(ctx, r, d)
+		case state.Restarting:
+			err = p.bootDisk(ctx, r, d)
+		default:
+			err = p.watch(ctx, r, d)
+		}
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		if ferr := p.fail(ctx, r, "fettle", err.Error()); ferr != nil {
+			p.log.Error("run cannot be recorded as failed", "machine", d.Machine, "cause", err, "err", ferr)
+			return
+		}
+	}
+}
+
+// withBMC logs in, calls do, and logs out whatever happens.
+func (p *Provisioner) withBMC(ctx context.Context, m site.Machine, do func(context.Context, BMC) error) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	c, err := p.c.OpenBMC(ctx, m)
+	if err != nil {
+		return fmt.Errorf("BMC of %s: %w", m.Name, err)
+	}
+	err = do(ctx, c)
+	end, cancel2 := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel2()
+	if cerr := c.Close(end); cerr != nil {
+		p.log.Warn("BMC session may be left open", "machine", m.Name, "err", cerr)
+	}
+	if err != nil {
+		return fmt.Errorf("BMC of %s: %w", m.Name, err)
+	}
+	return nil
+}
+
+// retryBMC tries do a few times: BMCs drop requests. A refused password or a
+// missing function is final.
+func (p *Provisioner) retryBMC(ctx context.Context, m site.Machine, do func(context.Context, BMC) error) error {
+	var err error
+	for i := range 3 {
+		err = p.withBMC(ctx, m, do)
+		if err == nil || errors.Is(err, bmc.ErrPassword) || errors.Is(err, bmc.ErrUnsupported) || ctx.Err() != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Duration(i+1) * 2 * time.Second):
+		}
+	}
+	return err
+}
+
+func (p *Provisioner) machine(name string) (site.Machine, error) {
+	m, ok := p.c.Site().Machine(name)
+	if !ok {
+		return site.Machine{}, fmt.Errorf("machine %s is no longer in the site file: put it back, or abort its run", name)
+	}
+	return m, nil
+}
+
+// bootNetwork sets the next boot to the network and powers the machine on, or
+// off and on.
+func (p *Provisioner) bootNetwork(ctx context.Context, r *run, d Run) error {
+	m, err := p.machine(d.Machine)
+	if err != nil {
+		return err
+	}
+	if d.Attempts >= p.limits.Attempts {
+		return fmt.Errorf("%s was started %d times and never got through: see fettle machine why %s and its console", d.Machine, d.Attempts, d.Machine)
+	}
+	next := bmc.NextBoot{Device: bmc.BootPXE, UEFI: m.Firmware == site.UEFI}
+	err = p.retryBMC(ctx, m, func(ctx context.Context, c BMC) error {
+		if err := c.SetNextBoot(ctx, next); err != nil {
+			return err
+		}
+		return powerUp(ctx, c)
+	})
+	if err != nil {
+		return err
+	}
+	return p.update(ctx, r, "fettle", func(d *Run) (string, bool) {
+		d.Attempts++
+		d.Heard = p.now()
+		if d.Phase != state.PoweringOn { // the machine was quicker than its BMC's answer
+			return "", true
+		}
+		d.Phase = state.Firmware
+		return "powered on by its BMC, next boot is the network", true
+	})
+}
+
+// powerUp starts a machine from the beginning: on when it is off, else off and
+// on.
+func powerUp(ctx context.Context, c BMC) error {
+	now, err := c.Power(ctx)
+	if err != nil {
+		return err
+	}
+	if now == bmc.Off {
+		return c.SetPower(ctx, bmc.PowerOn)
+	}
+	return c.SetPower(ctx, bmc.PowerCycle)
+}
+
+// bootDisk sets the next boot to the disk and restarts the machine. The boot
+// order is made permanent where the BMC can: but whatever the firmware does,
+// Boot answers a ready machine with its disk.
+func (p *Provisioner) bootDisk(ctx context.Context, r *run, d Run) error {
+	m, err := p.machine(d.Machine)
+	if err != nil {
+		return err
+	}
+	err = p.retryBMC(ctx, m, func(ctx context.Context, c BMC) error { return p.restartIntoDisk(ctx, m, c) })
+	if err != nil {
+		return err
+	}
+	return p.update(ctx, r, "fettle", func(d *Run) (string, bool) {
+		d.Heard = p.now()
+		if d.Phase != state.Restarting {
+			return "", true
+		}
+		d.Phase = state.FirstBoot
+		return "restarted by its BMC into its disk", true
+	})
+}
+
+func (p *Provisioner) restartIntoDisk(ctx context.Context, m site.Machine, c BMC) error {
+	next := bmc.NextBoot{Device: bmc.BootDisk, Permanent: true, UEFI: m.Firmware == site.UEFI}
+	err := c.SetNextBoot(ctx, next)
+	if errors.Is(err, bmc.ErrUnsupported) {
+		next.Permanent = false
+		err = c.SetNextBoot(ctx, next)
+	}
+	if err != nil {
+		return err
+	}
+	return powerUp(ctx, c)
+}
+
+// watch waits for a change of the run, and looks at the power and the clock
+// meanwhile.
+func (p *Provisioner) watch(ctx context.Context, r *run, d Run) error {
+	changed := r.wait()
+	if now := r.doc(); now.Phase != d.Phase || now.Attempts != d.Attempts {
+		return nil
+	}
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-changed:
+		return nil
+	case <-time.After(p.limits.PowerPoll):
+	}
+	d = r.doc()
+	m, err := p.machine(d.Machine)
+	if err != nil {
+		return err
+	}
+	silent := p.now().Sub(d.Heard)
+	if silent < p.limits.PowerPoll {
+		return nil
+	}
+	var power bmc.Power
+	if err := p.withBMC(ctx, m, func(ctx context.Context, c BMC) error {
+		var err error
+		power, err = c.Power(ctx)
+		return err
+	}); err != nil {
+		// One look that fails decides nothing; silence does.
+		p.log.Warn("cannot see the power of a machine in a run", "machine", m.Name, "err", err)
+		power = bmc.PowerUnknown
+	}
+	if power == bmc.Off {
+		return p.again(ctx, r, d.Phase, "it lost power")
+	}
+	limit, what := p.limit(d.Phase)
+	if silent > limit {
+		return p.again(ctx, r, d.Phase, what)
+	}
+	return nil
+}
+
+// limit is how long a phase may be silent, and how the silence is put.
+func (p *Provisioner) limit(ph state.Phase) (time.Duration, string) {
+	switch ph {
+	case state.Firmware:
+		return p.limits.Firmware, fmt.Sprintf("it asked for no address within %s of power-on: check its cable, its network boot setting and the MAC address in the site file", p.limits.Firmware)
+	case state.Netboot:
+		return p.limits.Netboot, fmt.Sprintf("it asked the network but its agent did not report within %s", p.limits.Netboot)
+	case state.FirstBoot:
+		return p.limits.FirstBoot, fmt.Sprintf("its installed system did not report within %s of restart", p.limits.FirstBoot)
+	default:
+		return p.limits.Agent, fmt.Sprintf("its agent has been silent for %s", p.limits.Agent)
+	}
+}
+
+// again starts the part of a run over that phase belongs to, or fails the run
+// when it has been started too often.
+func (p *Provisioner) again(ctx context.Context, r *run, phase state.Phase, why string) error {
+	return p.update(ctx, r, "fettle", func(d *Run) (string, bool) {
+		if d.Phase != phase || d.Ended() {
+			return "", false
+		}
+		if d.Attempts >= p.limits.Attempts {
+			d.Phase = state.Failed
+			d.Reason = fmt.Sprintf("%s, and this was start %d of %d", why, d.Attempts, p.limits.Attempts)
+			return d.Reason, true
+		}
+		next := state.PoweringOn
+		if phase == state.FirstBoot {
+			next = state.Restarting
+			d.Attempts++
+		}
+		d.Phase = next
+		d.Heard = p.now()
+		return why + ": starting it again", true
+	})
+}
+
+// afterRun leaves a machine as a run's end wants it. An inspected machine goes
+// back to its installed system, or is switched off; a failed one is left as it
+// is, for people to look at.
+func (p *Provisioner) afterRun(ctx context.Context, d Run) {
+	if d.Action != ActionInspect || d.Phase != state.Inspected {
+		return
+	}
+	m, err := p.machine(d.Machine)
+	if err != nil {
+		return
+	}
+	err = p.retryBMC(ctx, m, func(ctx context.Context, c BMC) error {
+		if d.Installed {
+			return p.restartIntoDisk(ctx, m, c)
+		}
+		return c.SetPower(ctx, bmc.PowerOff)
+	})
+	text := "inspected; switched off"
+	if d.Installed {
+		text = "inspected; restarted into its installed system"
+	}
+	if err != nil {
+		text = "inspected, but its BMC did not put it back: " + err.Error()
+	}
+	if err := p.event(ctx, d, "run.note", "fettle", text, nil); err != nil {
+		p.log.Error("event lost", "machine", d.Machine, "err", err)
+	}
+}

@@ -1,0 +1,90 @@
+package provision
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/fettle-dev/fettle/agent/wire"
+	"github.com/fettle-dev/fettle/pxe"
+)
+
+// caPath is the name of the extra ramdisk that brings the site's CA into the
+// agent's root: the agent's own ramdisk is the same for every site.
+const caPath = "site/ca.cpio"
+
+var _ pxe.Files = (*Provisioner)(nil)
+
+// Open finds loaders ("loaders/NAME"), files of releases
+// ("release/NAME/INPUTS/FILE") and the ramdisk with the site's CA.
+func (p *Provisioner) Open(ctx context.Context, name string) (*pxe.File, error) {
+	dir, rest, _ := strings.Cut(name, "/")
+	switch dir {
+	case "loaders":
+		return p.openRelease(ctx, loadersRelease, "", rest)
+	case "release":
+		parts := strings.Split(rest, "/")
+		if len(parts) == 3 {
+			return p.openRelease(ctx, parts[0], parts[1], parts[2])
+		}
+	}
+	if name == caPath {
+		b := caRamdisk(p.c.CA)
+		return &pxe.File{ReadSeekCloser: nopCloser{bytes.NewReader(b)}, Size: int64(len(b)), ModTime: time.Unix(0, 0)}, nil
+	}
+	return nil, fmt.Errorf("boot file %q: %w", name, fs.ErrNotExist)
+}
+
+func (p *Provisioner) openRelease(ctx context.Context, name, inputs, file string) (*pxe.File, error) {
+	r, ok, err := p.c.Releases.Latest(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("finding release %s: %w", name, err)
+	}
+	if !ok || (inputs != "" && r.Inputs.Hex() != inputs) {
+		return nil, fmt.Errorf("release %s %s: %w", name, inputs, fs.ErrNotExist)
+	}
+	f, size, err := p.c.Releases.OpenFile(ctx, r, file)
+	if err != nil {
+		return nil, fmt.Errorf("release %s: %w", name, err)
+	}
+	return &pxe.File{ReadSeekCloser: f, Size: size, ModTime: r.Created, Type: "application/octet-stream"}, nil
+}
+
+type nopCloser struct{ io.ReadSeeker }
+
+func (nopCloser) Close() error { return nil }
+
+// caRamdisk is a cpio archive ("newc", Linux Documentation/driver-api/
+// early-userspace/buffer-format) with one file: the CA, at wire.PathCA.
+func caRamdisk(pem []byte) []byte {
+	var b bytes.Buffer
+	ino := 0
+	entry := func(name string, mode uint32, data []byte) {
+		ino++
+		// magic, ino, mode, uid, gid, nlink, mtime, size, devs, namesize, check
+		fmt.Fprintf(&b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X",
+			ino, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name)+1, 0)
+		b.WriteString(name)
+		b.WriteByte(0)
+		pad(&b)
+		b.Write(data)
+		pad(&b)
+	}
+	parts := strings.Split(strings.Trim(wire.PathCA, "/"), "/")
+	for i := range parts[:len(parts)-1] {
+		entry(strings.Join(parts[:i+1], "/"), 0o40755, nil)
+	}
+	entry(strings.Join(parts, "/"), 0o100644, pem)
+	entry("TRAILER!!!", 0, nil)
+	return b.Bytes()
+}
+
+func pad(b *bytes.Buffer) {
+	for b.Len()%4 != 0 {
+		b.WriteByte(0)
+	}
+}

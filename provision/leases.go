@@ -1,0 +1,216 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/fettle-dev/fettle/pxe"
+	"github.com/fettle-dev/fettle/site"
+	"github.com/fettle-dev/fettle/state"
+)
+
+var _ pxe.Leases = (*Provisioner)(nil)
+
+const (
+	// bootLease is for firmware and the agent: they hold an address for
+	// minutes. (MAAS gives 30 s; iPXE does not renew, so the agent's download
+	// must fit.)
+	bootLease = 10 * time.Minute
+	// osLease is the default for everybody else.
+	osLease = 12 * time.Hour
+	// offerHold is how long an offered address is kept for its client.
+	offerHold = 60 * time.Second
+	// quarantine is how long a declined address is not given out.
+	quarantine = time.Hour
+)
+
+type offerKey struct {
+	network string
+	addr    netip.Addr
+}
+
+type offer struct {
+	mac   site.MAC
+	until time.Time
+}
+
+// clientNetwork is the network and the reservation of a client; the address is
+// invalid when it has none.
+func (p *Provisioner) clientNetwork(c pxe.Client) (n site.Network, mac site.MAC, name string, reserved netip.Addr, err error) {
+	s := p.c.Site()
+	n, ok := s.Network(c.Network)
+	if !ok {
+		return n, mac, "", reserved, fmt.Errorf("network %s is not in the site file", c.Network)
+	}
+	if mac, err = macOf(c.MAC); err != nil {
+		return n, mac, "", reserved, err
+	}
+	m, nic, known := s.MachineByMAC(mac)
+	if known && nic.Network == n.Name {
+		return n, mac, m.Name, nic.Address, nil
+	}
+	if !known && s.Policy.UnknownMachines == site.Ignore {
+		return n, mac, "", reserved, pxe.ErrNoLease
+	}
+	return n, mac, m.Name, reserved, nil
+}
+
+func leaseTime(n site.Network, c pxe.Client) time.Duration {
+	switch {
+	case c.PXE || c.HTTP || c.IPXE:
+		return bootLease
+	case n.Lease > 0:
+		return n.Lease
+	}
+	return osLease
+}
+
+// Offer finds an address: the site's reservation, else the lease that the MAC
+// has, else what it wishes for, else a free one of the network's pools.
+func (p *Provisioner) Offer(ctx context.Context, c pxe.Client, want netip.Addr) (pxe.Lease, error) {
+	n, mac, name, addr, err := p.clientNetwork(c)
+	if err != nil {
+		return pxe.Lease{}, err
+	}
+	l := pxe.Lease{Addr: addr, Hostname: name, Duration: leaseTime(n, c)}
+	if addr.IsValid() {
+		return l, nil
+	}
+	if old, ok, err := p.c.Store.LeaseByMAC(ctx, n.Name, mac); err != nil {
+		return pxe.Lease{}, fmt.Errorf("reading leases of %s: %w", n.Name, err)
+	} else if ok && !old.Declined && p.inPool(n, old.Addr) {
+		l.Addr = old.Addr
+		return l, nil
+	}
+	if want.IsValid() && p.inPool(n, want) {
+		if ok, err := p.hold(ctx, n, want, mac); err != nil || ok {
+			l.Addr = want
+			return l, err
+		}
+	}
+	for _, pool := range n.Pools {
+		for a := pool.From; a.IsValid() && a.Compare(pool.To) <= 0; a = a.Next() {
+			if !p.inPool(n, a) {
+				continue
+			}
+			if ok, err := p.hold(ctx, n, a, mac); err != nil || ok {
+				l.Addr = a
+				return l, err
+			}
+		}
+	}
+	return pxe.Lease{}, fmt.Errorf("network %s: every pool address is taken: %w", n.Name, pxe.ErrNoLease)
+}
+
+// inPool tells whether a may be given to a client without a reservation.
+func (p *Provisioner) inPool(n site.Network, a netip.Addr) bool {
+	if a == n.Server || a == n.Gateway || p.reservedAddr(n, a) {
+		return false
+	}
+	for _, pool := range n.Pools {
+		if a.Compare(pool.From) >= 0 && a.Compare(pool.To) <= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (p *Provisioner) reservedAddr(n site.Network, a netip.Addr) bool {
+	for _, m := range p.c.Site().Machines {
+		if m.BMC.Address == a {
+			return true
+		}
+		for _, nic := range m.NICs {
+			if nic.Address == a {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// hold keeps an address for a client that it is offered to, unless somebody
+// has it or was offered it.
+func (p *Provisioner) hold(ctx context.Context, n site.Network, a netip.Addr, mac site.MAC) (bool, error) {
+	now := p.now()
+	l, ok, err := p.c.Store.LeaseByAddr(ctx, n.Name, a)
+	if err != nil {
+		return false, fmt.Errorf("reading leases of %s: %w", n.Name, err)
+	}
+	if ok && now.Before(l.Expires) && (l.Declined || l.MAC != mac) {
+		return false, nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	k := offerKey{n.Name, a}
+	if o, ok := p.offers[k]; ok && o.mac != mac && now.Before(o.until) {
+		return false, nil
+	}
+	if len(p.offers) > 65536 {
+		for k, o := range p.offers {
+			if now.After(o.until) {
+				delete(p.offers, k)
+			}
+		}
+	}
+	p.offers[k] = offer{mac, now.Add(offerHold)}
+	return true, nil
+}
+
+// Commit makes addr the client's before it returns.
+func (p *Provisioner) Commit(ctx context.Context, c pxe.Client, addr netip.Addr) (pxe.Lease, error) {
+	n, mac, name, reserved, err := p.clientNetwork(c)
+	if err != nil {
+		return pxe.Lease{}, err
+	}
+	switch {
+	case reserved.IsValid() && reserved != addr:
+		return pxe.Lease{}, fmt.Errorf("%s is reserved %s, not %s: %w", name, reserved, addr, pxe.ErrWrongAddress)
+	case !reserved.IsValid() && !p.inPool(n, addr):
+		return pxe.Lease{}, fmt.Errorf("%s is in no pool of network %s: %w", addr, n.Name, pxe.ErrWrongAddress)
+	}
+	now := p.now()
+	d := leaseTime(n, c)
+	err = p.c.Store.PutLease(ctx, state.Lease{
+		Network: n.Name, Addr: addr, MAC: mac, Hostname: name, Granted: now, Expires: now.Add(d),
+	})
+	if errors.Is(err, state.ErrAddressTaken) {
+		return pxe.Lease{}, fmt.Errorf("%s: %w: %w", addr, pxe.ErrWrongAddress, err)
+	}
+	if err != nil {
+		return pxe.Lease{}, fmt.Errorf("writing the lease of %s: %w", addr, err)
+	}
+	return pxe.Lease{Addr: addr, Hostname: name, Duration: d}, nil
+}
+
+// Release frees a client's address.
+func (p *Provisioner) Release(ctx context.Context, c pxe.Client, addr netip.Addr) error {
+	l, ok, err := p.c.Store.LeaseByAddr(ctx, c.Network, addr)
+	if err != nil {
+		return fmt.Errorf("reading the lease of %s: %w", addr, err)
+	}
+	mac, err := macOf(c.MAC)
+	if err != nil || !ok || l.MAC != mac {
+		return err
+	}
+	p.mu.Lock()
+	delete(p.offers, offerKey{c.Network, addr})
+	p.mu.Unlock()
+	return p.c.Store.DropLease(ctx, c.Network, addr)
+}
+
+// Decline keeps an address that somebody else answers on out of the pool for a
+// while.
+func (p *Provisioner) Decline(ctx context.Context, c pxe.Client, addr netip.Addr) error {
+	mac, err := macOf(c.MAC)
+	if err != nil {
+		return err
+	}
+	now := p.now()
+	return p.c.Store.PutLease(ctx, state.Lease{
+		Network: c.Network, Addr: addr, MAC: mac, Granted: now, Expires: now.Add(quarantine), Declined: true,
+	})
+}

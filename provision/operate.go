@@ -1,0 +1,270 @@
+package provision
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/fettle-dev/fettle/agent/wire"
+	"github.com/fettle-dev/fettle/images"
+	"github.com/fettle-dev/fettle/site"
+	"github.com/fettle-dev/fettle/state"
+)
+
+// Plan tells what deploying machines would do: which disk is wiped, what is
+// written to it, what restarts. It changes nothing.
+func (p *Provisioner) Plan(ctx context.Context, machines []string) (state.Plan, error) {
+	s := p.c.Site()
+	ms, err := s.Select(machines...)
+	if err != nil {
+		return state.Plan{}, err
+	}
+	plan := state.Plan{Revision: s.Revision()}
+	var errs []error
+	for _, m := range ms {
+		mp, err := p.planMachine(ctx, s, m)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		plan.Machines = append(plan.Machines, mp)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return state.Plan{}, err
+	}
+	b, err := json.Marshal(plan)
+	if err != nil {
+		return state.Plan{}, fmt.Errorf("encoding the plan: %w", err)
+	}
+	sum := sha256.Sum256(b)
+	plan.Digest = "sha256:" + hex.EncodeToString(sum[:])
+	return plan, nil
+}
+
+func (p *Provisioner) planMachine(ctx context.Context, s *site.Site, m site.Machine) (state.MachinePlan, error) {
+	prof, ok := s.Profile(m.Profile)
+	if !ok {
+		return state.MachinePlan{}, fmt.Errorf("machine %s has no profile: name one in %s:%d", m.Name, m.Pos.File, m.Pos.Line)
+	}
+	disk, err := targetDisk(m, prof)
+	if err != nil {
+		return state.MachinePlan{}, err
+	}
+	rel, err := p.diskRelease(ctx, s, prof)
+	if err != nil {
+		return state.MachinePlan{}, err
+	}
+	st, err := p.c.Store.Status(ctx, m.Name)
+	if err != nil {
+		return state.MachinePlan{}, fmt.Errorf("reading the status of %s: %w", m.Name, err)
+	}
+	mp := state.MachinePlan{
+		Machine: m.Name, Image: rel.Name, ImageDigest: string(rel.Inputs), Reboots: true, Phase: st.Phase,
+		Disk: state.PlanDisk{Serial: disk.Serial, Model: disk.Model, Bytes: int64(disk.Size)},
+		Changes: []string{
+			fmt.Sprintf("disk %s is wiped and gets image %s", disk.Serial, rel.Name),
+			"the machine is restarted twice by its BMC",
+		},
+	}
+	if st.Phase == state.Ready {
+		mp.Changes = append([]string{fmt.Sprintf("it is ready with image %s: what is on it is lost", st.Image)}, mp.Changes...)
+	}
+	return mp, nil
+}
+
+// targetDisk is the disk that a profile's layout chooses on a machine.
+func targetDisk(m site.Machine, prof site.Profile) (site.Disk, error) {
+	if len(m.Disks) == 0 {
+		return site.Disk{}, fmt.Errorf("machine %s lists no disk: an image is only written to a disk that the site file names by serial", m.Name)
+	}
+	switch sel := prof.Layout.Disk; sel {
+	case "", "first":
+		return m.Disks[0], nil
+	case "smallest":
+		return slices.MinFunc(m.Disks, func(a, b site.Disk) int { return int(min(1, max(-1, a.Size-b.Size))) }), nil
+	default:
+		for _, d := range m.Disks {
+			if d.Serial == sel {
+				return d, nil
+			}
+		}
+		return site.Disk{}, fmt.Errorf("machine %s has no disk %q, which the layout of profile %s names", m.Name, sel, prof.Name)
+	}
+}
+
+// diskRelease is the built image of a profile.
+func (p *Provisioner) diskRelease(ctx context.Context, s *site.Site, prof site.Profile) (images.Release, error) {
+	spec, err := images.SpecFor(s, prof)
+	if err != nil {
+		return images.Release{}, fmt.Errorf("image of profile %s: %w", prof.Name, err)
+	}
+	rel, ok, err := p.c.Releases.Latest(ctx, spec.Name)
+	if err != nil {
+		return images.Release{}, fmt.Errorf("finding image %s: %w", spec.Name, err)
+	}
+	if !ok {
+		return images.Release{}, fmt.Errorf("image %s is not built: fettle image build %s", spec.Name, prof.Image)
+	}
+	return rel, nil
+}
+
+// Deploy starts a deployment of each machine, if the plan made now is still
+// the one that digest names. It returns the ids of the runs.
+func (p *Provisioner) Deploy(ctx context.Context, actor, digest string, machines []string) ([]string, error) {
+	plan, err := p.Plan(ctx, machines)
+	if err != nil {
+		return nil, err
+	}
+	if plan.Digest != digest {
+		return nil, state.ErrPlanChanged
+	}
+	s := p.c.Site()
+	var ids []string
+	var errs []error
+	for _, mp := range plan.Machines {
+		m, _ := s.Machine(mp.Machine)
+		d, err := p.deployRun(ctx, s, m, mp)
+		if err == nil {
+			d.Actor = actor
+			d, err = p.start(ctx, d)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		ids = append(ids, d.ID)
+	}
+	return ids, errors.Join(errs...)
+}
+
+// deployRun prepares a deployment: all that the agent will be told, but for
+// the seed, which needs the run's id and token (see seedRun).
+func (p *Provisioner) deployRun(ctx context.Context, s *site.Site, m site.Machine, mp state.MachinePlan) (Run, error) {
+	prof, _ := s.Profile(m.Profile)
+	rel, err := p.diskRelease(ctx, s, prof)
+	if err != nil {
+		return Run{}, err
+	}
+	n, err := bootNetworkOf(s, m)
+	if err != nil {
+		return Run{}, err
+	}
+	base := releasePath(rel)
+	dep := &wire.Deploy{
+		DiskSerial: mp.Disk.Serial,
+		IndexURL:   p.fileURL(n, base+"/index.json"),
+		DataURL:    p.fileURL(n, base+"/disk.zst"),
+		RootBytes:  int64(prof.Layout.Root),
+		SwapBytes:  int64(prof.Layout.Swap),
+		KernelArgs: consoleArgs(prof.KernelArgs),
+	}
+	for _, f := range rel.Files {
+		if f.Name == "index.json" {
+			dep.IndexDigest = string(f.Digest)
+		}
+	}
+	if dep.IndexDigest == "" {
+		return Run{}, fmt.Errorf("release %s has no index.json: it is not a disk image", rel.Name)
+	}
+	return Run{
+		Machine: m.Name, Action: ActionDeploy, Revision: s.Revision(),
+		Image: rel.Name, Digest: string(rel.Inputs), Deploy: dep,
+	}, nil
+}
+
+// seedRun fills in the seed of a deployment.
+func (p *Provisioner) seedRun(d *Run) error {
+	if d.Deploy == nil {
+		return nil
+	}
+	s := p.c.Site()
+	m, err := p.machine(d.Machine)
+	if err != nil {
+		return err
+	}
+	prof, _ := s.Profile(m.Profile)
+	n, err := bootNetworkOf(s, m)
+	if err != nil {
+		return err
+	}
+	d.Deploy.Files, err = seedFiles(s, m, prof, *d, p.agentURL(n), p.c.CA)
+	return err
+}
+
+// bootNetworkOf is the network that a machine boots from.
+func bootNetworkOf(s *site.Site, m site.Machine) (site.Network, error) {
+	for _, nic := range m.NICs {
+		if nic.Boot {
+			if n, ok := s.Network(nic.Network); ok {
+				return n, nil
+			}
+		}
+	}
+	return site.Network{}, fmt.Errorf("machine %s has no port with boot: true on a network of the site", m.Name)
+}
+
+// Inspect boots machines into the agent, records what they are, and puts them
+// back. Nothing is written to a disk.
+func (p *Provisioner) Inspect(ctx context.Context, actor string, machines []string) ([]string, error) {
+	s := p.c.Site()
+	ms, err := s.Select(machines...)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	var errs []error
+	for _, m := range ms {
+		st, err := p.c.Store.Status(ctx, m.Name)
+		if err == nil {
+			var d Run
+			d, err = p.start(ctx, Run{Machine: m.Name, Action: ActionInspect, Actor: actor, Revision: s.Revision(), Installed: st.Phase == state.Ready || st.Image != ""})
+			if err == nil {
+				ids = append(ids, d.ID)
+			}
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("inspecting %s: %w", m.Name, err))
+		}
+	}
+	return ids, errors.Join(errs...)
+}
+
+// Abort ends a machine's run. The machine is left as it is.
+func (p *Provisioner) Abort(ctx context.Context, actor, machine string) error {
+	r, ok := p.latest(machine)
+	if !ok || r.doc().Ended() {
+		return fmt.Errorf("%s: no run is under way", machine)
+	}
+	return p.fail(ctx, r, actor, fmt.Sprintf("aborted by %s in phase %s", actor, r.doc().Phase))
+}
+
+// HostKeys are the SSH host keys that a machine's installed system reported.
+func (p *Provisioner) HostKeys(machine string) []string {
+	r, ok := p.latest(machine)
+	if !ok {
+		return nil
+	}
+	return r.doc().SSHKeys
+}
+
+// StoreReleases makes an images.Store a Releases.
+type StoreReleases struct{ Store *images.Store }
+
+// Latest is the newest release of that name.
+func (s StoreReleases) Latest(ctx context.Context, name string) (images.Release, bool, error) {
+	return s.Store.Latest(ctx, name)
+}
+
+// OpenFile opens one file of a release.
+func (s StoreReleases) OpenFile(ctx context.Context, r images.Release, file string) (io.ReadSeekCloser, int64, error) {
+	f, err := s.Store.Open(ctx, r, file)
+	if err != nil {
+		return nil, 0, err
+	}
+	return f, f.Size(), nil
+}

@@ -1,0 +1,189 @@
+package provision
+
+import (
+	"context"
+	"encoding/json"
+	"net/netip"
+	"strings"
+
+	"github.com/fettle-dev/fettle/pxe"
+	"github.com/fettle-dev/fettle/site"
+	"github.com/fettle-dev/fettle/state"
+)
+
+var _ pxe.Recorder = (*Provisioner)(nil)
+
+// Record puts an exchange on its machine's timeline. It does not block: when
+// the state cannot keep up, exchanges are dropped and the log says so.
+func (p *Provisioner) Record(e pxe.Exchange) {
+	// An image is fetched in many ranges; the agent's reports tell of it.
+	if strings.HasPrefix(e.Kind, "http.") && strings.HasSuffix(e.Name, "/disk.zst") && e.Err == nil {
+		return
+	}
+	select {
+	case p.exchanges <- e:
+	default:
+		p.log.Warn("boot exchange dropped: the state is slow", "mac", e.MAC, "kind", e.Kind)
+	}
+}
+
+// exchangeData is the data of an exchange's event.
+type exchangeData struct {
+	MAC     string  `json:"mac,omitempty"`
+	Addr    string  `json:"addr,omitempty"`
+	Network string  `json:"network,omitempty"`
+	Name    string  `json:"name,omitempty"`
+	Bytes   int64   `json:"bytes,omitempty"`
+	Seconds float64 `json:"seconds,omitempty"`
+	Error   string  `json:"error,omitempty"`
+}
+
+// recordLoop writes exchanges until ctx ends, many at a time when they come
+// quickly.
+func (p *Provisioner) recordLoop(ctx context.Context) {
+	for {
+		var batch []pxe.Exchange
+		select {
+		case <-ctx.Done():
+			return
+		case e := <-p.exchanges:
+			batch = append(batch, e)
+		}
+	more:
+		for len(batch) < 64 {
+			select {
+			case e := <-p.exchanges:
+				batch = append(batch, e)
+			default:
+				break more
+			}
+		}
+		events := make([]state.Event, 0, len(batch))
+		for _, e := range batch {
+			events = append(events, p.exchangeEvent(ctx, e))
+		}
+		if _, err := p.c.Store.Append(ctx, events...); err != nil && ctx.Err() == nil {
+			p.log.Error("boot exchanges lost", "count", len(events), "err", err)
+		}
+		for _, e := range batch {
+			p.sawExchange(ctx, e)
+		}
+	}
+}
+
+func (p *Provisioner) exchangeEvent(ctx context.Context, e pxe.Exchange) state.Event {
+	d := exchangeData{Network: e.Network, Name: e.Name, Bytes: e.Bytes, Seconds: e.Took.Seconds()}
+	if len(e.MAC) > 0 {
+		d.MAC = e.MAC.String()
+	}
+	if e.Addr.IsValid() {
+		d.Addr = e.Addr.String()
+	}
+	if e.Err != nil {
+		d.Error = e.Err.Error()
+	}
+	name := p.exchangeMachine(ctx, e)
+	var id string
+	if r, ok := p.latest(name); ok && !r.doc().Ended() {
+		id = r.doc().ID
+	}
+	raw, err := json.Marshal(d)
+	if err != nil { // strings and numbers always encode
+		p.log.Error("exchange data", "err", err)
+	}
+	return state.Event{Time: e.Time, Machine: name, Run: id, Actor: "pxe", Kind: state.Kind(e.Kind), Text: e.Text, Data: raw}
+}
+
+// exchangeMachine names the machine behind an exchange, by MAC, or by the
+// address that the site reserves or the state has leased.
+func (p *Provisioner) exchangeMachine(ctx context.Context, e pxe.Exchange) string {
+	s := p.c.Site()
+	if mac, err := macOf(e.MAC); err == nil {
+		if m, _, ok := s.MachineByMAC(mac); ok {
+			return m.Name
+		}
+		return unknownName(mac)
+	}
+	return p.addrMachine(ctx, e.Addr)
+}
+
+// addrMachine names the machine that has an address, by the site's
+// reservations or the state's leases; "" when nobody has.
+func (p *Provisioner) addrMachine(ctx context.Context, addr netip.Addr) string {
+	if !addr.IsValid() {
+		return ""
+	}
+	s := p.c.Site()
+	for _, m := range s.Machines {
+		for _, nic := range m.NICs {
+			if nic.Address == addr {
+				return m.Name
+			}
+		}
+	}
+	for _, n := range s.Networks {
+		if !n.Prefix.Contains(addr) {
+			continue
+		}
+		l, ok, err := p.c.Store.LeaseByAddr(ctx, n.Name, addr)
+		if err != nil || !ok || p.now().After(l.Expires) {
+			continue
+		}
+		if m, _, ok := s.MachineByMAC(l.MAC); ok {
+			return m.Name
+		}
+		return unknownName(l.MAC)
+	}
+	return ""
+}
+
+// sawExchange moves a run from firmware to netboot at the first packet.
+func (p *Provisioner) sawExchange(ctx context.Context, e pxe.Exchange) {
+	mac, err := macOf(e.MAC)
+	if err != nil {
+		return
+	}
+	m, _, ok := p.c.Site().MachineByMAC(mac)
+	if !ok {
+		return
+	}
+	r, ok := p.latest(m.Name)
+	if !ok || r.doc().Ended() {
+		return
+	}
+	r.heard(p.now())
+	if r.doc().Phase != state.Firmware {
+		return
+	}
+	err = p.update(ctx, r, "pxe", func(d *Run) (string, bool) {
+		if d.Phase != state.Firmware {
+			return "", false
+		}
+		d.Phase = state.Netboot
+		return "asked the network for an address", true
+	})
+	if err != nil && ctx.Err() == nil {
+		p.log.Error("phase not recorded", "machine", m.Name, "err", err)
+	}
+}
+
+// discover starts a run for a machine that the site does not know: only to be
+// inspected, and nothing is done by any BMC.
+func (p *Provisioner) discover(ctx context.Context, s *site.Site, name string) (*run, error) {
+	p.mu.Lock()
+	if r, ok := p.runs[name]; ok {
+		p.mu.Unlock()
+		return r, nil
+	}
+	now := p.now()
+	d := Run{
+		ID: now.UTC().Format("20060102-150405") + "-" + randomHex(3), Machine: name, Action: ActionInspect,
+		Actor: "fettle", Token: randomHex(32), Revision: s.Revision(), Phase: state.Discovered,
+		Started: now, Heard: now, Attempts: 1,
+	}
+	r := newRun(d)
+	p.runs[name] = r
+	p.tokens[d.Token] = r
+	p.mu.Unlock()
+	return r, p.event(ctx, d, state.KindPhase, "pxe", "a machine that the site does not know asked the network", state.PhaseData{Phase: state.Discovered})
+}

@@ -1,0 +1,166 @@
+package provision
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/fettle-dev/fettle/agent/wire"
+	"github.com/fettle-dev/fettle/site"
+)
+
+//go:embed seed/phone-home
+var phoneHomeScript []byte
+
+// seedDir is where cloud-init's NoCloud data source reads from without being
+// told on the command line (cloud-init documentation, "NoCloud").
+const seedDir = "/var/lib/cloud/seed/nocloud/"
+
+// seedFiles are the files that make a written image this machine: cloud-init's
+// seed, the site's CA, and what the first boot needs to report.
+func seedFiles(s *site.Site, m site.Machine, prof site.Profile, run Run, agentURL string, ca []byte) ([]wire.SeedFile, error) {
+	userData, err := cloudConfig(s, m, prof)
+	if err != nil {
+		return nil, err
+	}
+	network, err := networkConfig(s, m)
+	if err != nil {
+		return nil, err
+	}
+	// A new instance id makes cloud-init run its per-instance modules again.
+	meta, err := yaml.Marshal(map[string]any{"instance-id": run.ID, "local-hostname": m.Name})
+	if err != nil {
+		return nil, fmt.Errorf("encoding meta-data of %s: %w", m.Name, err)
+	}
+	phone := fmt.Sprintf("URL=%s%s\nTOKEN=%s\n", agentURL, wire.PathPhoneHome, run.Token)
+	return []wire.SeedFile{
+		{Path: seedDir + "meta-data", Mode: 0o644, Content: meta},
+		{Path: seedDir + "user-data", Mode: 0o600, Content: userData},
+		{Path: seedDir + "network-config", Mode: 0o600, Content: network},
+		{Path: "/etc/fettle/ca.pem", Mode: 0o644, Content: ca},
+		{Path: "/etc/fettle/phone-home", Mode: 0o600, Content: []byte(phone)},
+		{Path: "/usr/local/lib/fettle/phone-home", Mode: 0o755, Content: phoneHomeScript},
+	}, nil
+}
+
+// cloudConfig is the machine's cloud-config.
+func cloudConfig(s *site.Site, m site.Machine, prof site.Profile) ([]byte, error) {
+	type user struct {
+		Name   string   `yaml:"name"`
+		Groups []string `yaml:"groups,omitempty"`
+		Shell  string   `yaml:"shell,omitempty"`
+		Sudo   string   `yaml:"sudo,omitempty"`
+		Lock   bool     `yaml:"lock_passwd"`
+		Keys   []string `yaml:"ssh_authorized_keys,omitempty"`
+	}
+	c := struct {
+		Hostname    string     `yaml:"hostname"`
+		FQDN        string     `yaml:"fqdn,omitempty"`
+		ManageHosts bool       `yaml:"manage_etc_hosts"`
+		DisableRoot bool       `yaml:"disable_root"`
+		PasswordSSH bool       `yaml:"ssh_pwauth"`
+		Users       []user     `yaml:"users"`
+		RunCmd      [][]string `yaml:"runcmd"`
+	}{
+		Hostname: m.Name, ManageHosts: true, DisableRoot: true, Users: []user{},
+		RunCmd: [][]string{{"/usr/local/lib/fettle/phone-home"}},
+	}
+	if s.Domain != "" {
+		c.FQDN = m.Name + "." + s.Domain
+	}
+	for _, u := range prof.Users {
+		cu := user{Name: u.Name, Groups: u.Groups, Shell: u.Shell, Lock: true, Keys: u.SSHKeys}
+		if cu.Shell == "" {
+			cu.Shell = "/bin/bash"
+		}
+		if u.Sudo {
+			cu.Sudo = "ALL=(ALL) NOPASSWD:ALL"
+		}
+		c.Users = append(c.Users, cu)
+	}
+	var b bytes.Buffer
+	b.WriteString("#cloud-config\n")
+	if err := yaml.NewEncoder(&b).Encode(c); err != nil {
+		return nil, fmt.Errorf("encoding user-data of %s: %w", m.Name, err)
+	}
+	return b.Bytes(), nil
+}
+
+// networkConfig is a network configuration (cloud-init, version 2) that gives
+// each used port of the machine its address.
+func networkConfig(s *site.Site, m site.Machine) ([]byte, error) {
+	type route struct {
+		To  string `yaml:"to"`
+		Via string `yaml:"via"`
+	}
+	type resolver struct {
+		Addresses []string `yaml:"addresses,omitempty"`
+		Search    []string `yaml:"search,omitempty"`
+	}
+	type ethernet struct {
+		Match       map[string]string `yaml:"match"`
+		DHCP4       bool              `yaml:"dhcp4"`
+		DHCP6       bool              `yaml:"dhcp6"`
+		LinkLocal   []string          `yaml:"link-local"`
+		Optional    bool              `yaml:"optional,omitempty"`
+		MTU         int               `yaml:"mtu,omitempty"`
+		Addresses   []string          `yaml:"addresses,omitempty"`
+		Routes      []route           `yaml:"routes,omitempty"`
+		Nameservers *resolver         `yaml:"nameservers,omitempty"`
+	}
+	eths := map[string]ethernet{} // yaml.v3 sorts keys
+	for i, nic := range m.NICs {
+		if nic.Network == "" {
+			continue
+		}
+		n, ok := s.Network(nic.Network)
+		if !ok {
+			return nil, fmt.Errorf("machine %s: network %s is not in the site file", m.Name, nic.Network)
+		}
+		e := ethernet{
+			Match: map[string]string{"macaddress": nic.MAC.String()}, LinkLocal: []string{"ipv6"},
+			Optional: !nic.Boot, DHCP4: !nic.Address.IsValid(),
+		}
+		if n.MTU != 0 && n.MTU != 1500 {
+			e.MTU = n.MTU
+		}
+		if nic.Address.IsValid() {
+			e.Addresses = []string{netip.PrefixFrom(nic.Address, n.Prefix.Bits()).String()}
+			// One default route: the boot network's.
+			if n.Gateway.IsValid() && nic.Boot {
+				e.Routes = []route{{To: "0.0.0.0/0", Via: n.Gateway.String()}}
+			}
+			var r resolver
+			for _, d := range n.DNS {
+				r.Addresses = append(r.Addresses, d.String())
+			}
+			if domain := n.Domain; len(r.Addresses) > 0 && domain != "" {
+				r.Search = []string{domain}
+			}
+			if len(r.Addresses) > 0 {
+				e.Nameservers = &r
+			}
+		}
+		eths[fmt.Sprintf("nic%d", i)] = e
+	}
+	var b bytes.Buffer
+	if err := yaml.NewEncoder(&b).Encode(map[string]any{"version": 2, "ethernets": eths}); err != nil {
+		return nil, fmt.Errorf("encoding network-config of %s: %w", m.Name, err)
+	}
+	return b.Bytes(), nil
+}
+
+// consoleArgs keeps a serial console on the installed system unless the
+// profile chooses its own.
+func consoleArgs(args []string) []string {
+	for _, a := range args {
+		if strings.HasPrefix(a, "console=") {
+			return args
+		}
+	}
+	return append([]string{"console=tty0", "console=ttyS0,115200"}, args...)
+}
