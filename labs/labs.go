@@ -40,6 +40,7 @@ type Options struct {
 	CPUs          int        // per machine; default 2, never more than the site's
 	DiskSize      site.Bytes // largest virtual disk; default 8 GiB; disks are sparse
 	Accel         Accel
+	SSHKey        string // authorized_keys line that opens every machine, besides the site's own
 	BridgeNetwork string // attach the boot network's NICs to this bridge of the host instead of the fabric
 }
 

@@ -141,6 +141,9 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 		p.Machines = append(p.Machines, mp)
 		p.Site.Machines = append(p.Site.Machines, scaled)
 	}
+	if o.SSHKey != "" {
+		addSSHKey(p.Site, o.SSHKey)
+	}
 	if err := renameDisks(p.Site); err != nil {
 		return nil, fmt.Errorf("lab %s: %w", o.Name, err)
 	}
