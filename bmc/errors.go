@@ -90,7 +90,6 @@ func (t Target) explain(ctx context.Context, err error) error {
 		rf     *common.Error
 		pin    *pinError
 		cert   *tls.CertificateVerificationError
-		rec    tls.RecordHeaderError
 		syntax *json.SyntaxError
 		typ    *json.UnmarshalTypeError
 		nerr   net.Error
@@ -109,8 +108,8 @@ func (t Target) explain(ctx context.Context, err error) error {
 			fp = hex.EncodeToString(sum[:])
 		}
 		return fmt.Errorf("the certificate of the BMC is not trusted (%w): trust the authority that signed it, or, when you are sure that this is the BMC, pin its fingerprint sha256 %s", cert.Err, fp)
-	case errors.As(err, &rec):
-		return fmt.Errorf("what answers at %s does not speak TLS: check the port and that the BMC serves HTTPS: %w", t.Address, rec)
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return fmt.Errorf("what answers at %s does not speak TLS: check the port and that the BMC serves HTTPS: %w", t.Address, http.ErrSchemeMismatch)
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("given up: %w", context.Canceled)
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &nerr) && nerr.Timeout():

@@ -254,7 +254,7 @@ func (r *reader) nics(inv *Inventory, s computerSystem) {
 		if mac.known() == "" {
 			mac = n.MACAddress
 		}
-		if n.Status.absent() || n.ID == "ToManager" { // Lenovo XCC's Ethernet over USB
+		if n.Status.absent() || toManager(string(n.ID)) {
 			continue
 		}
 		add(string(n.ID), mac, n.LinkStatus == "LinkUp", int(n.SpeedMbps))

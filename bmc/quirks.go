@@ -31,3 +31,8 @@ func indicatorFor(on bool, vendor string) string {
 func resetTimeFollowsRestart(managerModel string) bool {
 	return !strings.Contains(strings.ToLower(managerModel), "openbmc")
 }
+
+// toManager: Lenovo's XCC lists the host's Ethernet over USB to the BMC among
+// the host's interfaces. Observed: ../shared/bmc-trees/lenovo,
+// Systems/1/EthernetInterfaces/ToManager.
+func toManager(id string) bool { return id == "ToManager" }

@@ -81,15 +81,15 @@ func (d *redfishDriver) Open(ctx context.Context) error {
 		return d.t.fail(doing, d.loginError(lctx, err, rec.posted))
 	}
 	d.api = api
-	s, err := api.GetSession()
-	if err == nil {
-		d.session = localPath(s.ID)
-	}
+	d.session = localPath(rec.location)
 	if d.session == "" { // no Location: the body names the session, too
 		var body ref
 		if json.Unmarshal(rec.session, &body) == nil {
 			d.session = body.path()
 		}
+	}
+	if rec.token == "" {
+		return d.t.fail(doing, fmt.Errorf("%w: it accepted the login and gave no session token", ErrUnsupported))
 	}
 	if err := json.Unmarshal(rec.root, &d.root); err != nil {
 		return d.t.fail(doing, errors.Join(d.t.explain(ctx, err), d.logout(ctx)))
@@ -135,8 +135,9 @@ func (d *redfishDriver) logout(ctx context.Context) error {
 // links gofish does not show, and the session.
 type recorder struct {
 	bound
-	root, session []byte
-	posted        bool
+	root, session   []byte
+	token, location string
+	posted          bool
 }
 
 func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -155,7 +156,7 @@ func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	if req.Method == http.MethodPost {
-		r.session = b
+		r.session, r.token, r.location = b, resp.Header.Get("X-Auth-Token"), resp.Header.Get("Location")
 	} else {
 		r.root = b
 	}
