@@ -154,7 +154,19 @@ func TestStatusIsFoldOfEvents(t *testing.T) {
 	if len(statuses) != 4 || len(folded) != 4 {
 		t.Fatalf("%d statuses, %d machines with events; want 4", len(statuses), len(folded))
 	}
+	brief, err := s.Overview(t.Context())
+	if err != nil || len(brief) != len(statuses) {
+		t.Fatalf("Overview() = %d, %v; want %d", len(brief), err, len(statuses))
+	}
+	if last, err := s.LastSeq(t.Context()); err != nil || last != events[len(events)-1].Seq {
+		t.Errorf("LastSeq() = %d, %v; want %d", last, err, events[len(events)-1].Seq)
+	}
 	for i, got := range statuses {
+		without := got
+		without.Inventory = nil
+		if got.Inventory == nil || string(data(t, brief[i])) != string(data(t, without)) {
+			t.Errorf("Overview()[%d] = %s; want %s without its inventory", i, data(t, brief[i]), data(t, got))
+		}
 		if want := folded[got.Machine]; string(data(t, got)) != string(data(t, want)) {
 			t.Errorf("Statuses()[%d] = %s; want the fold of its events, %s", i, data(t, got), data(t, want))
 		}

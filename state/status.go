@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -37,7 +38,8 @@ func (s *Store) Statuses(ctx context.Context) ([]Status, error) {
 	})
 }
 
-// statuses joins the answers of two gets, of statuses and of inventories.
+// statuses joins the answers of gets, the first of statuses and perhaps a
+// second of inventories.
 func (s *Store) statuses(ctx context.Context, doing string, gets []clientv3.Op) ([]Status, error) {
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
@@ -46,8 +48,10 @@ func (s *Store) statuses(ctx context.Context, doing string, gets []clientv3.Op) 
 		return nil, s.wrap(bounded, doing, err)
 	}
 	inventory := map[string]*mvccpb.KeyValue{}
-	for _, kv := range resp.Responses[1].GetResponseRange().Kvs {
-		inventory[strings.TrimPrefix(string(kv.Key), prefixInventory)] = kv
+	for _, r := range resp.Responses[1:] {
+		for _, kv := range r.GetResponseRange().Kvs {
+			inventory[strings.TrimPrefix(string(kv.Key), prefixInventory)] = kv
+		}
 	}
 	var out []Status
 	for _, kv := range resp.Responses[0].GetResponseRange().Kvs {
@@ -62,4 +66,31 @@ func (s *Store) statuses(ctx context.Context, doing string, gets []clientv3.Op) 
 	}
 	slices.SortFunc(out, func(a, b Status) int { return cmp.Compare(a.Machine, b.Machine) })
 	return out, nil
+}
+
+// Overview is [Store.Statuses] without inventories, which are large: for
+// lists that are read often.
+func (s *Store) Overview(ctx context.Context) ([]Status, error) {
+	return s.statuses(ctx, "reading the status of all machines", []clientv3.Op{
+		clientv3.OpGet(prefixStatus, s.reads(clientv3.WithPrefix())...),
+	})
+}
+
+// LastSeq is the Seq of the newest event, 0 when there is none.
+func (s *Store) LastSeq(ctx context.Context) (int64, error) {
+	bounded, cancel := s.bound(ctx)
+	defer cancel()
+	resp, err := s.get(bounded, keySeq)
+	if err != nil {
+		return 0, s.wrap(bounded, "reading the number of events", err)
+	}
+	kv := one(resp.Kvs)
+	if kv == nil {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(string(kv.Value), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("%s holds no number of events at %s: %w", s.where, keySeq, err)
+	}
+	return n, nil
 }
