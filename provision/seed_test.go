@@ -1,0 +1,142 @@
+package provision
+
+import (
+	"strings"
+	"testing"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/fettle-dev/fettle/agent/wire"
+	"github.com/fettle-dev/fettle/site"
+)
+
+func TestSeedFiles(t *testing.T) {
+	s := testSite()
+	m := s.Machines[0]
+	files, err := seedFiles(s, m, s.Profiles[0], Run{ID: "run-1", Token: "TOKEN"}, "https://10.77.0.1:8443", []byte("CA"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]wire.SeedFile{}
+	for _, f := range files {
+		got[f.Path] = f
+	}
+	var user struct {
+		Hostname, FQDN string
+		Users          []struct {
+			Name string
+			Sudo string
+			Keys []string `yaml:"ssh_authorized_keys"`
+		}
+		RunCmd [][]string
+	}
+	data := got["/var/lib/cloud/seed/nocloud/user-data"].Content
+	if !strings.HasPrefix(string(data), "#cloud-config\n") {
+		t.Errorf("user-data begins %.20q; want #cloud-config", data)
+	}
+	if err := yaml.Unmarshal(data, &user); err != nil {
+		t.Fatal(err)
+	}
+	if user.Hostname != "gpu-01" || user.FQDN != "gpu-01.example.org" || len(user.Users) != 1 || user.Users[0].Keys[0] != "ssh-ed25519 AAAA ops" || user.Users[0].Sudo == "" {
+		t.Errorf("user-data = %+v; want gpu-01.example.org with user ops", user)
+	}
+	var network struct {
+		Version   int
+		Ethernets map[string]struct {
+			Match     struct{ MACAddress string }
+			Addresses []string
+			Routes    []struct{ To, Via string }
+		}
+	}
+	if err := yaml.Unmarshal(got["/var/lib/cloud/seed/nocloud/network-config"].Content, &network); err != nil {
+		t.Fatal(err)
+	}
+	e := network.Ethernets["nic0"]
+	if network.Version != 2 || e.Match.MACAddress != bootMAC.String() || len(e.Addresses) != 1 || e.Addresses[0] != "10.77.0.11/24" || e.Routes[0].Via != "10.77.0.254" {
+		t.Errorf("network-config = %+v; want %s with 10.77.0.11/24 by 10.77.0.254", network, bootMAC)
+	}
+	phone := got["/etc/fettle/phone-home"]
+	if phone.Mode != 0o600 || string(phone.Content) != "URL=https://10.77.0.1:8443/agent/v1/phone-home\nTOKEN=TOKEN\n" {
+		t.Errorf("phone-home = %o %q; want mode 600 with URL and token", phone.Mode, phone.Content)
+	}
+	for path, f := range got {
+		if strings.Contains(string(f.Content), "TOKEN") && f.Mode&0o077 != 0 && path != "/usr/local/lib/fettle/phone-home" {
+			t.Errorf("%s has mode %o and holds the token", path, f.Mode)
+		}
+	}
+}
+
+func TestCompare(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(m *site.Machine, inv *wire.Inventory)
+		want   []string // fields
+	}{
+		{"the same", func(*site.Machine, *wire.Inventory) {}, nil},
+		{"serial", func(_ *site.Machine, inv *wire.Inventory) { inv.System.Serial = "X" }, []string{"serial"}},
+		{"firmware", func(_ *site.Machine, inv *wire.Inventory) { inv.Firmware.Kind = "bios" }, []string{"firmware"}},
+		{"CPUs", func(_ *site.Machine, inv *wire.Inventory) { inv.CPU.Threads = 1 }, []string{"cpus"}},
+		{"a memory module is missing", func(_ *site.Machine, inv *wire.Inventory) { inv.Memory = 1 << 30 }, []string{"memory"}},
+		{"firmware keeps some memory", func(_ *site.Machine, inv *wire.Inventory) { inv.Memory -= 100 << 20 }, nil},
+		{"NIC", func(_ *site.Machine, inv *wire.Inventory) { inv.NICs[0].MAC = "02:00:00:00:00:99" }, []string{"nics[0].mac"}},
+		{"NIC in upper case", func(_ *site.Machine, inv *wire.Inventory) { inv.NICs[0].MAC = strings.ToUpper(inv.NICs[0].MAC) }, nil},
+		{"no link", func(_ *site.Machine, inv *wire.Inventory) { inv.NICs[0].Link = false }, []string{"nics[0]"}},
+		{"disk is another", func(_ *site.Machine, inv *wire.Inventory) { inv.Disks[1].Serial = "X" }, []string{"disks[1].serial"}},
+		{"disk is small", func(_ *site.Machine, inv *wire.Inventory) { inv.Disks[0].Bytes = 1 }, []string{"disks[0].size"}},
+		{"disk model", func(m *site.Machine, inv *wire.Inventory) {
+			m.Disks[0].Model = "PM9A3"
+			inv.Disks[0].Model = "Intel"
+		}, []string{"disks[0].model"}},
+		{"one GPU is missing", func(_ *site.Machine, inv *wire.Inventory) { inv.GPUs = inv.GPUs[1:] }, []string{"gpus[0].count"}},
+		{"one GPU too many", func(_ *site.Machine, inv *wire.Inventory) { inv.GPUs = append(inv.GPUs, inv.GPUs[0]) }, []string{"gpus[0].count"}},
+		{"a display adapter is no GPU of the list", func(_ *site.Machine, inv *wire.Inventory) {
+			inv.GPUs = append(inv.GPUs, wire.GPU{PCI: "1a03:2000"})
+		}, nil},
+		{"nothing said", func(m *site.Machine, inv *wire.Inventory) {
+			*m = site.Machine{Name: "x"}
+			*inv = wire.Inventory{}
+		}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m, inv := testSite().Machines[0], goodInventory()
+			tt.change(&m, &inv)
+			var got []string
+			for _, d := range Compare(m, inv) {
+				got = append(got, d.Field)
+				if d.Want == "" || d.Got == "" {
+					t.Errorf("difference %+v does not say both sides", d)
+				}
+			}
+			if strings.Join(got, " ") != strings.Join(tt.want, " ") {
+				t.Errorf("Compare() = %q; want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestTargetDisk(t *testing.T) {
+	m := testSite().Machines[0]
+	for layout, want := range map[string]string{"": "DISK1", "first": "DISK1", "smallest": "DISK2", "DISK2": "DISK2"} {
+		if d, err := targetDisk(m, site.Profile{Layout: site.Layout{Disk: layout}}); err != nil || d.Serial != want {
+			t.Errorf("targetDisk(%q) = %s, %v; want %s", layout, d.Serial, err, want)
+		}
+	}
+	if _, err := targetDisk(m, site.Profile{Layout: site.Layout{Disk: "NOPE"}}); err == nil {
+		t.Error("targetDisk(NOPE) found one; want an error")
+	}
+	if _, err := targetDisk(site.Machine{Name: "bare"}, site.Profile{}); err == nil {
+		t.Error("targetDisk of a machine without disks found one; want an error")
+	}
+}
+
+func TestCARamdiskIsWhereTheAgentLooks(t *testing.T) {
+	b := caRamdisk([]byte("PEM"))
+	if len(b)%4 != 0 {
+		t.Errorf("ramdisk has %d bytes; want a multiple of 4, since others follow", len(b))
+	}
+	for _, part := range []string{"070701", "etc\x00", "etc/fettle\x00", "etc/fettle/ca.pem\x00", "PEM", "TRAILER!!!\x00"} {
+		if !strings.Contains(string(b), part) {
+			t.Errorf("ramdisk lacks %q", part)
+		}
+	}
+}
