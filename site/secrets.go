@@ -16,7 +16,6 @@ import (
 
 	"filippo.io/age"
 	"filippo.io/age/armor"
-	"golang.org/x/sys/unix"
 )
 
 // Files of a site folder that have to do with secrets.
@@ -164,7 +163,7 @@ func (s *Secrets) Remove(name string) error {
 // one, since other folders and older commits may need it. Older commits still
 // open with it: change the values too if it is known to others.
 func (s *Secrets) RotateKey(now time.Time) (recipient string, err error) {
-	err = s.locked(func() error {
+	err = s.lockedWithIdentity(func() error {
 		values, err := s.read()
 		if err != nil {
 			return err
@@ -355,52 +354,16 @@ func recipientsText(lines []string) []byte {
 	return []byte("# Who may read secrets.age: one age recipient a line. After a change, any\n# fettle secret set encrypts to the new list.\n" + strings.Join(lines, "\n") + "\n")
 }
 
-// locked runs do while no other fettle changes the secrets of this folder
-// (flock(2) on the folder itself: there is no lock file to be left behind).
-func (s *Secrets) locked(do func() error) error {
-	d, err := os.Open(s.dir)
-	if err != nil {
-		return fmt.Errorf("opening the site folder: %w", err)
-	}
-	defer func() { _ = d.Close() }() // closing unlocks
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for range 500 {
-		err = unix.Flock(int(d.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return do()
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("locking %s: %w", s.dir, err)
-		}
-		<-tick.C
-	}
-	return fmt.Errorf("another program has held the lock of %s for 10 s: let it end, or stop it", s.dir)
-}
+// locked runs do while no other fettle changes the secrets of this folder.
+func (s *Secrets) locked(do func() error) error { return lockedDir(s.dir, do) }
 
-// writeFile replaces a file whole: temporary file beside it, fsync, rename,
-// fsync of the folder.
-func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
+// lockedWithIdentity also keeps others from changing the identity file.
+func (s *Secrets) lockedWithIdentity(do func() error) error {
+	keys := filepath.Dir(s.identity)
+	a, errA := os.Stat(keys)
+	b, errB := os.Stat(s.dir)
+	if errA == nil && errB == nil && os.SameFile(a, b) {
+		return s.locked(do)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, werr := f.Write(data)
-	if err := errors.Join(werr, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return nil //nolint:nilerr // the file is in place; a folder that cannot be opened cannot be synced
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return lockedDir(keys, func() error { return s.locked(do) })
 }
