@@ -123,7 +123,7 @@ func (c *Console) run(ctx context.Context) error {
 	for {
 		conn, err := c.guests.Accept()
 		if err != nil {
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
 				failed = fmt.Errorf("console of %s: %w", c.machine, err)
 			}
 			break

@@ -3,7 +3,6 @@ package labs
 import (
 	"encoding/xml"
 	"fmt"
-	"strconv"
 
 	"github.com/fettle-dev/fettle/site"
 	"libvirt.org/go/libvirtxml"
@@ -130,6 +129,10 @@ func sysinfo(m MachinePlan, st start) []libvirtxml.DomainSysInfo {
 	return out
 }
 
+// firstGPUSlot is the first of the slots of pcie.0 that libvirt, which fills
+// them from below and at the end, leaves to the GPUs.
+const firstGPUSlot = 0x10
+
 // commandline is what libvirt has no words for: an SMBIOS UUID that is not the
 // domain's, and GPUs without a screen.
 func commandline(m MachinePlan) *libvirtxml.DomainQEMUCommandline {
@@ -143,7 +146,7 @@ func commandline(m MachinePlan) *libvirtxml.DomainQEMUCommandline {
 		add("-smbios", "type=1,uuid="+m.UUID)
 	}
 	for i := range m.GPUs {
-		add("-device", standInDevice+",id=gpu"+strconv.Itoa(i)+",max_outputs=1")
+		add("-device", fmt.Sprintf("%s,id=gpu%d,max_outputs=1,bus=pcie.0,addr=%#x", standInDevice, i, firstGPUSlot+i))
 	}
 	if len(c.Args) == 0 {
 		return nil

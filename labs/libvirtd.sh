@@ -84,7 +84,11 @@ start() {
 		wait_for 100 test -S /run/libvirt/virtlogd-sock || die "virtlogd did not start: see $run/virtlogd.log"
 	fi
 	# Not /dev/null: libvirtd would find that accessible, and probe again and again.
-	mask=": >$run/nokvm; chmod 000 $run/nokvm; mount --bind $run/nokvm /dev/kvm"
+	# Guests then share libvirtd's /dev: libvirt cannot move such a mount into a
+	# guest's own. The change of qemu.conf is seen by this libvirtd only.
+	mask=": >$run/nokvm && chmod 000 $run/nokvm && mount --bind $run/nokvm /dev/kvm &&
+		{ sed '/^[[:space:]]*namespaces/d' /etc/libvirt/qemu.conf && echo 'namespaces = []'; } >$run/qemu.conf &&
+		chmod 600 $run/qemu.conf && mount --bind $run/qemu.conf /etc/libvirt/qemu.conf"
 	hide=:
 	case ${FETTLE_LIBVIRTD_KVM:-} in
 	yes) ;;
@@ -92,7 +96,7 @@ start() {
 	*) kvm_works || { [ ! -c /dev/kvm ] || hide=$mask; } ;;
 	esac
 	rm -f "$run/libvirtd.pid"
-	setsid unshare -m sh -c "$hide; exec libvirtd --pid-file $run/libvirtd.pid" \
+	setsid unshare -m sh -c "$hide && exec libvirtd --pid-file $run/libvirtd.pid" \
 		>"$run/libvirtd.log" 2>&1 </dev/null &
 	wait_for 300 answers || die "libvirtd did not answer within 30 s: see $run/libvirtd.log"
 	say "started libvirtd (pid $(cat "$run/libvirtd.pid"))$([ "$hide" = : ] || printf ', /dev/kvm hidden from it because it cannot run a guest')"
