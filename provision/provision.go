@@ -162,6 +162,9 @@ func New(c Config) (*Provisioner, error) {
 // all its goroutines have.
 func (p *Provisioner) Run(ctx context.Context) error {
 	resumed, err := p.load(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
