@@ -188,11 +188,12 @@ func (h *Host) Close() error {
 	return h.err
 }
 
-// Buffers of TCP. The send buffer bounds what is under way to one machine, and
-// QEMU's socket holds some 90 frames: see FABRIC.md.
+// Buffers of TCP. The send buffer bounds what is under way on a connection:
+// QEMU's socket holds some 90 frames, and bursts far beyond that are lost, with
+// their retransmissions. Measured in FABRIC.md.
 const (
-	tcpSendBuffer       = 1 << 20
-	tcpMaxSendBuffer    = 4 << 20
+	tcpSendBuffer       = 256 << 10
+	tcpMaxSendBuffer    = 256 << 10
 	tcpReceiveBuffer    = 1 << 20
 	tcpMaxReceiveBuffer = 8 << 20
 )
