@@ -215,13 +215,13 @@ func (e *env) labDeploy(ctx context.Context, w *web.Client) error {
 	}
 	var start, follow []string
 	for _, m := range ms {
-		switch {
-		case m.Phase == state.Ready:
-		case m.Phase == state.Unknown, m.Phase == state.Failed, m.Phase == state.Discovered, m.Phase == state.Inspected && m.Action == "inspect":
-			start = append(start, m.Machine)
-			follow = append(follow, m.Machine)
+		switch st := m.Status; {
+		case !m.Known, st.Phase == state.Ready:
+		case st.Phase == state.Unknown, st.Phase == state.Failed, st.Phase == state.Discovered, st.Phase == state.Inspected && st.Action == "inspect":
+			start = append(start, m.Name)
+			follow = append(follow, m.Name)
 		default:
-			follow = append(follow, m.Machine)
+			follow = append(follow, m.Name)
 		}
 	}
 	if len(follow) == 0 {
@@ -360,7 +360,7 @@ func labStatusOf(ctx context.Context, e *env, dir string, w *web.Client) error {
 	for _, lm := range info.Machines {
 		r := row{labMachine: lm}
 		for _, m := range ms {
-			if m.Machine == lm.Name {
+			if m.Name == lm.Name {
 				r.Status = m.Status
 			}
 		}

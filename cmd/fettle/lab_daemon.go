@@ -197,11 +197,14 @@ func (d *labServer) limits() provision.Limits {
 func (d *labServer) serveBMCs(ctx context.Context, g *errgroup.Group, log *slog.Logger) error {
 	now := time.Now()
 	for _, m := range d.plan.Machines {
-		srv := vbmc.New(vbmc.Config{
+		srv, err := vbmc.New(vbmc.Config{
 			Chassis:  d.lab.Chassis(m.Name),
 			Accounts: []vbmc.Account{{User: d.keys.bmcUser, Password: d.keys.bmcPass, Role: "Administrator"}},
 			Logger:   log,
 		})
+		if err != nil {
+			return fmt.Errorf("BMC of %s: %w", m.Name, err)
+		}
 		cert, err := d.keys.ca.Issue([]string{"localhost"}, []netip.Addr{m.BMC.Address, netip.MustParseAddr("127.0.0.1")}, now.Add(-24*time.Hour), now.AddDate(1, 0, 0))
 		if err != nil {
 			return fmt.Errorf("certificate of the BMC of %s: %w", m.Name, err)

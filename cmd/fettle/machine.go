@@ -75,7 +75,7 @@ func machineList(c *cli.Context, e *env, w *web.Client) error {
 	}
 	rows := [][]string{{"MACHINE", "PHASE", "SINCE", "IMAGE", "REASON"}}
 	for _, m := range ms {
-		rows = append(rows, []string{m.Machine, string(m.Phase), sinceText(m.Since), m.Image, m.Reason})
+		rows = append(rows, []string{m.Name, string(m.Status.Phase), sinceText(m.Status.Since), m.Status.Image, m.Status.Reason})
 	}
 	table(e.stdout, rows)
 	return nil
@@ -198,11 +198,20 @@ func machineInspect(c *cli.Context, e *env, w *web.Client) error {
 	if err != nil {
 		return err
 	}
-	plan, err := w.Inspect(c.Context, sel)
+	runs, err := w.Inspect(c.Context, sel)
 	if err != nil || !c.Bool("wait") {
 		return err
 	}
-	return e.follow(c.Context, w, plan, after, func(p state.Phase) bool { return p == state.Inspected || p == state.Failed })
+	var names []string
+	for ev, err := range w.Events(c.Context, state.Query{After: after, Kinds: []state.Kind{state.KindRun}}, false) {
+		if err != nil {
+			return err
+		}
+		if slices.Contains(runs, ev.Run) {
+			names = append(names, ev.Machine)
+		}
+	}
+	return e.follow(c.Context, w, names, after, func(p state.Phase) bool { return p == state.Inspected || p == state.Failed })
 }
 
 func machineAbort(c *cli.Context, e *env, w *web.Client) error {

@@ -197,7 +197,7 @@ func listenAPI(c *cli.Context, ca *site.CA, sv *services, addr string) error {
 	if c.String("tokens") == "" {
 		return usage("--listen needs --tokens FILE: an API on the network is for those who have a token (fettle token add)")
 	}
-	if sv.tokens, err = web.LoadTokens(c.String("tokens")); err != nil {
+	if sv.tokens, err = web.OpenTokens(c.String("tokens")); err != nil {
 		return fail(exitInput, err)
 	}
 	host, err := os.Hostname()

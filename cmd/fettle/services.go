@@ -180,15 +180,17 @@ func contains(list []string, s string) bool {
 // api starts the operators' API on its Unix socket and, if there is one, its
 // TLS listener.
 func (s *services) api(ctx context.Context, g *errgroup.Group, p *provision.Provisioner, st *state.Store) error {
-	local := web.New(web.Config{Store: st, Site: s.site, Operator: p, Logger: s.log, Authenticate: web.UnixPeer})
+	srv, err := web.New(ctx, web.Config{Store: st, Site: s.site, Operator: p, Logger: s.log, Authenticate: web.Authenticator(s.tokens)})
+	if err != nil {
+		return err
+	}
 	ln, err := listenUnix(s.apiPath)
 	if err != nil {
 		return err
 	}
-	serveHTTP(ctx, g, ln, local)
+	serveHTTP(ctx, g, ln, srv)
 	if s.apiTLS != nil {
-		remote := web.New(web.Config{Store: st, Site: s.site, Operator: p, Logger: s.log, Authenticate: s.tokens.Authenticate})
-		serveHTTP(ctx, g, s.apiTLS, remote)
+		serveHTTP(ctx, g, s.apiTLS, srv)
 	}
 	return nil
 }
@@ -222,6 +224,7 @@ func serveHTTP(ctx context.Context, g *errgroup.Group, ln net.Listener, h http.H
 	srv := &http.Server{
 		Handler: h, ReadHeaderTimeout: 20 * time.Second, IdleTimeout: 2 * time.Minute,
 		BaseContext: func(net.Listener) context.Context { return ctx },
+		ConnContext: web.ConnContext,
 	}
 	g.Go(func() error {
 		if err := srv.Serve(ln); err != nil && !errors.Is(err, http.ErrServerClosed) {
