@@ -127,9 +127,9 @@ func (l *loader) file(name string, main bool) (includes []string) {
 			includes = l.includes(value)
 		case !slices.Contains(known, key.Value) && ok:
 			l.mark(here, name, key)
-			l.add(here, "move it to site.yaml", "%q belongs into site.yaml; a file beside it holds only %s", key.Value, strings.Join(known, ", "))
+			l.add(here, "move it to site.yaml", "%q belongs in site.yaml; a file beside it holds only %s", key.Value, strings.Join(known, ", "))
 		case !ok || !slices.Contains(known, key.Value):
-			l.bad[unknownSection] = true
+			l.bad[unknownSection+nearest(key.Value, known)] = true
 			l.mark(here, name, key)
 			l.add(here, meant(key.Value, known, ""), "unknown key %q of a site", key.Value)
 		case value.ShortTag() == "!!null" && isList(f.kind):
@@ -146,7 +146,8 @@ func (l *loader) file(name string, main bool) (includes []string) {
 	return includes
 }
 
-// unknownSection marks in problems.bad that some section was not understood.
+// unknownSection and a key mark in problems.bad that this section was probably
+// meant by an unknown key.
 const unknownSection = "?"
 
 func isList(k kind) bool { _, ok := k.(list); return ok }

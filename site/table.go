@@ -95,6 +95,8 @@ func kindPrefix() *scalar {
 			return p, fmt.Errorf("%s has host bits; did you mean %q?", s, p.Masked())
 		case p.Bits() < 8 || p.Bits() > 30:
 			return p, fmt.Errorf("%s is too large or too small for a network of machines; use /8 to /30", s)
+		case p.Addr().IsMulticast() || p.Overlaps(netip.MustParsePrefix("127.0.0.0/8")) || p.Overlaps(netip.MustParsePrefix("0.0.0.0/8")) || p.Overlaps(netip.MustParsePrefix("240.0.0.0/4")):
+			return p, fmt.Errorf("%s is reserved (RFC 6890) and cannot be a network of machines; use your own, such as 10.0.0.0/24", s)
 		}
 		return p, nil
 	}, netip.Prefix.String, map[string]any{"pattern": `^[0-9]{1,3}(\.[0-9]{1,3}){3}/([89]|[12][0-9]|30)$`})

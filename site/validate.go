@@ -78,7 +78,7 @@ func (v *validator) uniqueNames() {
 			continue
 		}
 		what, items, taken := l.of.label(), site.FieldByName(f.goName), map[string]owner{}
-		v.partial[what] = v.bad[unknownSection] || v.bad[f.key]
+		v.partial[what] = v.bad[unknownSection+f.key] || v.bad[f.key]
 		for i := range items.Len() {
 			name := items.Index(i).FieldByName("Name").String()
 			unique(v, taken, name, "name", "a "+what, fmt.Sprintf("%s[%d].name", f.key, i), "rename one of them")

@@ -2,6 +2,8 @@ package site
 
 import (
 	"errors"
+	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -97,6 +99,7 @@ site.yaml:29:5: machine m2 has no "serial"`},
 		{"MAC syntax", `{mac: "02:00:00:00:00:03"}`, `{mac: "02:00:00:00:00"}`, `"02:00:00:00:00" is not a MAC address`},
 		{"multicast MAC", `{mac: "02:00:00:00:00:03"}`, `{mac: "03:00:00:00:00:03"}`, `is not the address of one port`},
 		{"host bits", "10.0.0.0/24", "10.0.0.7/24", `10.0.0.7/24 has host bits; did you mean "10.0.0.0/24"?`},
+		{"loopback prefix", "10.0.0.0/24", "127.0.0.0/24", `127.0.0.0/24 is reserved (RFC 6890)`},
 		{"IPv6 prefix", "10.0.0.0/24", "2001:db8::/64", `is not an IPv4 prefix`},
 
 		{"name twice", "name: m2", "name: m1", `site.yaml:29:11: a machine: name m1 is already that of a machine (site.yaml:17:11); rename one of them`},
@@ -186,7 +189,7 @@ func TestAllErrorsAtOnce(t *testing.T) {
 	}
 	for _, want := range []string{
 		`machines/a.yaml:2:5: unknown key "nmae" of a machine; did you mean "name"?`,
-		`machines/a.yaml:3:1: "name" belongs into site.yaml; a file beside it holds only networks, racks,`,
+		`machines/a.yaml:3:1: "name" belongs in site.yaml; a file beside it holds only networks, racks,`,
 		`machines/b.yaml:1:11: machines must be a list of machines, not a mapping`,
 		`profiles/d.yaml:1:1: the file must be a mapping, not a list`,
 		`site.yaml:13:11: vlan must be a whole number, not the text "many"`,
@@ -255,5 +258,25 @@ func TestValidateGoMade(t *testing.T) {
 	}
 	if err := s.Validate(); err != nil {
 		t.Errorf("Validate() of the original = %v; want nil: a clone shares memory", err)
+	}
+}
+
+// The cost of reading and naming a site of 2000 machines.
+func BenchmarkLoad2000(b *testing.B) {
+	var text strings.Builder
+	text.WriteString(base[:strings.Index(base, "machines:")])
+	text.WriteString("machines:\n")
+	for i := range 2000 {
+		text.WriteString(strings.NewReplacer("N", strconv.Itoa(i), "MM", fmt.Sprintf("%02x:%02x", i>>8, i&255), "AA", fmt.Sprintf("%d.%d", 16+i/250, 1+i%250)).Replace(
+			"  - name: mN\n    serial: S-N\n    firmware: uefi\n    profile: p1\n    nics:\n      - {mac: \"02:00:00:01:MM\", network: big, address: 10.2.AA, boot: true}\n    disks:\n      - {serial: D-N, size: 1TB}\n"))
+	}
+	text.WriteString("profiles:\n  - {name: p1, image: i1}\nimages:\n  - {name: i1, os: debian, suite: bookworm}\n")
+	site := strings.Replace(text.String(), "racks:", "  - {name: big, purpose: boot, prefix: 10.2.0.0/16, server: 10.2.0.1, vlan: 30}\nracks:", 1)
+	for b.Loop() {
+		s, err := loadText(site)
+		if err != nil || len(s.Machines) != 2000 {
+			b.Fatal(err)
+		}
+		_ = s.Revision()
 	}
 }
