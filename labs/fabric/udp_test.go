@@ -157,3 +157,27 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
+
+// TestUDPLabRestarts closes a switch and opens another on the same port, as a
+// lab's daemon does that restarts under a running machine.
+func TestUDPLabRestarts(t *testing.T) {
+	local, peer := freePort(t), freePort(t)
+	m := machine(t, peer, local)
+	for life := range 3 {
+		s := NewSwitch(Config{})
+		l, err := ListenUDP(local, peer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Attach(PortConfig{Name: "machine"}, l); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, "a frame of the machine", func() bool {
+			m.Write(ether(broadcast, mac(1), 0, "")) // refused once for the lab that was gone
+			return s.Port("machine").Stats().InFrames > 0
+		})
+		if err := s.Close(); err != nil {
+			t.Errorf("life %d: Close() = %v; want nil", life, err)
+		}
+	}
+}
