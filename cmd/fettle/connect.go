@@ -115,7 +115,7 @@ func (e *env) bmcTargets(c *cli.Context, sel []string) ([]bmc.Target, error) {
 	if err != nil {
 		return nil, fail(exitInput, err)
 	}
-	secrets, err := openSecrets(c, s.Dir)
+	secrets, err := e.openSecrets(c)
 	if err != nil {
 		return nil, err
 	}

@@ -522,6 +522,9 @@ func shellQuote(s string) string {
 // buildForSite builds what the selected machines of a site need and the store
 // lacks.
 func (e *env) buildForSite(c *cli.Context, s *site.Site, sel []string) error {
+	if len(sel) == 0 {
+		sel = []string{"all"}
+	}
 	ms, err := s.Select(sel...)
 	if err != nil {
 		return fail(exitInput, err)

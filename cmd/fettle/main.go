@@ -65,16 +65,12 @@ Exit statuses: 0 done; 1 tried and failed; 2 wrong flags or arguments; 3 a file
 is wrong (site, secrets, image); 4 this machine lacks something (see fettle
 doctor); 5 refused: it needs a yes, or the plan changed; 130 interrupted.`),
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "text or json"},
-			&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, Usage: "log to standard error"},
+			outputFlag(),
+			&cli.BoolFlag{Name: "verbose", Usage: "log to standard error"},
 		},
 		Before: func(c *cli.Context) error {
-			switch c.String("output") {
-			case "text":
-			case "json":
-				e.json = true
-			default:
-				return usage("--output is text or json, not %q", c.String("output"))
+			if err := e.setOutput(c.String("output")); err != nil {
+				return err
 			}
 			if c.Bool("verbose") {
 				e.log = slog.New(slog.NewTextHandler(e.stderr, nil))
@@ -98,27 +94,57 @@ doctor); 5 refused: it needs a yes, or the plan changed; 130 interrupted.`),
 	app.Commands = slices.Concat(
 		siteCommands(e),
 		serveCommands(e),
-		machineCommands(e),
-		eventsCommands(e, e.connect),
+		withFlags(connFlags, machineCommands(e)),
+		withFlags(connFlags, eventsCommands(e, e.connect)),
 		bmcCommands(e, e.bmcTargets),
 		labCommands(e),
 		imageCommands(e),
 		doctorCommands(e),
 	)
-	usageErrors(app.Commands)
+	e.finish(app.Commands)
 	return app
 }
 
-// usageErrors gives every command and its subcommands the same handling of
-// wrong flags, and an unknown subcommand an error.
-func usageErrors(cmds []*cli.Command) {
+func outputFlag() cli.Flag {
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "text or json"}
+}
+
+func (e *env) setOutput(v string) error {
+	switch v {
+	case "text", "json":
+		e.json = v == "json"
+		return nil
+	}
+	return usage("--output is text or json, not %q", v)
+}
+
+// withFlags gives flags to all commands that do something.
+func withFlags(flags func() []cli.Flag, cmds []*cli.Command) []*cli.Command {
+	for _, c := range cmds {
+		if len(c.Subcommands) > 0 {
+			withFlags(flags, c.Subcommands)
+			continue
+		}
+		c.Flags = append(c.Flags, flags()...)
+	}
+	return cmds
+}
+
+// finish gives every command what all have: --output behind its name too, the
+// same handling of wrong flags, and an error for an unknown subcommand.
+func (e *env) finish(cmds []*cli.Command) {
 	for _, c := range cmds {
 		if c.OnUsageError == nil {
 			c.OnUsageError = func(c *cli.Context, err error, _ bool) error {
 				return usage("%w: see %s --help", err, c.Command.FullName())
 			}
 		}
-		if len(c.Subcommands) > 0 && c.Action == nil {
+		c.HideHelpCommand = true
+		if len(c.Subcommands) == 0 {
+			e.finishLeaf(c)
+			continue
+		}
+		if c.Action == nil {
 			c.Action = func(c *cli.Context) error {
 				if c.Args().Present() {
 					return usage("no command %q in %s: see %s --help", c.Args().First(), c.Command.FullName(), c.Command.FullName())
@@ -126,8 +152,24 @@ func usageErrors(cmds []*cli.Command) {
 				return cli.ShowSubcommandHelp(c)
 			}
 		}
-		c.HideHelpCommand = true
-		usageErrors(c.Subcommands)
+		e.finish(c.Subcommands)
+	}
+}
+
+func (e *env) finishLeaf(c *cli.Command) {
+	has := slices.ContainsFunc(c.Flags, func(f cli.Flag) bool { return slices.Contains(f.Names(), "output") || slices.Contains(f.Names(), "o") })
+	if has || c.Action == nil {
+		return
+	}
+	c.Flags = append(c.Flags, outputFlag())
+	action := c.Action
+	c.Action = func(c *cli.Context) error {
+		if c.IsSet("output") {
+			if err := e.setOutput(c.String("output")); err != nil {
+				return err
+			}
+		}
+		return action(c)
 	}
 }
 

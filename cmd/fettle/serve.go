@@ -34,7 +34,7 @@ func serveCommands(e *env) []*cli.Command {
 reads the site folder again; a folder with errors is refused and the old one
 stays in force.`,
 		Flags: []cli.Flag{
-			siteFlag(), storeFlag(), identityFlag(),
+			siteFlag(), storeFlag(), secretIdentityFlag(),
 			&cli.StringSliceFlag{Name: "interface", Usage: "NETWORK=INTERFACE, when the address alone does not tell"},
 			&cli.StringSliceFlag{Name: "network", Usage: "serve only this boot network (repeatable)"},
 			&cli.StringFlag{Name: "state", Usage: "folder of the embedded etcd (default: /var/lib/fettle/state, or below $XDG_STATE_HOME)"},
@@ -52,10 +52,6 @@ stays in force.`,
 
 func storeFlag() cli.Flag {
 	return &cli.StringFlag{Name: "store", EnvVars: []string{"FETTLE_STORE"}, Usage: "folder of images (default: /var/lib/fettle, or $XDG_DATA_HOME/fettle)"}
-}
-
-func identityFlag() cli.Flag {
-	return &cli.StringFlag{Name: "identity", EnvVars: []string{"FETTLE_IDENTITY"}, Usage: "age identity that opens the site's secrets"}
 }
 
 func serve(c *cli.Context, e *env) error {
@@ -84,7 +80,7 @@ func serve(c *cli.Context, e *env) error {
 	if len(only) == 0 {
 		only = nil
 	}
-	secrets, err := openSecrets(c, s.Dir)
+	secrets, err := e.openSecrets(c)
 	if err != nil {
 		return err
 	}
@@ -249,15 +245,6 @@ func siteTarget(m site.Machine, secrets *site.Secrets, ca *site.CA, dial func(ct
 		Name: m.Name, Address: netip.AddrPortFrom(m.BMC.Address, port), Protocol: bmc.Protocol(m.BMC.Protocol),
 		User: user, Password: pw, Dial: dial, RootCAs: ca.Pool(),
 	}, nil
-}
-
-// openSecrets opens the secrets of a site folder.
-func openSecrets(c *cli.Context, dir string) (*site.Secrets, error) {
-	sec, err := site.OpenSecrets(dir, c.String("identity"))
-	if err != nil {
-		return nil, fail(exitInput, err)
-	}
-	return sec, nil
 }
 
 // stateHome is where fettle keeps what it remembers.

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/fettle-dev/fettle/bmc/vbmc"
+	"github.com/fettle-dev/fettle/site"
+)
+
+// serveVirtualCommand is a virtual BMC for those who develop BMC clients.
+func serveVirtualCommand(e *env) *cli.Command {
+	return &cli.Command{
+		Name: "serve-virtual", Usage: "serve a virtual BMC (Redfish) over a machine in memory, to try BMC clients on",
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:8443", Usage: "address and port"},
+			&cli.StringFlag{Name: "cert", TakesFile: true, Usage: "PEM certificate (default: a new one, whose fingerprint is printed)"},
+			&cli.StringFlag{Name: "key", TakesFile: true, Usage: "PEM key of --cert"},
+			&cli.StringFlag{Name: "user", Value: "root", Usage: "user name"},
+		},
+		Description: "The password is taken from the environment variable FETTLE_BMC_PASSWORD; without it, one is made up and printed.\n" +
+			"Ends on Ctrl-C.",
+		Action: func(c *cli.Context) error { return serveVirtual(c, e) },
+	}
+}
+
+// virtualInfo is the machine that serve-virtual shows.
+func virtualInfo() vbmc.Info {
+	in := vbmc.Info{
+		Name: "virtual", UUID: "6a0f0f5e-2f6b-4f0e-9d58-5d1c7a3d0001", Serial: "VIRTUAL0001", SKU: "VIRTUAL", Manufacturer: "fettle", Model: "Virtual GPU server",
+		BIOSVersion: "1.0", CPUs: 128, CPUModel: "Virtual CPU", MemoryMiB: 1 << 20,
+		NICs:   []vbmc.NIC{{ID: "NIC1", MAC: "52:54:00:fe:00:01", Link: true}, {ID: "NIC2", MAC: "52:54:00:fe:00:02"}},
+		Drives: []vbmc.Drive{{ID: "Disk1", Serial: "VDISK0001", Model: "Virtual NVMe", Bytes: 1_920_383_410_176, Protocol: "NVMe"}},
+	}
+	for i := range 8 {
+		in.GPUs = append(in.GPUs, vbmc.GPU{ID: fmt.Sprintf("GPU%d", i+1), Model: "NVIDIA H100 SXM5 80GB", PCI: "10de:2330"})
+	}
+	return in
+}
+
+func serveVirtual(c *cli.Context, e *env) error {
+	if c.Args().Present() {
+		return usage("serve-virtual takes no arguments; got %q", c.Args().First())
+	}
+	if (c.String("cert") == "") != (c.String("key") == "") {
+		return usage("give both --cert and --key, or neither")
+	}
+	addr := c.String("listen")
+	cert, err := virtualCert(c, addr)
+	if err != nil {
+		return err
+	}
+	password := e.getenv("FETTLE_BMC_PASSWORD")
+	made := password == ""
+	if made {
+		password = rand.Text()
+	}
+	srv, err := vbmc.New(vbmc.Config{Chassis: vbmc.NewMemory(virtualInfo()), Accounts: []vbmc.Account{{User: c.String("user"), Password: password}}, Logger: e.log})
+	if err != nil {
+		return fail(exitUsage, err)
+	}
+	l, err := (&net.ListenConfig{}).Listen(c.Context, "tcp", addr)
+	if err != nil {
+		return fail(exitFailed, fmt.Errorf("--listen: %w: is another program there?", err))
+	}
+	sum := sha256.Sum256(cert.Certificate[0])
+	fmt.Fprintf(e.stdout, "virtual BMC: https://%s/redfish/v1/ user %s\n", l.Addr(), c.String("user"))
+	if made {
+		fmt.Fprintf(e.stdout, "password: %s\n", password)
+	}
+	fmt.Fprintf(e.stdout, "certificate: sha256 %s\n", hex.EncodeToString(sum[:]))
+	log := e.log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	hs := &http.Server{
+		Handler: srv, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+		ErrorLog:  slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	done := make(chan error, 1)
+	go func() { done <- hs.ServeTLS(l, "", "") }()
+	select {
+	case err := <-done:
+		return fail(exitFailed, fmt.Errorf("serving the virtual BMC: %w", err))
+	case <-c.Context.Done():
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), 2*time.Second)
+	defer cancel()
+	err = hs.Shutdown(ctx)
+	if serr := <-done; serr != nil && !errors.Is(serr, http.ErrServerClosed) {
+		err = errors.Join(err, serr)
+	}
+	return err
+}
+
+// virtualCert is the given certificate, or a new one for the listening address.
+func virtualCert(c *cli.Context, addr string) (tls.Certificate, error) {
+	if c.String("cert") != "" {
+		cert, err := tls.LoadX509KeyPair(c.String("cert"), c.String("key"))
+		if err != nil {
+			return cert, fail(exitInput, fmt.Errorf("--cert and --key: %w", err))
+		}
+		return cert, nil
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		return tls.Certificate{}, usage("--listen %q: %v", addr, err)
+	}
+	ips := []netip.Addr{netip.MustParseAddr("127.0.0.1"), netip.IPv6Loopback()}
+	if ip, err := netip.ParseAddr(host); err == nil && !ip.IsUnspecified() && !ip.IsLoopback() {
+		ips = append(ips, ip)
+	}
+	now := time.Now()
+	ca, err := site.NewCA("fettle virtual BMC", now)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return ca.Issue([]string{"localhost"}, ips, now.Add(-time.Hour), now.AddDate(1, 0, 0))
+}
