@@ -267,7 +267,11 @@ func (s *Server) postInspect(w http.ResponseWriter, r *http.Request) error {
 
 // postAbort ends the machine's run; 204 when it did.
 func (s *Server) postAbort(w http.ResponseWriter, r *http.Request) error {
-	if err := s.c.Operator.Abort(r.Context(), identity(r).Actor(), r.PathValue("name")); err != nil {
+	name := r.PathValue("name")
+	if _, err := s.machine(r, name); err != nil {
+		return err
+	}
+	if err := s.c.Operator.Abort(r.Context(), identity(r).Actor(), name); err != nil {
 		return refused(err, nil)
 	}
 	w.WriteHeader(http.StatusNoContent)
