@@ -285,6 +285,9 @@ func report[T any](e *env, res []bmc.Result[T], what string, head []string, row 
 	}
 	switch {
 	case failed == 0:
+		if len(res) > 1 && !e.json {
+			fmt.Fprintf(e.stderr, "%d machines, none failed\n", len(res))
+		}
 		return nil
 	case len(res) == 1:
 		return fail(worst, res[0].Err)

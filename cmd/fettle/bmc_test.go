@@ -103,7 +103,7 @@ func TestBMCCommands(t *testing.T) {
 		out    []string // in stdout
 		errs   []string // in the error or stderr
 	}{
-		{name: "power status", args: "power status gpu-01 gpu-02", out: []string{"gpu-01   off", "gpu-02   off"}},
+		{name: "power status", args: "power status gpu-01 gpu-02", out: []string{"gpu-01   off", "gpu-02   off"}, errs: []string{"2 machines, none failed"}},
 		{name: "power on", args: "power on gpu-01", out: []string{"gpu-01   on"}},
 		{name: "off needs a yes", args: "power off gpu-01 gpu-02", status: exitRefused, errs: []string{"power off 2 machines: gpu-01, gpu-02: say --yes"}},
 		{name: "cycle needs a yes", args: "power cycle gpu-01", status: exitRefused, errs: []string{"power off and on again gpu-01: say --yes"}},
