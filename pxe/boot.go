@@ -40,8 +40,12 @@ func (x *exchange) boot(ctx context.Context) (bootInfo, error) {
 	switch {
 	case d.Action == Ignore:
 		b.note = " and nothing to boot" + because(d)
-	case d.Action == BootDisk && !c.IPXE:
-		b.note = " and no boot file, so that its firmware goes on to its next device" + because(d)
+	case d.Action == BootDisk && !(c.IPXE && x.r.http):
+		b.file = quirkNextDevice
+		if c.HTTP {
+			b.file = x.on.BaseURL() + "/files/" + quirkNextDevice
+		}
+		b.note = ", which does not exist, so that its firmware goes on to its next device" + because(d)
 	case c.IPXE && x.r.http:
 		b.file = x.on.scriptURL(c.MAC)
 	default:

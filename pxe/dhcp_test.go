@@ -320,8 +320,10 @@ func TestDecisions(t *testing.T) {
 		file     string
 	}{
 		{"Ignore: address only", Decision{Action: Ignore}, ipxeOpts, ""},
-		{"BootDisk, plain BIOS: no boot file", Decision{Action: BootDisk}, biosOpts, ""},
-		{"BootDisk, plain UEFI: no boot file", Decision{Action: BootDisk}, uefiOpts, ""},
+		{"Ignore, firmware: address only", Decision{Action: Ignore}, uefiOpts, ""},
+		{"BootDisk, plain BIOS: a file that is missing", Decision{Action: BootDisk}, biosOpts, "next-boot-device"},
+		{"BootDisk, plain UEFI: a file that is missing", Decision{Action: BootDisk}, uefiOpts, "next-boot-device"},
+		{"BootDisk, UEFI HTTP: a URL that is missing", Decision{Action: BootDisk}, httpOpts, "http://192.0.2.1/boot/files/next-boot-device"},
 		{"BootDisk, iPXE: a script that leaves", Decision{Action: BootDisk}, ipxeOpts, "http://192.0.2.1/boot/script/52:54:00:01:02:03"},
 	} {
 		f := newFixture(t)

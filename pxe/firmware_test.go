@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -39,6 +40,7 @@ func qemu(t *testing.T, ns *netns, args ...string) *machine {
 	m.cmd = ns.command(context.Background(), args...)
 	var stderr bytes.Buffer
 	m.cmd.Stderr = &stderr
+	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // a test that is killed leaves no guest
 	if err := m.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -322,3 +324,104 @@ func TestFirmwareHTTPBoot(t *testing.T) {
 		}
 	}
 }
+
+// bootDisk makes a BIOS boot sector that writes a mark to the first serial
+// port and stops.
+func bootDisk(t *testing.T, mark string) string {
+	t.Helper()
+	code := []byte{0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0xbe, 0x17, 0x7c, // cli; xor ax,ax; mov ds,ax; mov si,0x7c17
+		0xba, 0xf8, 0x03, // mov dx,0x3f8
+		0xac,       // lodsb
+		0x84, 0xc0, // test al,al
+		0x74, 0x03, // jz stop
+		0xee,       // out dx,al
+		0xeb, 0xf8, // jmp lodsb
+		0xf4, 0xeb, 0xfd, // stop: hlt; jmp stop
+		0x90}
+	sector := make([]byte, 1<<20)
+	copy(sector, code)
+	copy(sector[len(code):], mark+"\x00")
+	sector[510], sector[511] = 0x55, 0xaa
+	path := filepath.Join(t.TempDir(), "disk.img")
+	if err := os.WriteFile(path, sector, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// espDisk makes a FAT disk whose \EFI\BOOT\BOOTX64.EFI is iPXE: that it runs
+// is seen on the console.
+func espDisk(t *testing.T) string {
+	t.Helper()
+	needTool(t, "mkfs.vfat", "mmd", "mcopy")
+	path := filepath.Join(t.TempDir(), "esp.img")
+	for _, args := range [][]string{
+		{"truncate", "-s", "64M", path},
+		{"mkfs.vfat", path},
+		{"mmd", "-i", path, "::EFI", "::EFI/BOOT"},
+		{"mcopy", "-i", path, "/usr/lib/ipxe/snponly.efi", "::EFI/BOOT/BOOTX64.EFI"},
+	} {
+		if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	return path
+}
+
+// TestFirmwareBootsDisk has machines that ask the network first and are told
+// to boot their disk: item 22, the decision is the server's.
+func TestFirmwareBootsDisk(t *testing.T) {
+	disk := func(path string) []string {
+		return []string{"-drive", "if=none,id=d0,format=raw,file=" + path, "-device", "virtio-blk-pci,drive=d0,bootindex=2"}
+	}
+	t.Run("BIOS by sanboot", func(t *testing.T) {
+		ns, f := firmwareRig(t, "/usr/lib/ipxe/snponly.efi")
+		f.decision = Decision{Action: BootDisk, Reason: "ready"}
+		m := qemu(t, ns, append(bios(), disk(bootDisk(t, "MARK-FROM-DISK"))...)...)
+		m.await(t, f, "disk started", func() bool { return strings.Contains(m.console(), "MARK-FROM-DISK") })
+		if _, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "script" }); !ok {
+			t.Errorf("the disk started without the script:\n%s", f.timeline.text())
+		}
+	})
+	// The firmware itself is told to leave, by a boot file that is missing: PXE
+	// first, then HTTP boot, then the disk.
+	t.Run("UEFI by a missing file", func(t *testing.T) {
+		ns, f := firmwareRig(t, "/usr/lib/ipxe/snponly.efi")
+		f.decision = Decision{Action: BootDisk, Reason: "ready"}
+		m := qemu(t, ns, append(uefi(t, ""), disk(espDisk(t))...)...)
+		m.await(t, f, "disk started", func() bool { return strings.Contains(m.console(), ipxeStarts) })
+		for _, kind := range []string{"tftp.read", "http.get"} {
+			if e, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == kind }); !ok || e.Name != quirkNextDevice || e.Bytes != 0 || e.Err != nil {
+				t.Errorf("%s = %+v; want a request for %s alone", kind, e, quirkNextDevice)
+			}
+		}
+	})
+	// iPXE from the network is told to leave: exit 1 makes the firmware go on.
+	t.Run("UEFI by exit status", func(t *testing.T) {
+		ns, f := firmwareRig(t, "/usr/lib/ipxe/snponly.efi")
+		f.booter = booterFunc(func(c Client) (Decision, error) {
+			if c.IPXE || c.HTTP {
+				return Decision{Action: BootDisk, Reason: "ready"}, nil
+			}
+			return f.decision, nil
+		})
+		m := qemu(t, ns, append(uefi(t, ""), disk(espDisk(t))...)...)
+		m.await(t, f, "disk started", func() bool { return strings.Count(m.console(), ipxeStarts) >= 2 })
+		if _, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "script" }); !ok {
+			t.Errorf("the disk started without the script:\n%s", f.timeline.text())
+		}
+		loaders := 0
+		f.timeline.find(func(e Exchange) bool {
+			if e.Kind == "tftp.read" && e.Bytes > 0 {
+				loaders++
+			}
+			return false
+		})
+		if loaders != 1 {
+			t.Errorf("%d loaders fetched; want 1 from the network, the second iPXE from the disk:\n%s", loaders, f.timeline.text())
+		}
+	})
+}
+
+// ipxeStarts is the first line of iPXE on the console.
+const ipxeStarts = "iPXE initialising devices"

@@ -16,6 +16,7 @@ import (
 )
 
 const (
+	goesOn        = "was told that there is no boot file, and goes on to its next boot device"
 	autoexecName  = "autoexec.ipxe"
 	decideTimeout = 10 * time.Second
 )
@@ -101,6 +102,11 @@ func (nopCloser) Close() error { return nil }
 func (s *Server) serveFile(w http.ResponseWriter, r *http.Request, n *Network, at netip.Addr, name string) {
 	start := s.now()
 	f, err := s.open(r.Context(), n, name)
+	if errors.Is(err, fs.ErrNotExist) && name == quirkNextDevice {
+		http.Error(w, goesOn, http.StatusNotFound)
+		s.recordFetch(start, n, at, Exchange{Kind: "http." + strings.ToLower(r.Method), Name: name, Text: goesOn})
+		return
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		s.fail(w, r, n, at, http.StatusNotFound, fmt.Errorf("no such file: %s", name))
 		return

@@ -51,6 +51,12 @@ func quirkName(name string) string {
 	return strings.TrimRight(name, " \r\n")
 }
 
+// quirkNextDevice is a boot file that does not exist. Observed with OVMF
+// 2022.11: EDK2 takes no offer without a boot file; it asks again after 4, 8,
+// 16 and 32 s and only then goes on to its next boot device, whereas the
+// server's "no such file" sends it on at once.
+const quirkNextDevice = "next-boot-device"
+
 // quirkNoEnd ends the options of a packet. Observed: some relays and hand-made
 // clients (nmap's dhcp-discover of old) leave option 255 away when options
 // fill the packet exactly; a second end option is harmless.

@@ -32,13 +32,14 @@ func (s *Server) noteDiscover(x *exchange) {
 		}
 		e.asked++
 		if !c.IPXE && e.stage > stageOffered {
-			e.stage = stageNone
+			e.stage = stageNone // the firmware began again
 		}
 	})
 	if before.asked+1 >= stallAfter && before.stage == stageOffered && (before.asked+1)%stallAfter == 0 {
 		x.record("boot.stalled", fmt.Sprintf("asked %d times and took no offer: %s", before.asked+1, x.whyNoOffer(before)), nil)
 	}
-	if !c.IPXE && c.boots() {
+	// iPXE asks after its loader came: only its own stages end with its asking.
+	if c.boots() && (!c.IPXE || before.stage == stageIPXE || before.stage == stageScript) {
 		if why := before.whyEnded(x.start); why != "" {
 			x.record("boot.restarted", why, nil)
 		}

@@ -148,6 +148,10 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 			code, text = tftpErrNotFound, "no such file"
 		}
 		conn.WriteTo(encodeTFTPError(code, text), to)
+		if name == quirkNextDevice {
+			e.Text = goesOn
+			return
+		}
 		e.Err = err
 		return
 	}
@@ -181,6 +185,9 @@ func (s *Server) openTFTP(ctx context.Context, n *Network, wire string) (*File, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, tftpOpenTimeout)
 	defer cancel()
+	if name == quirkNextDevice {
+		return nil, name, fs.ErrNotExist
+	}
 	if !strings.Contains(name, "/") {
 		f, err := s.files.Open(ctx, "loaders/"+name)
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
