@@ -86,7 +86,7 @@ func (s *Server) getMachines(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, ms)
 }
 
-// machines are those of the site and those that were only seen, by name.
+// machines are those of the site by name, then those that were only seen.
 func (s *Server) machines(r *http.Request) ([]Machine, error) {
 	statuses, err := s.c.Store.Overview(r.Context())
 	if err != nil {
@@ -108,7 +108,15 @@ func (s *Server) machines(r *http.Request) ([]Machine, error) {
 	for name, st := range seen {
 		out = append(out, Machine{Name: name, Status: st})
 	}
-	slices.SortFunc(out, func(a, b Machine) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b Machine) int {
+		if a.Known != b.Known {
+			if a.Known {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Compare(a.Name, b.Name)
+	})
 	return out, nil
 }
 

@@ -147,15 +147,15 @@ func TestClient(t *testing.T) {
 	if err != nil || len(ms) != 3 {
 		t.Fatalf("Machines() = %d, %v; want 3", len(ms), err)
 	}
-	if m := ms[0]; m.Known || m.Name != "52:54:00:aa:bb:cc" || m.Status.Phase != state.Discovered {
-		t.Errorf("Machines()[0] = %+v; want the machine that is not in the site", m)
+	if m := ms[2]; m.Known || m.Name != "52:54:00:aa:bb:cc" || m.Status.Phase != state.Discovered {
+		t.Errorf("Machines()[2] = %+v; want the machine that is not in the site", m)
 	}
-	if m := ms[1]; !m.Known || m.Profile != "train" || m.Address != "192.0.2.11" || m.BMC != "192.0.2.201" ||
+	if m := ms[0]; !m.Known || m.Profile != "train" || m.Address != "192.0.2.11" || m.BMC != "192.0.2.201" ||
 		m.Status.Phase != state.Ready || m.Status.Inventory != nil {
-		t.Errorf("Machines()[1] = %+v; want gpu-01, ready, without inventory", m)
+		t.Errorf("Machines()[0] = %+v; want gpu-01, ready, without inventory", m)
 	}
-	if m := ms[2]; m.Status.Phase != state.Unknown {
-		t.Errorf("Machines()[2].Status = %+v; want unknown", m.Status)
+	if m := ms[1]; m.Status.Phase != state.Unknown {
+		t.Errorf("Machines()[1].Status = %+v; want unknown", m.Status)
 	}
 	if m, err := c.Machine(ctx, "gpu-01"); err != nil || string(m.Status.Inventory) != `{"cpus":8}` {
 		t.Errorf("Machine(gpu-01) = %+v, %v; want it with its inventory", m, err)
