@@ -425,3 +425,28 @@ func TestFirmwareBootsDisk(t *testing.T) {
 
 // ipxeStarts is the first line of iPXE on the console.
 const ipxeStarts = "iPXE initialising devices"
+
+// TestFirmwareRetries has a kernel that never loads: the script tries a
+// bounded number of times, says so on the console, and leaves.
+func TestFirmwareRetries(t *testing.T) {
+	ns, f := firmwareRig(t, "/usr/lib/ipxe/snponly.efi")
+	delete(f.files.(mapFiles), "agent/vmlinuz")
+	m := qemu(t, ns, bios()...)
+	m.await(t, f, "gave up", func() bool { return strings.Contains(m.console(), "fettle: giving up") })
+	con := m.console()
+	for try := 1; try <= scriptTries; try++ {
+		if s := fmt.Sprintf("(try %d of %d)", try, scriptTries); !strings.Contains(con, s) {
+			t.Errorf("console lacks %q:\n%s", s, con[max(0, len(con)-3000):])
+		}
+	}
+	misses := 0
+	f.timeline.find(func(e Exchange) bool {
+		if e.Kind == "http.get" && strings.Contains(e.Text, "no such file: agent/vmlinuz") {
+			misses++
+		}
+		return false
+	})
+	if misses != scriptTries {
+		t.Errorf("%d refusals recorded; want %d:\n%s", misses, scriptTries, f.timeline.text())
+	}
+}

@@ -2,6 +2,7 @@ package pxe
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -204,5 +205,30 @@ func TestHTTPBroken(t *testing.T) {
 	e, _ := f.timeline.find(func(Exchange) bool { return true })
 	if e.Err == nil || !strings.Contains(e.Text, "connection ended after") || e.Bytes >= 32<<20 {
 		t.Errorf("recorded %+v; want a transfer that ended early", e)
+	}
+}
+
+// readerFrom is a connection's side of sendfile.
+type readerFrom struct {
+	*httptest.ResponseRecorder
+	got string
+}
+
+func (r *readerFrom) ReadFrom(src io.Reader) (int64, error) {
+	if l, ok := src.(*io.LimitedReader); ok {
+		src = l.R
+	}
+	r.got = fmt.Sprintf("%T", src)
+	return io.Copy(r.ResponseRecorder, src)
+}
+
+// TestSendfile: the *os.File itself reaches the connection's ReadFrom.
+func TestSendfile(t *testing.T) {
+	f := newFixture(t)
+	f.files = mapFiles{"a": "@http_test.go"}
+	w := &readerFrom{ResponseRecorder: httptest.NewRecorder()}
+	f.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/boot/files/a", nil))
+	if w.got != "*os.File" || w.Body.Len() == 0 || f.timeline.all[0].Bytes != int64(w.Body.Len()) {
+		t.Errorf("the connection was given a %s, %d bytes, recorded %d; want the *os.File", w.got, w.Body.Len(), f.timeline.all[0].Bytes)
 	}
 }
