@@ -101,7 +101,11 @@ func packImage(t *testing.T, raw []byte, root int) *testImage {
 	for off := 0; off < len(raw); off += testChunk {
 		c := raw[off:min(off+testChunk, len(raw))]
 		f := enc.EncodeAll(c, nil)
-		m.idx.Chunks = append(m.idx.Chunks, wire.Chunk{Offset: int64(len(m.data)), Length: int64(len(f)), Raw: digestOf(c), Zero: allZero(c)})
+		chunk := wire.Chunk{Offset: int64(len(m.data)), Length: int64(len(f)), Raw: digestOf(c), Zero: allZero(c)}
+		if len(m.idx.Chunks)%2 == 0 { // both kinds of digests
+			chunk.Frame = digestOf(f)
+		}
+		m.idx.Chunks = append(m.idx.Chunks, chunk)
 		m.data = append(m.data, f...)
 	}
 	m.idx.DataSize, m.idx.Data = int64(len(m.data)), digestOf(m.data)

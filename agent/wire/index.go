@@ -72,6 +72,11 @@ func (x *ImageIndex) Validate() error {
 		if err := checkDigest(c.Raw); err != nil {
 			return fmt.Errorf("image index, chunk %d: %w", i, err)
 		}
+		if c.Frame != "" {
+			if err := checkDigest(c.Frame); err != nil {
+				return fmt.Errorf("image index, chunk %d, its frame: %w", i, err)
+			}
+		}
 		end = c.Offset + c.Length
 	}
 	return nil

@@ -44,6 +44,7 @@ func TestValidate(t *testing.T) {
 		{"empty frame", func(x *ImageIndex) { x.Chunks[1].Length = 0 }, "chunk 1: 0 bytes"},
 		{"frame larger than raw", func(x *ImageIndex) { x.DataSize = 1 << 30; x.Chunks[2].Length = 1 << 20 }, "chunk 2: 1048576 bytes"},
 		{"bad chunk digest", func(x *ImageIndex) { x.Chunks[1].Raw = "md5:00" }, "chunk 1: \"md5:00\""},
+		{"bad frame digest", func(x *ImageIndex) { x.Chunks[1].Frame = "sha256:00" }, "chunk 1, its frame"},
 		{"upper case digest", func(x *ImageIndex) { x.Chunks[1].Raw = strings.ToUpper(digest) }, "no digest"},
 		{"not hex", func(x *ImageIndex) { x.Data = "sha256:" + strings.Repeat("z", 64) }, "no digest"},
 		{"root partition 0", func(x *ImageIndex) { x.RootPart = 0 }, "root partition 0"},

@@ -200,5 +200,9 @@ type Chunk struct {
 	Offset int64  `json:"offset"` // in the data file
 	Length int64  `json:"length"` // compressed
 	Raw    string `json:"raw"`    // "sha256:..." of the uncompressed bytes
-	Zero   bool   `json:"zero,omitempty"`
+	// Frame is "sha256:..." of the compressed bytes. It may be empty; where it
+	// is given the agent verifies it instead of Raw before it writes, which is
+	// the same guarantee over far fewer bytes.
+	Frame string `json:"frame,omitempty"`
+	Zero  bool   `json:"zero,omitempty"`
 }

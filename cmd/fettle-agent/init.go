@@ -57,6 +57,11 @@ func runInit() {
 	}
 	os.Setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
 	os.Setenv("HOME", "/")
+	if slowAES() {
+		// The worker's TLS then takes ChaCha20 (crypto/tls goes by the CPU's
+		// flags, which an emulated CPU has without the speed).
+		os.Setenv("GODEBUG", "cpu.aes=off")
+	}
 	if err := os.MkdirAll(runDir, 0o700); err != nil {
 		problems = append(problems, err)
 	}
