@@ -160,6 +160,10 @@ func (s *Server) send(conn net.PacketConn, on *Network, p *reply) {
 		_, err = conn.WriteTo(p.bytes, net.UDPAddrFromAddrPort(netip.AddrPortFrom(limitedBroadcast(), dhcpClientPort)))
 	default:
 		_, err = conn.WriteTo(p.bytes, net.UDPAddrFromAddrPort(p.to))
+		if err != nil && ok && p.to.Addr() == limitedBroadcast() {
+			// A stack without a broadcast route still sends a frame.
+			err = frames.SendFrame(net.HardwareAddr{255, 255, 255, 255, 255, 255}, netip.AddrPortFrom(on.Server, dhcpServerPort), p.to, p.bytes)
+		}
 	}
 	if err != nil {
 		err = fmt.Errorf("sending a DHCP reply to %v: %w", p.to, err)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"testing"
@@ -274,6 +275,15 @@ func newFixture(t testing.TB, networks ...Network) *fixture {
 	}
 	f.Server = s
 	return f
+}
+
+func haveTool(name string) bool {
+	if strings.HasPrefix(name, "/") {
+		_, err := os.Stat(name)
+		return err == nil
+	}
+	_, err := exec.LookPath(name)
+	return err == nil
 }
 
 // needTool skips a test whose tool is missing, but fails it in CI.

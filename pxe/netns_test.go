@@ -21,15 +21,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func haveTool(name string) bool {
-	if strings.HasPrefix(name, "/") {
-		_, err := os.Stat(name)
-		return err == nil
-	}
-	_, err := exec.LookPath(name)
-	return err == nil
-}
-
 // netns is a network namespace that lives as long as the test.
 type netns struct{ name string }
 
