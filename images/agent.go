@@ -21,7 +21,7 @@ import (
 
 // agentRecipe is part of an agent release's inputs: raise it when the way in
 // which a ramdisk is put together changes.
-const agentRecipe = 1
+const agentRecipe = 2
 
 // agentTools are the packages whose programs the agent runs, and the programs.
 var agentTools = map[string][]string{
@@ -231,12 +231,17 @@ func entry(f debFile) Entry {
 	return Entry{Path: f.Path, Mode: uint32(f.Mode), Link: f.Link, Data: f.Data}
 }
 
+// shellApplets are the programs of busybox that a person at the rescue shell
+// looks for; none is the name of a program that a package brings.
+const shellApplets = "sh ash cat chmod chown clear cp cut date dd df dmesg du echo env find free getopt grep gunzip gzip head hexdump hostname " +
+	"id ip kill killall less ln ls md5sum mkdir mknod more mount mv nc nslookup ping pidof ps pwd reset rm rmdir sed sha256sum sleep sort " +
+	"stty sync tail tar tee test top touch tr traceroute true false udhcpc umount uname uniq uptime vi watch wc wget which xargs zcat"
+
 // skeleton is the part of the ramdisk that comes from no package.
 func skeleton(elf []byte) []Entry {
 	out := []Entry{
 		{Path: "init", Mode: 0o755, Data: elf},
 		{Path: "usr/bin/fettle-agent", Link: "/init"},
-		{Path: "usr/bin/sh", Link: "busybox"},
 		{Path: "dev/console", Mode: 0o600, Dev: true, Major: 5, Minor: 1},
 		{Path: "dev/null", Mode: 0o666, Dev: true, Major: 1, Minor: 3},
 		{Path: "etc/passwd", Mode: 0o644, Data: []byte("root:x:0:0:root:/root:/bin/sh\n")},
@@ -249,6 +254,9 @@ func skeleton(elf []byte) []Entry {
 	out = append(out, Entry{Path: "root", Dir: true, Mode: 0o700}, Entry{Path: "tmp", Dir: true, Mode: 0o1777})
 	for _, d := range []string{"bin", "sbin", "lib", "lib64"} {
 		out = append(out, Entry{Path: d, Link: "usr/" + d})
+	}
+	for _, name := range strings.Fields(shellApplets) {
+		out = append(out, Entry{Path: "usr/bin/" + name, Link: "busybox"})
 	}
 	return out
 }

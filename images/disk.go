@@ -13,7 +13,7 @@ import (
 
 // diskRecipe is part of a disk release's inputs: raise it when the way in
 // which an image is made changes.
-const diskRecipe = 1
+const diskRecipe = 2
 
 // basePackages are what every image has, so that it boots from BIOS and UEFI,
 // configures itself by cloud-init and lets people in by ssh.
@@ -47,8 +47,9 @@ func (b *Builder) Disk(ctx context.Context, spec DiskSpec) (rel Release, cached 
 		Sources []Source
 		Pkgs    []pkg
 		Files   []Entry
-		Modules []string
-	}{diskRecipe, spec, a.sources, pkgs, overlay, initramfsModules})
+		Hook    string
+		Exclude []string
+	}{diskRecipe, spec, a.sources, pkgs, overlay, initramfsHook(), docExcludes})
 	if err != nil {
 		return Release{}, false, err
 	}

@@ -94,7 +94,7 @@ func (b *Builder) bootstrap(ctx context.Context, a *apt, spec DiskSpec, dir stri
 		`--setup-hook=mkdir -p "$1"/var/cache/apt/archives "$1"/etc`,
 		"--setup-hook=sync-in "+shellWord(seed)+" /", spec.Suite, out)
 	args = append(args, lines...)
-	err = b.run(ctx, tool{args: args, pkg: "mmdebstrap", env: []string{"TMPDIR=" + tmp, "SOURCE_DATE_EPOCH=" + fmt.Sprint(ramdiskTime)}, grace: time.Minute,
+	err = b.run(ctx, tool{args: args, pkg: "mmdebstrap", env: []string{"TMPDIR=" + tmp}, grace: time.Minute,
 		lines: func(line string) {
 			if text, ok := strings.CutPrefix(line, "I: "); ok && len(text) < 60 {
 				b.progress(Progress{Name: spec.Name, Stage: StageBootstrap, Text: text})
@@ -125,16 +125,19 @@ func (b *Builder) writeSeed(seed string, ids diskIDs, debs map[string]string) er
 			}
 		}
 	}
-	for name, text := range map[string]string{
-		"etc/fstab":                                  fstab(ids),
-		"etc/initramfs-tools/conf.d/fettle":          "MODULES=list\nCOMPRESS=zstd\nCOMPRESSLEVEL=6\nRESUME=none\n",
-		"usr/share/initramfs-tools/modules.d/fettle": strings.Join(initramfsModules, "\n") + "\n",
+	for _, f := range []struct {
+		name, text string
+		mode       os.FileMode
+	}{
+		{"etc/fstab", fstab(ids), 0o644},
+		{"etc/initramfs-tools/conf.d/fettle", "MODULES=list\nCOMPRESS=zstd\nCOMPRESSLEVEL=6\nRESUME=none\n", 0o644},
+		{"etc/initramfs-tools/hooks/fettle", initramfsHook(), 0o755},
 	} {
-		path := filepath.Join(seed, name)
+		path := filepath.Join(seed, f.name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
 		}
-		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(path, []byte(f.text), f.mode); err != nil {
 			return err
 		}
 	}
@@ -167,6 +170,10 @@ func (b *Builder) unpackRoot(ctx context.Context, a *apt, tarball, root string, 
 		return boot, err
 	}
 	defer in.Close()
+	fi, err := os.Stat(filepath.Join(filepath.Dir(tarball), "seed"))
+	if err != nil {
+		return boot, err
+	}
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return boot, err
 	}
@@ -174,7 +181,7 @@ func (b *Builder) unpackRoot(ctx context.Context, a *apt, tarball, root string, 
 	pr, pw := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		err := rewriteTar(pw, in, files, map[string]*[]byte{
+		err := rewriteTar(pw, in, files, fi.ModTime(), map[string]*[]byte{
 			"usr/lib/shim/shimx64.efi.signed":                   &boot.shim,
 			"usr/lib/shim/mmx64.efi.signed":                     &boot.mokManager,
 			"usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": &boot.grub,
@@ -213,8 +220,10 @@ func dropped(p string) bool {
 }
 
 // rewriteTar copies a root tarball without what is dropped and with files,
-// which replace those of the same path. It captures the content of some.
-func rewriteTar(w io.Writer, r io.Reader, files []Entry, capture map[string]*[]byte) error {
+// which replace those of the same path. It captures the content of some. What
+// was made after since, so by the build and not by a package, gets one
+// constant time.
+func rewriteTar(w io.Writer, r io.Reader, files []Entry, since time.Time, capture map[string]*[]byte) error {
 	replaced := map[string]bool{}
 	for _, f := range files {
 		replaced[f.Path] = !f.Dir
@@ -234,6 +243,10 @@ func rewriteTar(w io.Writer, r io.Reader, files []Entry, capture map[string]*[]b
 			continue
 		}
 		have[p] = true
+		if h.ModTime.After(since) {
+			h.ModTime = time.Unix(ramdiskTime, 0)
+		}
+		h.AccessTime, h.ChangeTime = time.Time{}, time.Time{}
 		if err := tw.WriteHeader(h); err != nil {
 			return fmt.Errorf("%s: %w", h.Name, err)
 		}
