@@ -180,8 +180,12 @@ func (l *libvirtd) nmi(name string) error {
 
 func (l *libvirtd) undefine(name string) error {
 	return l.with(name, "removing", func(d *libvirt.Domain) error {
-		return d.UndefineFlags(libvirt.DOMAIN_UNDEFINE_NVRAM | libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE |
+		err := d.UndefineFlags(libvirt.DOMAIN_UNDEFINE_NVRAM | libvirt.DOMAIN_UNDEFINE_MANAGED_SAVE |
 			libvirt.DOMAIN_UNDEFINE_SNAPSHOTS_METADATA | libvirt.DOMAIN_UNDEFINE_CHECKPOINTS_METADATA)
+		if errors.Is(err, libvirt.ERR_INVALID_ARG) { // a driver that keeps none of these
+			return d.Undefine()
+		}
+		return err
 	})
 }
 
