@@ -272,6 +272,9 @@ func TestRequestStates(t *testing.T) {
 				if p.to.Addr() != limitedBroadcast() || p.unicastFrame || addrOf(m.YourIPAddr).IsValid() || addrOf(m.ClientIPAddr).IsValid() {
 					t.Errorf("NAK to %v, yiaddr %v; want a broadcast without addresses (item 1)", p.to, m.YourIPAddr)
 				}
+				if len(p.bytes) < 300 {
+					t.Errorf("NAK of %d bytes; want 300 or more (item 6)", len(p.bytes))
+				}
 				if f.leases.commits != 0 {
 					t.Errorf("a NAK committed %d leases", f.leases.commits)
 				}

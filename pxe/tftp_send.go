@@ -49,6 +49,7 @@ type sender struct {
 	srtt     time.Duration
 	sentAt   time.Time
 	gap      bool // the client may miss a block inside the window
+	backoff  int  // doublings of the wait before a gap is filled
 	repeated bool // what is on the wire was sent twice: no measure (Karn)
 	buf      [516]byte
 }
@@ -74,6 +75,8 @@ func (t *sender) run() (int64, error) {
 				return t.bytes, fmt.Errorf("the client asked for block %d %d times", t.acked+1, gaps)
 			}
 			t.goBack()
+			// A client slower than its measure would get everything twice.
+			t.backoff = min(t.backoff+1, 8)
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if retries++; retries > tftpRetries {
 				return t.bytes, fmt.Errorf("the client stopped answering at block %d", t.acked+1)
@@ -95,7 +98,7 @@ func (t *sender) run() (int64, error) {
 			}
 			// An ACK inside the window tells of a gap after it, or answers
 			// packets that were sent twice: going back at once would double
-			// every block from here on. A round trip later it is clear. In
+			// every block from here on. Two round trips later it is clear. In
 			// the second case the window must slide meanwhile, or client and
 			// server count their windows from different blocks for ever.
 			if t.gap = t.acked < t.sent; t.gap && t.acked >= t.twice {
@@ -152,6 +155,7 @@ func (t *sender) measure() {
 			t.srtt = rtt
 		}
 		t.srtt += (rtt - t.srtt) / 8
+		t.backoff = 0
 		t.rto = min(max(4*t.srtt, tftpMinRTO), tftpMaxRTO)
 	}
 	t.repeated = false
@@ -223,7 +227,7 @@ func (t *sender) ack() (delta uint64, dup bool, err error) {
 	// A socket's deadline is wall time, whatever clock the logic has.
 	wait := t.rto
 	if t.gap {
-		wait = min(max(t.srtt, tftpMinGap), t.rto)
+		wait = min(max(2*t.srtt, tftpMinGap)<<t.backoff, t.rto)
 	}
 	if err := t.conn.SetReadDeadline(time.Now().Add(wait)); err != nil {
 		return 0, false, err

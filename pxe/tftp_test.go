@@ -85,7 +85,8 @@ type tftpClient struct {
 	peer   net.Addr
 	window int
 	lose   func(n int) bool // loses the nth DATA packet that arrives
-	dupAck bool
+	dupAck bool             // acknowledges twice, ever more slowly
+	delay  time.Duration
 	data   bytes.Buffer
 	oack   string
 }
@@ -93,6 +94,10 @@ type tftpClient struct {
 func (c *tftpClient) write(b []byte) { c.conn.in <- datagram{b: b, addr: c.peer} }
 
 func (c *tftpClient) ack(n uint16) {
+	if c.dupAck {
+		c.delay += time.Millisecond
+		time.Sleep(c.delay / 2) // of the bubble's clock
+	}
 	c.write(binary.BigEndian.AppendUint16([]byte{0, tftpAck}, n))
 	if c.dupAck {
 		c.write(binary.BigEndian.AppendUint16([]byte{0, tftpAck}, n))
