@@ -110,7 +110,8 @@ func (d DiskSpec) check() error {
 // lists to names (Debian policy 5.6.1); in particular no leading dash.
 func validSuite(s string) bool { return validWord(s, "-./_") }
 
-func validPackage(s string) bool { return validWord(s, "+-./_:") }
+// A dash at the end would tell apt to remove the package.
+func validPackage(s string) bool { return validWord(s, "+-.") && !strings.HasSuffix(s, "-") }
 
 func validWord(s, punct string) bool {
 	for i, c := range s {
