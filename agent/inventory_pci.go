@@ -27,14 +27,13 @@ func (r Roots) nics() ([]wire.NIC, error) {
 			n.Mbps = int(mbps)
 		}
 		// A virtio port's device is on the virtio bus; its parent is PCI.
-		for d, up := filepath.Join(dir, "device"), 0; up < 3; d, up = filepath.Join(d, ".."), up+1 {
-			real, err := filepath.EvalSymlinks(d)
-			if err != nil {
-				break
-			}
-			if base := filepath.Base(real); isPCIAddress(base) {
-				n.PCI = base
-				break
+		if d, err := filepath.EvalSymlinks(filepath.Join(dir, "device")); err == nil {
+			for range 3 {
+				if isPCIAddress(filepath.Base(d)) {
+					n.PCI = filepath.Base(d)
+					break
+				}
+				d = filepath.Dir(d)
 			}
 		}
 		nics = append(nics, n)

@@ -105,6 +105,7 @@ func work(ctx context.Context, log *slog.Logger) error {
 		Server: boot.Server, Token: boot.Token, CA: ca, Clock: clock, Logger: log,
 		Inventory: func() (agent.Inventory, error) {
 			drivers.load(ctx)
+			bringUp(log)
 			inv, err := roots.Inventory(version())
 			addressed.mark(&inv)
 			return inv, err

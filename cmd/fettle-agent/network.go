@@ -53,11 +53,7 @@ func (n *network) mark(inv *agent.Inventory) {
 // the first port that gets an answer), tries until it succeeds, and keeps the
 // lease renewed until ctx ends.
 func startNetwork(ctx context.Context, mac net.HardwareAddr, d *drivers, log *slog.Logger) (*network, error) {
-	if lo, err := netlink.LinkByName("lo"); err == nil {
-		if err := netlink.LinkSetUp(lo); err != nil {
-			log.Warn("bringing up lo", "error", err)
-		}
-	}
+	bringUp(log)
 	for {
 		ports, err := waitForPorts(ctx, mac, d)
 		if err != nil {
@@ -77,6 +73,22 @@ func startNetwork(ctx context.Context, mac net.HardwareAddr, d *drivers, log *sl
 				return nil, context.Cause(ctx)
 			}
 			log.Warn("no address from DHCP; check cabling, VLAN and that fettle serves this network; trying again", "port", n.port, "mac", p.Attrs().HardwareAddr, "error", err)
+		}
+	}
+}
+
+// bringUp brings every port up, lo too: the kernel tells only of ports that are
+// up whether they have a link, and the inventory wants to know.
+func bringUp(log *slog.Logger) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		log.Warn("listing network ports", "error", err)
+	}
+	for _, l := range links {
+		if a := l.Attrs(); a.Flags&net.FlagUp == 0 && l.Type() == "device" {
+			if err := netlink.LinkSetUp(l); err != nil {
+				log.Warn("bringing a port up", "port", a.Name, "error", err)
+			}
 		}
 	}
 }
