@@ -134,8 +134,15 @@ func (power) PowerOff() error {
 	return unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
 }
 
+// Set by the linker where the go command does not stamp programs:
+// -ldflags "-X main.linkVersion=... -X main.linkTime=2006-01-02T15:04:05Z".
+var linkVersion, linkTime string
+
 // version is the commit that this program was built from.
 func version() string {
+	if linkVersion != "" {
+		return linkVersion
+	}
 	if v := setting("vcs.revision"); v != "" {
 		if setting("vcs.modified") == "true" {
 			return v[:min(12, len(v))] + "+changed"
@@ -147,7 +154,11 @@ func version() string {
 
 // buildTime is the date of that commit: no clock may be earlier.
 func buildTime() time.Time {
-	t, err := time.Parse(time.RFC3339, setting("vcs.time"))
+	stamp := linkTime
+	if stamp == "" {
+		stamp = setting("vcs.time")
+	}
+	t, err := time.Parse(time.RFC3339, stamp)
 	if err != nil {
 		return time.Time{}
 	}
