@@ -95,6 +95,7 @@ func work(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	waitForLinks(ctx, linksWait)
 	log.Info("network is up", "port", addressed.port, "address", addressed.addr)
 	ca, err := os.ReadFile(agent.PathCA)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -24,6 +24,7 @@ import (
 // Waits of the network.
 const (
 	portWait    = time.Minute      // for the port of fettle.mac to appear
+	linksWait   = 5 * time.Second  // for the links of the other ports
 	carrierWait = 20 * time.Second // for its link
 	dhcpTimeout = 3 * time.Second  // of the first try; it doubles
 	dhcpTries   = 4
@@ -89,6 +90,33 @@ func bringUp(log *slog.Logger) {
 			if err := netlink.LinkSetUp(l); err != nil {
 				log.Warn("bringing a port up", "port", a.Name, "error", err)
 			}
+		}
+	}
+}
+
+// waitForLinks waits until every port has a link, for a while: after being
+// brought up a port needs seconds to agree on a speed with its switch, and some
+// have no cable.
+func waitForLinks(ctx context.Context, wait time.Duration) {
+	deadline := time.Now().Add(wait)
+	for time.Now().Before(deadline) && ctx.Err() == nil {
+		links, err := netlink.LinkList()
+		if err != nil {
+			return
+		}
+		all := true
+		for _, l := range links {
+			a := l.Attrs()
+			if a.Flags&net.FlagLoopback == 0 && l.Type() == "device" && a.RawFlags&unix.IFF_LOWER_UP == 0 {
+				all = false
+			}
+		}
+		if all {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }
