@@ -70,6 +70,9 @@ const consoleArgs = "console=tty0 console=ttyS0,115200"
 // a Python program, and each module costs.
 const cloudConfig = `# Written by fettle image build.
 datasource_list: [NoCloud, None]
+datasource:
+  NoCloud:
+    fs_label: null
 users: []
 manage_etc_hosts: true
 preserve_hostname: false
