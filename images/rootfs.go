@@ -201,10 +201,15 @@ func (b *Builder) unpackRoot(ctx context.Context, a *apt, tarball, root string, 
 }
 
 // dropped tells which paths of an installed system belong to one machine, or
-// to the build, and not into an image.
-func dropped(p string) bool {
-	for _, prefix := range []string{"dev/", "proc/", "sys/", "run/", "tmp/", "var/tmp/", "var/log/", "var/cache/apt/", "var/lib/apt/lists/", "var/cache/debconf/", "var/lib/systemd/"} {
+// to the build, and not into an image. Folders below var stay.
+func dropped(p string, dir bool) bool {
+	for _, prefix := range []string{"dev/", "proc/", "sys/", "run/", "tmp/", "var/tmp/"} {
 		if strings.HasPrefix(p, prefix) {
+			return true
+		}
+	}
+	for _, prefix := range []string{"var/log/", "var/cache/apt/", "var/lib/apt/lists/", "var/cache/debconf/", "var/lib/systemd/"} {
+		if strings.HasPrefix(p, prefix) && !dir {
 			return true
 		}
 	}
@@ -239,7 +244,7 @@ func rewriteTar(w io.Writer, r io.Reader, files []Entry, since time.Time, captur
 			return err
 		}
 		p := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-		if dropped(p) || replaced[p] {
+		if dropped(p, h.Typeflag == tar.TypeDir) || replaced[p] {
 			continue
 		}
 		have[p] = true
@@ -247,6 +252,9 @@ func rewriteTar(w io.Writer, r io.Reader, files []Entry, since time.Time, captur
 			h.ModTime = time.Unix(ramdiskTime, 0)
 		}
 		h.AccessTime, h.ChangeTime = time.Time{}, time.Time{}
+		for _, k := range []string{"mtime", "atime", "ctime"} {
+			delete(h.PAXRecords, k) // or the writer would keep them
+		}
 		if err := tw.WriteHeader(h); err != nil {
 			return fmt.Errorf("%s: %w", h.Name, err)
 		}

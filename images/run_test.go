@@ -77,7 +77,7 @@ func TestRewriteTar(t *testing.T) {
 	for _, f := range []string{"etc/ssh/ssh_host_rsa_key", "etc/machine-id", "etc/hostname", "dev/null2", "usr/bin/x", "var/log/apt/term.log", "etc/apt/apt.conf.d/99mmdebstrap", "etc/keep"} {
 		mustWrite(t, filepath.Join(dir, "in", f), "old "+f)
 	}
-	tarball, err := exec.Command("tar", "-c", "-C", dir+"/in", ".").Output()
+	tarball, err := exec.Command("tar", "-c", "--format=posix", "-C", dir+"/in", ".").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
