@@ -15,9 +15,12 @@ SOURCES := $(shell find . -name '*.go' -not -name '*_test.go' -not -path './.*')
 .PHONY: all setup demo demo-clean test unit lint e2e bench clean
 all: bin/fettle
 
-# The agent must be the same bytes wherever and whenever it is built.
+# The agent must be the same bytes wherever and whenever a commit is built; its
+# version and date are those of the last commit that touched it.
+AGENT_COMMIT := $(shell git log -1 --format=%h -- agent cmd/fettle-agent 2>/dev/null)
+AGENT_TIME := $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd -- agent cmd/fettle-agent 2>/dev/null)
 $(AGENT): $(shell find agent cmd/fettle-agent -name '*.go') go.mod go.sum
-	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' -o $@ ./cmd/fettle-agent
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.linkVersion=$(AGENT_COMMIT) -X main.linkTime=$(AGENT_TIME)' -o $@ ./cmd/fettle-agent
 
 bin/fettle: $(SOURCES) $(AGENT)
 	go build $(TAGS) -ldflags '-X main.version=$(VERSION)' -o $@ ./cmd/fettle

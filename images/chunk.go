@@ -69,7 +69,8 @@ func (b *Builder) packDisk(ctx context.Context, name, path string, root int) ([]
 // packed is one chunk on its way through the compressors.
 type packed struct {
 	raw, frame []byte
-	digest     blob.Digest
+	digest     blob.Digest // of raw
+	sum        blob.Digest // of frame
 	zero       bool
 	done       chan struct{}
 }
@@ -114,6 +115,7 @@ func writeChunks(ctx context.Context, w io.Writer, r io.Reader, size int64, prog
 				p.zero = allZero(p.raw)
 				p.digest = blob.FromBytes(p.raw)
 				p.frame = enc.EncodeAll(p.raw, nil)
+				p.sum = blob.FromBytes(p.frame)
 				close(p.done)
 			}
 			return nil
@@ -130,7 +132,7 @@ func writeChunks(ctx context.Context, w io.Writer, r io.Reader, size int64, prog
 			if _, err := w.Write(p.frame); err != nil {
 				return err
 			}
-			ix.Chunks = append(ix.Chunks, wire.Chunk{Offset: off, Length: int64(len(p.frame)), Raw: string(p.digest), Zero: p.zero})
+			ix.Chunks = append(ix.Chunks, wire.Chunk{Offset: off, Length: int64(len(p.frame)), Raw: string(p.digest), Frame: string(p.sum), Zero: p.zero})
 			off += int64(len(p.frame))
 			if done += int64(len(p.raw)); progress != nil {
 				progress(done)

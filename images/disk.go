@@ -13,7 +13,7 @@ import (
 
 // diskRecipe is part of a disk release's inputs: raise it when the way in
 // which an image is made changes.
-const diskRecipe = 3
+const diskRecipe = 4
 
 // basePackages are what every image has, so that it boots from BIOS and UEFI,
 // configures itself by cloud-init and lets people in by ssh.
