@@ -142,7 +142,7 @@ func (p *Provisioner) judge(ctx context.Context, r *run, inv wire.Inventory) err
 		if len(diffs) > 0 {
 			text = "it differs from the site file: " + strings.Join(lines, "; ")
 			if policy != site.Warn && r.doc().Action == ActionDeploy {
-				return p.fail(ctx, r, "fettle", text+". Nothing was written. Mend the machine or the site file, or set on_difference: warn")
+				return p.fail(ctx, r, "fettle", text+". Nothing was written. Mend the machine or the site file, or set on-difference: warn")
 			}
 		}
 	} else {
