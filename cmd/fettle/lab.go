@@ -232,6 +232,11 @@ func (e *env) labDeploy(ctx context.Context, w *web.Client) error {
 		if err != nil {
 			return err
 		}
+		if !e.json {
+			if err := e.printPlan(p); err != nil {
+				return err
+			}
+		}
 		if _, err := w.Deploy(ctx, p.Digest, start); err != nil {
 			return err
 		}
@@ -370,11 +375,18 @@ func labStatusOf(ctx context.Context, e *env, dir string, w *web.Client) error {
 	if e.json {
 		return e.printJSON(map[string]any{"lab": info.Name, "accel": info.Accel, "revision": info.Revision, "machines": rows})
 	}
-	out := [][]string{{"MACHINE", "FIRMWARE", "PHASE", "IMAGE", "ADDRESS", "BMC (curl -k -u admin)", "SECONDS"}}
+	out := [][]string{{"MACHINE", "FIRMWARE", "PHASE", "IMAGE", "ADDRESS", "BMC ON LOOPBACK"}}
+	var runs []state.Status
 	for _, r := range rows {
-		out = append(out, []string{r.Name, r.Firmware, string(r.Phase), r.Image, r.Address, r.BMCLocal, secondsText(r.Seconds)})
+		out = append(out, []string{r.Name, r.Firmware, string(r.Phase), r.Image, r.Address, r.BMCLocal})
+		r.Status.Machine = r.Name
+		runs = append(runs, r.Status)
 	}
 	table(e.stdout, out)
+	if sec := secondsTable(runs); len(sec) > 1 {
+		fmt.Fprintln(e.stdout, "\nseconds in each phase:")
+		table(e.stdout, sec)
+	}
 	for _, r := range rows {
 		if r.Reason != "" {
 			fmt.Fprintf(e.stdout, "%s: %s\n", r.Name, r.Reason)
@@ -383,20 +395,32 @@ func labStatusOf(ctx context.Context, e *env, dir string, w *web.Client) error {
 	return nil
 }
 
-// secondsText is the seconds of each phase of the latest run, in its order.
-func secondsText(s map[state.Phase]float64) string {
-	var parts []string
-	total := 0.0
+// secondsTable is the seconds that each machine's latest run spent in each
+// phase, in the phases' order; phases that none was in are left out.
+func secondsTable(runs []state.Status) [][]string {
+	head := []string{"MACHINE"}
+	var phases []state.Phase
 	for _, ph := range order[:len(order)-1] {
-		if v, ok := s[ph]; ok {
-			parts = append(parts, fmt.Sprintf("%s %.0f", ph, v))
-			total += v
+		if slices.ContainsFunc(runs, func(s state.Status) bool { return s.Seconds[ph] >= 0.5 }) {
+			phases = append(phases, ph)
+			head = append(head, strings.ToUpper(string(ph)))
 		}
 	}
-	if len(parts) == 0 {
-		return "-"
+	out := [][]string{append(head, "ALL")}
+	for _, s := range runs {
+		if len(s.Seconds) == 0 {
+			continue
+		}
+		row, all := []string{s.Machine}, 0.0
+		for _, ph := range phases {
+			row = append(row, fmt.Sprintf("%.0f", s.Seconds[ph]))
+		}
+		for _, v := range s.Seconds {
+			all += v
+		}
+		out = append(out, append(row, fmt.Sprintf("%.0f", all)))
 	}
-	return fmt.Sprintf("%.0f (%s)", total, strings.Join(parts, ", "))
+	return out
 }
 
 func labStop(c *cli.Context, e *env) error {
