@@ -205,17 +205,17 @@ func labUp(c *cli.Context, e *env) error {
 // those that are on their way. A machine that is ready is left alone: what is
 // on it is lost only by fettle machine deploy.
 func (e *env) labDeploy(ctx context.Context, w *web.Client) error {
-	ms, err := w.Machines(ctx)
+	after, statuses, err := snapshot(ctx, w)
 	if err != nil {
 		return err
 	}
-	after, err := lastSeq(ctx, w)
+	ms, err := w.Machines(ctx)
 	if err != nil {
 		return err
 	}
 	var start, follow []string
 	for _, m := range ms {
-		switch st := m.Status; {
+		switch st := statuses[m.Name]; {
 		case !m.Known, st.Phase == state.Ready:
 		case st.Phase == state.Unknown, st.Phase == state.Failed, st.Phase == state.Discovered, st.Phase == state.Inspected && st.Action == "inspect":
 			start = append(start, m.Name)
@@ -241,7 +241,7 @@ func (e *env) labDeploy(ctx context.Context, w *web.Client) error {
 			return err
 		}
 	}
-	return e.follow(ctx, w, follow, after, deployEnded)
+	return e.follow(ctx, w, follow, after, statuses, deployEnded)
 }
 
 // startLab makes sure that the lab's daemon runs, with the site as it is now.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -166,7 +167,7 @@ func machineDeploy(c *cli.Context, e *env, w *web.Client) error {
 
 // deploy starts a planned deployment and follows it.
 func (e *env) deploy(ctx context.Context, w *web.Client, p state.Plan, sel []string, wait bool) error {
-	after, err := lastSeq(ctx, w)
+	after, statuses, err := snapshot(ctx, w)
 	if err != nil {
 		return err
 	}
@@ -183,7 +184,7 @@ func (e *env) deploy(ctx context.Context, w *web.Client, p state.Plan, sel []str
 	for _, m := range p.Machines {
 		names = append(names, m.Machine)
 	}
-	return e.follow(ctx, w, names, after, deployEnded)
+	return e.follow(ctx, w, names, after, statuses, deployEnded)
 }
 
 func machineInspect(c *cli.Context, e *env, w *web.Client) error {
@@ -194,7 +195,7 @@ func machineInspect(c *cli.Context, e *env, w *web.Client) error {
 	if err := e.confirm(c.Bool("yes"), "restart "+strings.Join(sel, ", ")+" into the agent"); err != nil {
 		return err
 	}
-	after, err := lastSeq(c.Context, w)
+	after, statuses, err := snapshot(c.Context, w)
 	if err != nil {
 		return err
 	}
@@ -211,7 +212,7 @@ func machineInspect(c *cli.Context, e *env, w *web.Client) error {
 			names = append(names, ev.Machine)
 		}
 	}
-	return e.follow(c.Context, w, names, after, func(p state.Phase) bool { return p == state.Inspected || p == state.Failed })
+	return e.follow(c.Context, w, names, after, statuses, func(p state.Phase) bool { return p == state.Inspected || p == state.Failed })
 }
 
 func machineAbort(c *cli.Context, e *env, w *web.Client) error {
@@ -224,28 +225,42 @@ func machineAbort(c *cli.Context, e *env, w *web.Client) error {
 
 func deployEnded(p state.Phase) bool { return p == state.Ready || p == state.Failed }
 
-// lastSeq is the sequence number of the newest event.
-func lastSeq(ctx context.Context, w *web.Client) (int64, error) {
-	var seq int64
+// snapshot is the sequence number of the newest event, and machines' statuses
+// as they are no earlier.
+func snapshot(ctx context.Context, w *web.Client) (after int64, statuses map[string]state.Status, err error) {
 	for ev, err := range w.Events(ctx, state.Query{Limit: 1}, false) {
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
-		seq = max(seq, ev.Seq)
+		after = max(after, ev.Seq)
 	}
-	return seq, nil
+	ms, err := w.Machines(ctx)
+	if err != nil {
+		return 0, nil, err
+	}
+	statuses = map[string]state.Status{}
+	for _, m := range ms {
+		m.Status.Machine = m.Name
+		statuses[m.Name] = m.Status
+	}
+	return after, statuses, nil
 }
 
-// follow draws the progress of machines from the events after a sequence
-// number on, until each has ended. It fails when one of them failed.
-func (e *env) follow(ctx context.Context, w *web.Client, machines []string, after int64, ended func(state.Phase) bool) error {
+// follow draws the progress of machines, whose statuses a snapshot took before
+// their runs ended, until each has ended. It fails when one of them failed.
+func (e *env) follow(ctx context.Context, w *web.Client, machines []string, after int64, statuses map[string]state.Status, ended func(state.Phase) bool) error {
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	pr := newProgress(e, machines, time.Now)
+	var from []state.Status
 	open := map[string]bool{}
 	for _, m := range machines {
 		open[m] = true
+		from = append(from, statuses[m])
 	}
+	pr := newProgress(e, from, time.Now)
+	var drawing sync.WaitGroup
+	drawing.Go(func() { pr.run(ctx) })
+	defer drawing.Wait()
+	defer cancel()
 	var failed []string
 	for ev, err := range w.Events(ctx, state.Query{After: after}, true) {
 		if err != nil {
@@ -254,11 +269,11 @@ func (e *env) follow(ctx context.Context, w *web.Client, machines []string, afte
 		if err := pr.event(ev); err != nil {
 			return err
 		}
-		if ev.Kind != state.KindPhase || !open[ev.Machine] || !ended(pr.status[ev.Machine].Phase) {
+		if ev.Kind != state.KindPhase || !open[ev.Machine] || !ended(pr.of(ev.Machine).Phase) {
 			continue
 		}
 		delete(open, ev.Machine)
-		if pr.status[ev.Machine].Phase == state.Failed {
+		if pr.of(ev.Machine).Phase == state.Failed {
 			failed = append(failed, ev.Machine)
 		}
 		if len(open) == 0 {
@@ -274,7 +289,7 @@ func (e *env) follow(ctx context.Context, w *web.Client, machines []string, afte
 	if len(failed) > 0 {
 		var lines []string
 		for _, m := range slices.Sorted(slices.Values(failed)) {
-			lines = append(lines, fmt.Sprintf("%s failed: %s", m, pr.status[m].Reason))
+			lines = append(lines, fmt.Sprintf("%s failed: %s", m, pr.of(m).Reason))
 		}
 		return errors.New(strings.Join(lines, "\n"))
 	}

@@ -1,59 +1,100 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/fettle-dev/fettle/state"
 )
 
 // progress draws what happens to machines: a line per machine that is redrawn
-// on a terminal, a line per change otherwise, an event per line with JSON.
+// on a terminal, a line per change otherwise, an event per line with JSON. Its
+// methods may be called concurrently.
 type progress struct {
 	e        *env
 	w        io.Writer
 	machines []string
-	status   map[string]state.Status
-	drawn    int // lines on the terminal to be overwritten
-	plain    map[string]time.Time
 	now      func() time.Time
+
+	mu     sync.Mutex
+	status map[string]state.Status
+	drawn  int // lines on the terminal to be overwritten
+	plain  map[string]time.Time
 }
 
-func newProgress(e *env, machines []string, now func() time.Time) *progress {
-	p := &progress{e: e, w: e.stderr, machines: slices.Sorted(slices.Values(machines)), status: map[string]state.Status{}, plain: map[string]time.Time{}, now: now}
+// newProgress starts from what is known of the machines.
+func newProgress(e *env, from []state.Status, now func() time.Time) *progress {
+	p := &progress{e: e, w: e.stderr, now: now, status: map[string]state.Status{}, plain: map[string]time.Time{}}
+	for _, st := range from {
+		p.machines = append(p.machines, st.Machine)
+		p.status[st.Machine] = st
+	}
+	slices.Sort(p.machines)
 	if e.json {
 		p.w = e.stdout
 	}
 	return p
 }
 
-// event takes one event in; it tells whether it was about a machine that p
-// follows.
+// of is a machine's status as the events seen so far make it.
+func (p *progress) of(machine string) state.Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.status[machine]
+}
+
+// event takes one event in.
 func (p *progress) event(ev state.Event) error {
-	if !slices.Contains(p.machines, ev.Machine) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before, ok := p.status[ev.Machine]
+	if !ok || ev.Seq <= before.LastSeq {
 		return nil
 	}
-	before := p.status[ev.Machine]
 	after := state.Fold(before, ev)
 	p.status[ev.Machine] = after
+	line := func(text string) {
+		fmt.Fprintf(p.w, "%s  %-12s %-12s %s\n", ev.Time.Local().Format("15:04:05"), ev.Machine, after.Phase, text)
+	}
 	switch {
 	case p.e.json:
 		return p.e.printLine(ev)
 	case p.e.tty:
 		p.draw()
-	case after.Phase != before.Phase:
-		fmt.Fprintf(p.w, "%s  %-12s %-12s %s\n", ev.Time.Local().Format("15:04:05"), ev.Machine, after.Phase, ev.Text)
+	case ev.Kind == state.KindPhase && after.Phase != before.Phase:
+		line(ev.Text)
 	case ev.Kind == state.KindProgress && p.now().Sub(p.plain[ev.Machine]) > 10*time.Second:
 		p.plain[ev.Machine] = p.now()
-		fmt.Fprintf(p.w, "%s  %-12s %-12s %s\n", ev.Time.Local().Format("15:04:05"), ev.Machine, after.Phase, transfer(after.Progress))
+		line(transfer(after.Progress))
 	}
 	return nil
 }
 
-// draw redraws one line per machine.
+// run redraws once a second until ctx ends, so that times and spinners live.
+func (p *progress) run(ctx context.Context) {
+	if !p.e.tty || p.e.json {
+		return
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		p.mu.Lock()
+		p.draw()
+		p.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// draw redraws one line per machine. The lock is held.
 func (p *progress) draw() {
 	var b strings.Builder
 	if p.drawn > 0 {
@@ -61,7 +102,11 @@ func (p *progress) draw() {
 	}
 	for _, m := range p.machines {
 		st := p.status[m]
-		line := fmt.Sprintf("%-12s %s %-12s %6s", m, bar(st), st.Phase, p.now().Sub(st.Since).Round(time.Second))
+		since := "-"
+		if !st.Since.IsZero() {
+			since = max(0, p.now().Sub(st.Since)).Round(time.Second).String()
+		}
+		line := fmt.Sprintf("%-12s %s %-12s %6s", m, bar(st), st.Phase, since)
 		if st.Progress != nil && st.Progress.Phase == st.Phase {
 			line += "  " + transfer(st.Progress)
 		}
