@@ -122,10 +122,12 @@ type Provisioner struct {
 	exchanges chan pxe.Exchange
 	starts    chan *run
 
-	mu     sync.Mutex
-	runs   map[string]*run // by machine: the latest run
-	tokens map[string]*run // by token: active runs
-	offers map[offerKey]offer
+	mu      sync.Mutex
+	loaded  bool            // what the state remembers is in runs
+	resumed []*run          // under way when the last server stopped, for Run
+	runs    map[string]*run // by machine: the latest run
+	tokens  map[string]*run // by token: active runs
+	offers  map[offerKey]offer
 }
 
 // New checks c and makes a Provisioner.
@@ -161,13 +163,15 @@ func New(c Config) (*Provisioner, error) {
 // server stopped, and those that Deploy and Inspect start. It returns after
 // all its goroutines have.
 func (p *Provisioner) Run(ctx context.Context) error {
-	resumed, err := p.load(ctx)
-	if ctx.Err() != nil {
+	if err := p.Load(ctx); ctx.Err() != nil {
 		return nil
-	}
-	if err != nil {
+	} else if err != nil {
 		return err
 	}
+	p.mu.Lock()
+	resumed := p.resumed
+	p.resumed = nil
+	p.mu.Unlock()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { p.recordLoop(ctx) })
@@ -184,19 +188,24 @@ func (p *Provisioner) Run(ctx context.Context) error {
 	}
 }
 
-// load reads the runs that the state remembers, and returns those that are
-// under way and that nobody has started since.
-func (p *Provisioner) load(ctx context.Context) (resumed []*run, err error) {
+// Load reads the runs that the state remembers. Call it before machines are
+// answered, so that none is sent to its disk in the middle of a run; Run calls
+// it where nobody has. Runs that somebody has started since stay.
+func (p *Provisioner) Load(ctx context.Context) error {
 	docs, err := p.c.Store.List(ctx, runPrefix)
 	if err != nil {
-		return nil, fmt.Errorf("reading runs from the state: %w", err)
+		return fmt.Errorf("reading runs from the state: %w", err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.loaded {
+		return nil
+	}
+	var resumed []*run
 	for key, b := range docs {
 		var d Run
 		if err := json.Unmarshal(b, &d); err != nil {
-			return nil, fmt.Errorf("state document %s is not a run: %w", key, err)
+			return fmt.Errorf("state document %s is not a run: %w", key, err)
 		}
 		if _, there := p.runs[d.Machine]; there {
 			continue
@@ -208,7 +217,8 @@ func (p *Provisioner) load(ctx context.Context) (resumed []*run, err error) {
 			resumed = append(resumed, r)
 		}
 	}
-	return resumed, nil
+	p.loaded, p.resumed = true, resumed
+	return nil
 }
 
 // event appends one event of machine; a failure to write is returned.

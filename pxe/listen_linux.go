@@ -63,16 +63,15 @@ func ListenDHCP(ifname string) (*DHCPConn, error) {
 }
 
 // dhcpSockopts binds a socket to the interface: replies leave where requests
-// came in (FIELD-NOTES item 2), and several networks share port 67.
+// came in (FIELD-NOTES item 2), and port 67 is free on every other interface.
+// Without SO_REUSEADDR, that a second DHCP server on the interface is an error
+// and not a race: dnsmasq with bind-interfaces sets it.
 func dhcpSockopts(fd int, ifname string) error {
 	if err := unix.SetsockoptString(fd, unix.SOL_SOCKET, unix.SO_BINDTODEVICE, ifname); err != nil {
 		return fmt.Errorf("binding to the interface: %w", err)
 	}
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BROADCAST, 1); err != nil {
 		return fmt.Errorf("allowing broadcasts: %w", err)
-	}
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-		return fmt.Errorf("sharing port 67: %w", err)
 	}
 	// Without CAP_NET_ADMIN the kernel's limit must do.
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, dhcpReceiveBuffer) != nil {

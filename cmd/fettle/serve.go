@@ -211,7 +211,7 @@ func listenAPI(c *cli.Context, ca *site.CA, sv *services, addr string) error {
 	}
 	ln, err := net.Listen("tcp", at.String())
 	if err != nil {
-		return portTaken(err, "server")
+		return portTaken(err)
 	}
 	sv.apiTLS = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
 	return nil

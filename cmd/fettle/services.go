@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -72,14 +73,22 @@ func (s *services) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	// What was under way is known before the first machine asks.
+	if err := p.Load(ctx); err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
+	err = s.boot(ctx, g, p)
+	if err == nil {
+		err = s.api(ctx, g, p, st)
+	}
+	if err != nil {
+		stop()
+		return errors.Join(err, g.Wait())
+	}
 	g.Go(func() error { return p.Run(ctx) })
-	if err := s.boot(ctx, g, p); err != nil {
-		return err
-	}
-	if err := s.api(ctx, g, p, st); err != nil {
-		return err
-	}
 	if s.started != nil {
 		s.started(p, st)
 	}
@@ -101,19 +110,10 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 	if len(nets) == 0 {
 		return fail(exitInput, errors.New("the site has no network with purpose: boot, so there is nothing to serve"))
 	}
-	var pns []pxe.Network
-	for _, n := range nets {
-		pns = append(pns, pxe.Network{
-			Name: n.Name, Prefix: n.Prefix, Server: n.Server, Gateway: n.Gateway,
-			DNS: n.DNS, NTP: n.NTP, Domain: n.Domain, MTU: n.MTU,
-		})
-	}
-	px, err := pxe.New(pxe.Config{Networks: pns, Booter: p, Leases: p, Files: p, Recorder: p, Logger: s.log})
+	px, err := pxe.New(pxe.Config{Networks: pxeNetworks(nets), Booter: p, Leases: p, Files: p, Recorder: p, Logger: s.log})
 	if err != nil {
 		return err
 	}
-	mux := http.NewServeMux()
-	mux.Handle("/boot/", px.Handler())
 	for _, n := range nets {
 		dhcp, err := s.stack.DHCP(ctx, n)
 		if err != nil {
@@ -138,7 +138,7 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 		if err != nil {
 			return fmt.Errorf("boot HTTP on network %s: %w", n.Name, err)
 		}
-		serveHTTP(ctx, g, boot, mux)
+		serveHTTP(ctx, g, boot, px.Handler()) // no ServeMux: it redirects //boot/, and firmware follows no redirect
 
 		agent, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(n.Server, agentPort))
 		if err != nil {
@@ -154,27 +154,33 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 	return nil
 }
 
-func (s *services) bootNetworks() []site.Network {
+// pxeNetworks are networks as the boot server knows them.
+func pxeNetworks(nets []site.Network) []pxe.Network {
+	var out []pxe.Network
+	for _, n := range nets {
+		out = append(out, pxe.Network{
+			Name: n.Name, Prefix: n.Prefix, Server: n.Server, Gateway: n.Gateway,
+			DNS: n.DNS, NTP: n.NTP, Domain: n.Domain, MTU: n.MTU,
+		})
+	}
+	return out
+}
+
+// bootNetworks are the networks of the site that are served.
+func (s *services) bootNetworks() []site.Network { return s.bootNetworksOf(s.site()) }
+
+func (s *services) bootNetworksOf(from *site.Site) []site.Network {
 	var out []site.Network
-	for _, n := range s.site().Networks {
+	for _, n := range from.Networks {
 		if n.Purpose != site.PurposeBoot {
 			continue
 		}
-		if s.networks != nil && !contains(s.networks, n.Name) {
+		if s.networks != nil && !slices.Contains(s.networks, n.Name) {
 			continue
 		}
 		out = append(out, n)
 	}
 	return out
-}
-
-func contains(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // api starts the operators' API on its Unix socket and, if there is one, its

@@ -44,18 +44,14 @@ func newHostStack(nets []site.Network, named map[string]string) (*hostStack, err
 			}
 		}
 		if found == "" {
-			on := "no interface"
-			if want != "" {
-				on = "interface " + want
-			}
 			if want != "" && !slices.ContainsFunc(ifs, func(i net.Interface) bool { return i.Name == want }) {
-				return nil, fail(exitMissing, fmt.Errorf("network %s: there is no interface %s on this machine", n.Name, want))
+				return nil, fail(exitMissing, fmt.Errorf("network %s: there is no interface %s on this machine: ip -brief link shows those there are", n.Name, want))
 			}
-			hint := want
-			if hint == "" {
-				hint = "INTERFACE"
+			missing, dev := fmt.Sprintf("no interface of this machine has its server address %s", n.Server), "INTERFACE"
+			if want != "" {
+				missing, dev = fmt.Sprintf("interface %s has not its server address %s", want, n.Server), want
 			}
-			return nil, fail(exitMissing, fmt.Errorf("network %s: %s has its server address: ip addr add %s/%d dev %s", n.Name, on, n.Server, n.Prefix.Bits(), hint))
+			return nil, fail(exitMissing, fmt.Errorf("network %s: %s: ip addr add %s/%d dev %s", n.Name, missing, n.Server, n.Prefix.Bits(), dev))
 		}
 		h.interfaces[n.Name] = found
 	}
@@ -64,19 +60,22 @@ func newHostStack(nets []site.Network, named map[string]string) (*hostStack, err
 
 func (h *hostStack) DHCP(_ context.Context, n site.Network) (net.PacketConn, error) {
 	c, err := pxe.ListenDHCP(h.interfaces[n.Name])
-	return c, portTaken(err, "DHCP server")
+	if err != nil {
+		return nil, fail(exitMissing, err) // it says what to do
+	}
+	return c, nil
 }
 
 func (h *hostStack) ListenPacket(ctx context.Context, _ site.Network, at netip.AddrPort) (net.PacketConn, error) {
 	var lc net.ListenConfig
 	c, err := lc.ListenPacket(ctx, "udp4", at.String())
-	return c, portTaken(err, "server")
+	return c, portTaken(err)
 }
 
 func (h *hostStack) Listen(ctx context.Context, _ site.Network, at netip.AddrPort) (net.Listener, error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp4", at.String())
-	return l, portTaken(err, "server")
+	return l, portTaken(err)
 }
 
 func (h *hostStack) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -85,10 +84,10 @@ func (h *hostStack) Dial(ctx context.Context, network, addr string) (net.Conn, e
 }
 
 // portTaken says what to do about a port that is not to be had.
-func portTaken(err error, what string) error {
+func portTaken(err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return fail(exitMissing, fmt.Errorf("%w: another %s has that port: ss -lnptu shows which, stop it", err, what))
+		return fail(exitMissing, fmt.Errorf("%w: another program has that port: ss -lnptu shows which, stop it", err))
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
 		return fail(exitMissing, fmt.Errorf("%w: ports below 1024 need root, or setcap cap_net_bind_service,cap_net_raw+ep on the fettle binary", err))
 	}
