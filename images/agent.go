@@ -21,7 +21,7 @@ import (
 
 // agentRecipe is part of an agent release's inputs: raise it when the way in
 // which a ramdisk is put together changes.
-const agentRecipe = 2
+const agentRecipe = 3
 
 // agentTools are the packages whose programs the agent runs, and the programs.
 var agentTools = map[string][]string{
@@ -354,6 +354,13 @@ func compressRamdisk(entries []Entry) ([]byte, int64, error) {
 	}
 	if err := enc.Close(); err != nil {
 		return nil, 0, fmt.Errorf("compressing the ramdisk: %w", err)
+	}
+	// Other ramdisks follow this one in memory, and the kernel takes an
+	// uncompressed archive only at a multiple of 4 (init/initramfs.c,
+	// unpack_to_rootfs). BIOS loaders align them; the kernel's EFI stub was seen
+	// not to (Debian 6.1, 2026-11-21: the site's CA was lost).
+	for out.Len()%4 != 0 {
+		out.WriteByte(0)
 	}
 	return out.Bytes(), cw.n, nil
 }
