@@ -73,10 +73,6 @@ func (s *services) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// What was under way is known before the first machine asks.
-	if err := p.Load(ctx); err != nil {
-		return err
-	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
