@@ -35,7 +35,8 @@ func run(ctx context.Context, e *env, args []string) int {
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
-	err := newApp(e).RunContext(ctx, args)
+	app := newApp(e)
+	err := app.RunContext(ctx, flagsFirst(app, args))
 	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		fmt.Fprintln(e.stderr, "fettle: interrupted: nothing is half-done; the same command goes on where it stopped")
 		return exitInterrupted
@@ -94,6 +95,7 @@ doctor); 5 refused: it needs a yes, or the plan changed; 130 interrupted.`),
 	app.Commands = slices.Concat(
 		siteCommands(e),
 		serveCommands(e),
+		tokenCommands(e),
 		withFlags(connFlags, machineCommands(e)),
 		withFlags(connFlags, eventsCommands(e, e.connect)),
 		bmcCommands(e, e.bmcTargets),
