@@ -29,6 +29,9 @@ func (p *Provisioner) Boot(ctx context.Context, c pxe.Client) (pxe.Decision, err
 	if err != nil {
 		return pxe.Decision{}, err
 	}
+	if err := p.wait(ctx); err != nil {
+		return pxe.Decision{}, err
+	}
 	s := p.c.Site()
 	m, _, known := s.MachineByMAC(mac)
 	if !known {
@@ -42,6 +45,8 @@ func (p *Provisioner) Boot(ctx context.Context, c pxe.Client) (pxe.Decision, err
 	switch {
 	case d.Ended():
 		return pxe.Decision{Action: pxe.BootDisk, Reason: fmt.Sprintf("%s is %s: it boots its disk", m.Name, d.Phase)}, nil
+	case d.Phase == state.Inspected && d.Action == ActionInspect:
+		return pxe.Decision{Action: pxe.BootDisk, Reason: "it is inspected: it boots its disk"}, nil
 	case d.Phase == state.Restarting, d.Phase == state.FirstBoot:
 		return pxe.Decision{Action: pxe.BootDisk, Reason: "its image is written: it boots its disk"}, nil
 	}

@@ -17,30 +17,59 @@ var ErrBusy = errors.New("a run is under way")
 // drive takes one run forward until it ends or ctx does. What the machine
 // itself says (addresses asked for, agent's reports, phone-home) changes the
 // run from other goroutines; drive does what the BMC must do and watches for
-// silence.
+// silence. It starts when nobody drives the machine's run before any more, and
+// what it does at a BMC ends with the run: two runs never pull at one machine.
 func (p *Provisioner) drive(ctx context.Context, r *run) {
+	defer close(r.idle)
+	if r.before != nil {
+		select {
+		case <-r.before:
+		case <-ctx.Done():
+			return
+		}
+	}
+	work, stop := context.WithCancel(ctx)
+	defer stop()
+	r.mu.Lock()
+	r.stop = stop
+	r.mu.Unlock()
 	for ctx.Err() == nil {
 		d := r.doc()
 		if d.Ended() {
-			p.afterRun(ctx, d)
 			return
 		}
 		var err error
-		switch d.Phase {
-		case state.PoweringOn:
-			err = p.bootNetwork(ctx, r, d)
-		case state.Restarting:
-			err = p.bootDisk(ctx, r, d)
+		switch {
+		case d.Phase == state.PoweringOn:
+			err = p.bootNetwork(work, r, d)
+		case d.Phase == state.Restarting:
+			err = p.bootDisk(work, r, d)
+		case d.Phase == state.Inspected && d.Action == ActionInspect:
+			err = p.putBack(work, r, d)
 		default:
-			err = p.watch(ctx, r, d)
+			err = p.watch(work, r, d)
 		}
-		if err == nil || ctx.Err() != nil {
+		if err == nil || work.Err() != nil {
 			continue
 		}
-		if ferr := p.fail(ctx, r, "fettle", err.Error()); ferr != nil {
+		if ferr := p.fail(ctx, r, "fettle", err.Error()); ferr != nil && ctx.Err() == nil {
+			// The state does not answer: the run goes on when it does.
 			p.log.Error("run cannot be recorded as failed", "machine", d.Machine, "cause", err, "err", ferr)
-			return
+			sleep(ctx, stateRetry)
 		}
+	}
+}
+
+// stateRetry is how long a run waits for a state that cannot be written.
+const stateRetry = 5 * time.Second
+
+// sleep waits, at most until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
 	}
 }
 
@@ -73,11 +102,7 @@ func (p *Provisioner) retryBMC(ctx context.Context, m site.Machine, do func(cont
 		if err == nil || errors.Is(err, bmc.ErrPassword) || errors.Is(err, bmc.ErrUnsupported) || ctx.Err() != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Duration(i+1) * 2 * time.Second):
-		}
+		sleep(ctx, time.Duration(i+1)*2*time.Second)
 	}
 	return err
 }
@@ -97,9 +122,6 @@ func (p *Provisioner) bootNetwork(ctx context.Context, r *run, d Run) error {
 	if err != nil {
 		return err
 	}
-	if d.Attempts >= p.limits.Attempts {
-		return fmt.Errorf("%s was started %d times and never got through: see fettle machine why %s and its console", d.Machine, d.Attempts, d.Machine)
-	}
 	next := bmc.NextBoot{Device: bmc.BootPXE, UEFI: m.Firmware == site.UEFI}
 	err = p.retryBMC(ctx, m, func(ctx context.Context, c BMC) error {
 		if err := c.SetNextBoot(ctx, next); err != nil {
@@ -111,12 +133,10 @@ func (p *Provisioner) bootNetwork(ctx context.Context, r *run, d Run) error {
 		return err
 	}
 	return p.update(ctx, r, "fettle", func(d *Run) (string, bool) {
-		d.Attempts++
-		d.Heard = p.now()
-		if d.Phase != state.PoweringOn { // the machine was quicker than its BMC's answer
-			return "", true
+		if d.Phase != state.PoweringOn {
+			return "", false
 		}
-		d.Phase = state.Firmware
+		d.Phase, d.Heard = state.Firmware, p.now()
 		return "powered on by its BMC, next boot is the network", true
 	})
 }
@@ -147,11 +167,10 @@ func (p *Provisioner) bootDisk(ctx context.Context, r *run, d Run) error {
 		return err
 	}
 	return p.update(ctx, r, "fettle", func(d *Run) (string, bool) {
-		d.Heard = p.now()
-		if d.Phase != state.Restarting {
-			return "", true
+		if d.Phase != state.Restarting { // the machine was quicker than its BMC's answer
+			return "", false
 		}
-		d.Phase = state.FirstBoot
+		d.Phase, d.Heard = state.FirstBoot, p.now()
 		return "restarted by its BMC into its disk", true
 	})
 }
@@ -206,6 +225,11 @@ func (p *Provisioner) watch(ctx context.Context, r *run, d Run) error {
 		return p.again(ctx, r, d.Phase, "it lost power")
 	}
 	limit, what := p.limit(d.Phase)
+	switch d.Phase {
+	case state.Firmware, state.Netboot, state.FirstBoot:
+		// A machine that starts over and over is never silent.
+		silent = p.now().Sub(d.Since)
+	}
 	if silent > limit {
 		return p.again(ctx, r, d.Phase, what)
 	}
@@ -218,9 +242,9 @@ func (p *Provisioner) limit(ph state.Phase) (time.Duration, string) {
 	case state.Firmware:
 		return p.limits.Firmware, fmt.Sprintf("it asked for no address within %s of power-on: check its cable, its network boot setting and the MAC address in the site file", p.limits.Firmware)
 	case state.Netboot:
-		return p.limits.Netboot, fmt.Sprintf("it asked the network but its agent did not report within %s", p.limits.Netboot)
+		return p.limits.Netboot, fmt.Sprintf("it asked the network but its agent did not report within %s: see its console", p.limits.Netboot)
 	case state.FirstBoot:
-		return p.limits.FirstBoot, fmt.Sprintf("its installed system did not report within %s of restart", p.limits.FirstBoot)
+		return p.limits.FirstBoot, fmt.Sprintf("its installed system did not report within %s of restart: see its console", p.limits.FirstBoot)
 	default:
 		return p.limits.Agent, fmt.Sprintf("its agent has been silent for %s", p.limits.Agent)
 	}
@@ -230,7 +254,7 @@ func (p *Provisioner) limit(ph state.Phase) (time.Duration, string) {
 // when it has been started too often.
 func (p *Provisioner) again(ctx context.Context, r *run, phase state.Phase, why string) error {
 	return p.update(ctx, r, "fettle", func(d *Run) (string, bool) {
-		if d.Phase != phase || d.Ended() {
+		if d.Phase != phase {
 			return "", false
 		}
 		if d.Attempts >= p.limits.Attempts {
@@ -238,42 +262,41 @@ func (p *Provisioner) again(ctx context.Context, r *run, phase state.Phase, why 
 			d.Reason = fmt.Sprintf("%s, and this was start %d of %d", why, d.Attempts, p.limits.Attempts)
 			return d.Reason, true
 		}
-		next := state.PoweringOn
+		d.Phase = state.PoweringOn
 		if phase == state.FirstBoot {
-			next = state.Restarting
-			d.Attempts++
+			d.Phase = state.Restarting
 		}
-		d.Phase = next
-		d.Heard = p.now()
+		d.Attempts++
+		d.Agents, d.Heard = 0, p.now()
 		return why + ": starting it again", true
 	})
 }
 
-// afterRun leaves a machine as a run's end wants it. An inspected machine goes
-// back to its installed system, or is switched off; a failed one is left as it
-// is, for people to look at.
-func (p *Provisioner) afterRun(ctx context.Context, d Run) {
-	if d.Action != ActionInspect || d.Phase != state.Inspected {
-		return
-	}
+// putBack ends an inspection: a machine with an installed system is restarted
+// into it and is as ready as it was before; any other is switched off. A failed
+// run leaves its machine as it is, for people to look at.
+func (p *Provisioner) putBack(ctx context.Context, r *run, d Run) error {
 	m, err := p.machine(d.Machine)
-	if err != nil {
-		return
+	if err == nil {
+		err = p.retryBMC(ctx, m, func(ctx context.Context, c BMC) error {
+			if d.Installed {
+				return p.restartIntoDisk(ctx, m, c)
+			}
+			return c.SetPower(ctx, bmc.PowerOff)
+		})
 	}
-	err = p.retryBMC(ctx, m, func(ctx context.Context, c BMC) error {
-		if d.Installed {
-			return p.restartIntoDisk(ctx, m, c)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return p.update(ctx, r, "fettle", func(d *Run) (string, bool) {
+		d.PutBack = true
+		switch {
+		case err != nil:
+			return "inspected, but its BMC did not put it back: " + err.Error(), true
+		case d.Installed:
+			d.Phase = state.Ready
+			return "inspected; restarted into its installed system", true
 		}
-		return c.SetPower(ctx, bmc.PowerOff)
+		return "inspected; switched off", true
 	})
-	text := "inspected; switched off"
-	if d.Installed {
-		text = "inspected; restarted into its installed system"
-	}
-	if err != nil {
-		text = "inspected, but its BMC did not put it back: " + err.Error()
-	}
-	if err := p.event(ctx, d, "run.note", "fettle", text, nil); err != nil {
-		p.log.Error("event lost", "machine", d.Machine, "err", err)
-	}
 }

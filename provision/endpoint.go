@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,25 +18,36 @@ import (
 
 const (
 	taskHold    = 25 * time.Second // how long a request for a task is held
-	maxBody     = 8 << 20          // bytes of an inventory: big machines list thousands of PCI functions
+	maxBody     = 1 << 20          // bytes of an inventory: big machines list thousands of PCI functions
+	maxAgents   = 10               // inventories after one power-on
 	progressGap = time.Second      // between two progress events of one run
 )
 
 // Handler is the agent's endpoint (agent/wire/PROTOCOL.md). A request is
-// served only with the token of a run that is under way, and only from an
-// address of that run's machine.
+// served only with the token of a run, and only from an address of that run's
+// machine. The agent of a run that ended hears that there is nothing to do.
 func (p *Provisioner) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+wire.PathInventory, p.with(p.postInventory))
-	mux.HandleFunc("GET "+wire.PathTask, p.with(p.getTask))
-	mux.HandleFunc("POST "+wire.PathReport, p.with(p.postReport))
-	mux.HandleFunc("POST "+wire.PathPhoneHome, p.with(p.postPhoneHome))
+	mux.HandleFunc("POST "+wire.PathInventory, p.with(p.postInventory, func(Run) int { return http.StatusNoContent }))
+	mux.HandleFunc("GET "+wire.PathTask, p.with(p.getTask, nil))
+	mux.HandleFunc("POST "+wire.PathReport, p.with(p.postReport, func(Run) int { return http.StatusGone }))
+	mux.HandleFunc("POST "+wire.PathPhoneHome, p.with(p.postPhoneHome, func(d Run) int {
+		if d.Phase == state.Ready { // it has not heard our answer
+			return http.StatusNoContent
+		}
+		return http.StatusGone
+	}))
 	return mux
 }
 
-// with finds the run of a request's token.
-func (p *Provisioner) with(h func(w http.ResponseWriter, req *http.Request, r *run) error) http.HandlerFunc {
+// with finds the run of a request's token. When it has ended, ended says how
+// the request is answered; nil: as ever.
+func (p *Provisioner) with(h func(w http.ResponseWriter, req *http.Request, r *run) error, ended func(Run) int) http.HandlerFunc {
 	return func(w http.ResponseWriter, req *http.Request) {
+		if err := p.wait(req.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
 		token, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer ")
 		p.mu.Lock()
 		r := p.tokens[token]
@@ -44,23 +56,32 @@ func (p *Provisioner) with(h func(w http.ResponseWriter, req *http.Request, r *r
 			http.Error(w, "this token belongs to no run that is under way: it ended, or a newer one was started", http.StatusUnauthorized)
 			return
 		}
-		if err := p.entitled(req, r.doc()); err != nil {
-			p.log.Warn("request refused", "machine", r.doc().Machine, "from", req.RemoteAddr, "err", err)
+		d := r.doc()
+		if err := p.entitled(req, d); err != nil {
+			p.log.Warn("request refused", "machine", d.Machine, "from", req.RemoteAddr, "err", err)
 			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		if d.Ended() && ended != nil {
+			status := ended(d)
+			if status == http.StatusNoContent {
+				w.WriteHeader(status)
+				return
+			}
+			http.Error(w, "this run has ended: "+cmp.Or(d.Reason, "it is done"), status)
 			return
 		}
 		r.heard(p.now())
 		req.Body = http.MaxBytesReader(w, req.Body, maxBody)
 		err := h(w, req, r)
-		var tooBig *http.MaxBytesError
-		var bad *badRequest
+		var refused *refusal
 		switch {
 		case err == nil:
-		case errors.As(err, &bad), errors.As(err, &tooBig):
-			http.Error(w, err.Error(), http.StatusBadRequest)
+		case errors.As(err, &refused):
+			http.Error(w, err.Error(), refused.status)
 		case req.Context().Err() != nil:
 		default:
-			p.log.Error("agent's request failed", "machine", r.doc().Machine, "path", req.URL.Path, "err", err)
+			p.log.Error("agent's request failed", "machine", d.Machine, "path", req.URL.Path, "err", err)
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	}
@@ -78,15 +99,23 @@ func (p *Provisioner) entitled(req *http.Request, d Run) error {
 	return nil
 }
 
-type badRequest struct{ err error }
+// refusal is an error that the client hears with a status of its own.
+type refusal struct {
+	status int
+	err    error
+}
 
-func (b *badRequest) Error() string { return b.err.Error() }
-func (b *badRequest) Unwrap() error { return b.err }
+func (r *refusal) Error() string { return r.err.Error() }
+func (r *refusal) Unwrap() error { return r.err }
+
+func refuse(status int, format string, args ...any) error {
+	return &refusal{status, fmt.Errorf(format, args...)}
+}
 
 func readJSON[T any](req *http.Request) (T, error) {
 	var v T
 	if err := json.NewDecoder(req.Body).Decode(&v); err != nil {
-		return v, &badRequest{fmt.Errorf("%s: body is not the JSON of a %T: %w", req.URL.Path, v, err)}
+		return v, refuse(http.StatusBadRequest, "%s: body is not the JSON of a %T: %w", req.URL.Path, v, err)
 	}
 	return v, nil
 }
@@ -94,20 +123,29 @@ func readJSON[T any](req *http.Request) (T, error) {
 // postInventory takes what the agent found, compares it with the site, and
 // decides how the run goes on.
 func (p *Provisioner) postInventory(w http.ResponseWriter, req *http.Request, r *run) error {
+	ctx := context.WithoutCancel(req.Context())
 	inv, err := readJSON[wire.Inventory](req)
+	var tooBig *http.MaxBytesError
+	if errors.As(err, &tooBig) {
+		// The agent would send it again for ever.
+		return errors.Join(err, p.fail(ctx, r, "agent", fmt.Sprintf("its agent sends an inventory of more than %s: report this as a bug, with the machine's lspci", site.Bytes(maxBody))))
+	}
 	if err != nil {
 		return err
 	}
-	ctx := context.WithoutCancel(req.Context())
-	d := r.doc()
-	text := fmt.Sprintf("agent reports %d CPUs, %s of memory, %d disks, %d NICs, %d GPUs", inv.CPU.Threads, site.Bytes(inv.Memory), len(inv.Disks), len(inv.NICs), len(inv.GPUs))
-	if err := p.event(ctx, d, state.KindInventory, "agent", text, inv); err != nil {
-		return err
+	if d := r.doc(); d.Phase == state.PoweringOn {
+		return refuse(http.StatusServiceUnavailable, "%s is about to be restarted by its BMC", d.Machine)
 	}
 	err = p.update(ctx, r, "agent", func(d *Run) (string, bool) {
-		switch d.Phase {
-		case state.Restarting, state.FirstBoot:
+		switch {
+		case d.Phase == state.PoweringOn, d.Phase == state.Restarting, d.Phase == state.FirstBoot,
+			d.Phase == state.Inspected && d.Action == ActionInspect:
 			return "", false // a late agent: its work is done
+		}
+		if d.Agents++; d.Agents > maxAgents {
+			d.Phase = state.Failed
+			d.Reason = fmt.Sprintf("its agent started %d times after one power-on and never finished: it crashes, or the machine restarts by itself; see its console", d.Agents)
+			return d.Reason, true
 		}
 		d.Phase = state.Agent
 		return "the agent is running", true
@@ -115,7 +153,11 @@ func (p *Provisioner) postInventory(w http.ResponseWriter, req *http.Request, r 
 	if err != nil {
 		return err
 	}
-	if r.doc().Phase == state.Agent {
+	if d := r.doc(); d.Phase == state.Agent {
+		text := fmt.Sprintf("agent reports %d CPUs, %s of memory, %d disks, %d NICs, %d GPUs", inv.CPU.Threads, site.Bytes(inv.Memory), len(inv.Disks), len(inv.NICs), len(inv.GPUs))
+		if err := p.event(ctx, d, state.KindInventory, "agent", text, inv); err != nil {
+			return err
+		}
 		if err := p.judge(ctx, r, inv); err != nil {
 			return err
 		}
@@ -153,6 +195,7 @@ func (p *Provisioner) judge(ctx context.Context, r *run, inv wire.Inventory) err
 			return "", false
 		}
 		d.Phase = state.Inspected
+		d.PutBack = d.Stranger // without a BMC, nothing more is done to it
 		return text, true
 	})
 }
@@ -164,7 +207,13 @@ func (p *Provisioner) getTask(w http.ResponseWriter, req *http.Request, r *run) 
 	defer deadline.Stop()
 	for {
 		changed := r.wait()
-		t := task(r.doc())
+		d := r.doc()
+		switch d.Phase {
+		case state.Firmware, state.Netboot, state.Discovered:
+			// An agent that lived on through what the run took for a restart.
+			return refuse(http.StatusConflict, "%s: send the inventory first", d.Machine)
+		}
+		t := task(d)
 		if t.Kind == wire.TaskWait {
 			select {
 			case <-changed:
@@ -181,7 +230,7 @@ func (p *Provisioner) getTask(w http.ResponseWriter, req *http.Request, r *run) 
 
 // task is what a run's agent does now.
 func task(d Run) wire.Task {
-	t := wire.Task{ID: d.ID, Kind: wire.TaskWait}
+	t := wire.Task{ID: d.taskID(), Kind: wire.TaskWait}
 	switch d.Phase {
 	case state.Inspected, state.Deploying, state.Verifying, state.Seeding:
 		if d.Action == ActionDeploy {
@@ -190,7 +239,7 @@ func task(d Run) wire.Task {
 			t.Kind = wire.TaskHalt
 		}
 	case state.Restarting, state.FirstBoot, state.Ready, state.Failed:
-		t.ID, t.Kind = d.ID+"-end", wire.TaskHalt
+		t.ID, t.Kind = d.taskID()+"-end", wire.TaskHalt
 	}
 	return t
 }
@@ -203,6 +252,15 @@ var stepPhase = map[wire.Step]state.Phase{
 	wire.StepSeed:      state.Seeding,
 }
 
+// working tells whether a run's agent has a task to report on.
+func working(ph state.Phase) bool {
+	switch ph {
+	case state.Inspected, state.Deploying, state.Verifying, state.Seeding:
+		return true
+	}
+	return false
+}
+
 // postReport takes the agent's word on how its task goes.
 func (p *Provisioner) postReport(w http.ResponseWriter, req *http.Request, r *run) error {
 	rep, err := readJSON[wire.Report](req)
@@ -210,25 +268,35 @@ func (p *Provisioner) postReport(w http.ResponseWriter, req *http.Request, r *ru
 		return err
 	}
 	ctx := context.WithoutCancel(req.Context())
-	if d := r.doc(); rep.Task != d.ID {
-		return &badRequest{fmt.Errorf("report of task %q, but the run under way is %q", rep.Task, d.ID)}
+	switch d := r.doc(); {
+	case d.Phase == state.Restarting, d.Phase == state.FirstBoot:
+		// Its last report comes again: it has not heard our answer.
+		w.WriteHeader(http.StatusNoContent)
+		return nil
+	case rep.Task != d.taskID(), !working(d.Phase):
+		return refuse(http.StatusGone, "task %q of %s is not the one under way: the machine was started again", rep.Task, d.Machine)
 	}
 	switch rep.Step {
 	case wire.StepFailed:
-		err = p.fail(ctx, r, "agent", rep.Error)
+		err = p.update(ctx, r, "agent", func(d *Run) (string, bool) {
+			if !working(d.Phase) || rep.Task != d.taskID() {
+				return "", false
+			}
+			d.Phase, d.Reason = state.Failed, cmp.Or(rep.Error, "the agent failed without saying why: see its console")
+			return d.Reason, true
+		})
 	case wire.StepDone:
 		err = p.update(ctx, r, "agent", func(d *Run) (string, bool) {
-			switch d.Phase {
-			case state.Inspected, state.Deploying, state.Verifying, state.Seeding:
-				d.Phase = state.Restarting
-				return "image and host configuration are on the disk", true
+			if !working(d.Phase) || rep.Task != d.taskID() {
+				return "", false
 			}
-			return "", false
+			d.Phase = state.Restarting
+			return "image and host configuration are on the disk", true
 		})
 	default:
 		phase, ok := stepPhase[rep.Step]
 		if !ok {
-			return &badRequest{fmt.Errorf("report of unknown step %q", rep.Step)}
+			return refuse(http.StatusBadRequest, "report of unknown step %q", rep.Step)
 		}
 		err = p.progress(ctx, r, phase, rep)
 	}
@@ -242,12 +310,7 @@ func (p *Provisioner) postReport(w http.ResponseWriter, req *http.Request, r *ru
 // progress moves a run's phase and tells of bytes, about once a second.
 func (p *Provisioner) progress(ctx context.Context, r *run, phase state.Phase, rep wire.Report) error {
 	err := p.update(ctx, r, "agent", func(d *Run) (string, bool) {
-		switch d.Phase {
-		case state.Inspected, state.Deploying, state.Verifying, state.Seeding:
-		default:
-			return "", false
-		}
-		if d.Phase == phase {
+		if !working(d.Phase) || d.Phase == phase || rep.Task != d.taskID() {
 			return "", false
 		}
 		d.Phase = phase
@@ -282,15 +345,16 @@ func (p *Provisioner) postPhoneHome(w http.ResponseWriter, req *http.Request, r 
 	ctx := context.WithoutCancel(req.Context())
 	d := r.doc()
 	if d.Phase != state.FirstBoot && d.Phase != state.Restarting {
-		return &badRequest{fmt.Errorf("phone-home of %s in phase %s: its system was not expected to be up", d.Machine, d.Phase)}
+		return refuse(http.StatusBadRequest, "phone-home of %s in phase %s: its system was not expected to be up", d.Machine, d.Phase)
 	}
 	if home.Hostname != d.Machine {
-		return p.failWith(ctx, r, w, fmt.Sprintf("the installed system calls itself %q: its seed was not applied; see its console", home.Hostname))
+		reason := fmt.Sprintf("the installed system calls itself %q: its seed was not applied; see its console", home.Hostname)
+		if err := p.fail(ctx, r, "machine", reason); err != nil {
+			return err
+		}
+		return refuse(http.StatusConflict, "%s", reason)
 	}
 	err = p.update(ctx, r, "machine", func(d *Run) (string, bool) {
-		if d.Ended() {
-			return "", false
-		}
 		d.Phase, d.SSHKeys = state.Ready, home.SSHKeys
 		return "its installed system reports that it is up", true
 	})
@@ -298,13 +362,5 @@ func (p *Provisioner) postPhoneHome(w http.ResponseWriter, req *http.Request, r 
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-func (p *Provisioner) failWith(ctx context.Context, r *run, w http.ResponseWriter, reason string) error {
-	if err := p.fail(ctx, r, "machine", reason); err != nil {
-		return err
-	}
-	http.Error(w, reason, http.StatusConflict)
 	return nil
 }

@@ -44,7 +44,13 @@ func (p *Provisioner) openRelease(ctx context.Context, name, inputs, file string
 	if err != nil {
 		return nil, fmt.Errorf("finding release %s: %w", name, err)
 	}
-	if !ok || (inputs != "" && r.Inputs.Hex() != inputs) {
+	if ok && inputs != "" && r.Inputs.Hex() != inputs {
+		// A newer one was built while a run is under way: the run keeps its own.
+		if r, ok, err = p.c.Releases.Find(ctx, name, inputs); err != nil {
+			return nil, fmt.Errorf("finding release %s %s: %w", name, inputs, err)
+		}
+	}
+	if !ok {
 		return nil, fmt.Errorf("release %s %s: %w", name, inputs, fs.ErrNotExist)
 	}
 	f, size, err := p.c.Releases.OpenFile(ctx, r, file)

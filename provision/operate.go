@@ -19,7 +19,10 @@ import (
 // Plan tells what deploying machines would do: which disk is wiped, what is
 // written to it, what restarts. It changes nothing.
 func (p *Provisioner) Plan(ctx context.Context, machines []string) (state.Plan, error) {
-	s := p.c.Site()
+	return p.plan(ctx, p.c.Site(), machines)
+}
+
+func (p *Provisioner) plan(ctx context.Context, s *site.Site, machines []string) (state.Plan, error) {
 	ms, err := s.Select(machines...)
 	if err != nil {
 		return state.Plan{}, err
@@ -116,14 +119,17 @@ func (p *Provisioner) diskRelease(ctx context.Context, s *site.Site, prof site.P
 // Deploy starts a deployment of each machine, if the plan made now is still
 // the one that digest names. It returns the ids of the runs.
 func (p *Provisioner) Deploy(ctx context.Context, actor, digest string, machines []string) ([]string, error) {
-	plan, err := p.Plan(ctx, machines)
+	if err := p.wait(ctx); err != nil {
+		return nil, err
+	}
+	s := p.c.Site() // one site for the plan and what is done by it
+	plan, err := p.plan(ctx, s, machines)
 	if err != nil {
 		return nil, err
 	}
 	if plan.Digest != digest {
 		return nil, state.ErrPlanChanged
 	}
-	s := p.c.Site()
 	var ids []string
 	var errs []error
 	for _, mp := range plan.Machines {
@@ -131,7 +137,7 @@ func (p *Provisioner) Deploy(ctx context.Context, actor, digest string, machines
 		d, err := p.deployRun(ctx, s, m, mp)
 		if err == nil {
 			d.Actor = actor
-			d, err = p.start(ctx, d)
+			d, err = p.start(ctx, s, d)
 		}
 		if err != nil {
 			errs = append(errs, err)
@@ -149,6 +155,9 @@ func (p *Provisioner) deployRun(ctx context.Context, s *site.Site, m site.Machin
 	rel, err := p.diskRelease(ctx, s, prof)
 	if err != nil {
 		return Run{}, err
+	}
+	if string(rel.Inputs) != mp.ImageDigest {
+		return Run{}, fmt.Errorf("image %s: %w", rel.Name, state.ErrPlanChanged)
 	}
 	n, err := bootNetworkOf(s, m)
 	if err != nil {
@@ -178,14 +187,13 @@ func (p *Provisioner) deployRun(ctx context.Context, s *site.Site, m site.Machin
 }
 
 // seedRun fills in the seed of a deployment.
-func (p *Provisioner) seedRun(d *Run) error {
+func (p *Provisioner) seedRun(s *site.Site, d *Run) error {
 	if d.Deploy == nil {
 		return nil
 	}
-	s := p.c.Site()
-	m, err := p.machine(d.Machine)
-	if err != nil {
-		return err
+	m, ok := s.Machine(d.Machine)
+	if !ok {
+		return fmt.Errorf("machine %s is not in the site file", d.Machine)
 	}
 	prof, _ := s.Profile(m.Profile)
 	n, err := bootNetworkOf(s, m)
@@ -219,23 +227,21 @@ func (p *Provisioner) Inspect(ctx context.Context, actor string, machines []stri
 	var ids []string
 	var errs []error
 	for _, m := range ms {
-		st, err := p.c.Store.Status(ctx, m.Name)
-		if err == nil {
-			var d Run
-			d, err = p.start(ctx, Run{Machine: m.Name, Action: ActionInspect, Actor: actor, Revision: s.Revision(), Installed: st.Phase == state.Ready || st.Image != ""})
-			if err == nil {
-				ids = append(ids, d.ID)
-			}
-		}
+		d, err := p.start(ctx, s, Run{Machine: m.Name, Action: ActionInspect, Actor: actor, Revision: s.Revision()})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("inspecting %s: %w", m.Name, err))
+			continue
 		}
+		ids = append(ids, d.ID)
 	}
 	return ids, errors.Join(errs...)
 }
 
 // Abort ends a machine's run. The machine is left as it is.
 func (p *Provisioner) Abort(ctx context.Context, actor, machine string) error {
+	if err := p.wait(ctx); err != nil {
+		return err
+	}
 	r, ok := p.latest(machine)
 	if !ok || r.doc().Ended() {
 		return fmt.Errorf("%s: no run is under way", machine)
@@ -258,6 +264,17 @@ type StoreReleases struct{ Store *images.Store }
 // Latest is the newest release of that name.
 func (s StoreReleases) Latest(ctx context.Context, name string) (images.Release, bool, error) {
 	return s.Store.Latest(ctx, name)
+}
+
+// Find is the release of that name whose inputs' digest is, in hex, inputs.
+func (s StoreReleases) Find(ctx context.Context, name, inputs string) (images.Release, bool, error) {
+	all, err := s.Store.List(ctx)
+	for _, r := range all {
+		if r.Name == name && r.Inputs.Hex() == inputs {
+			return r, true, nil
+		}
+	}
+	return images.Release{}, false, err
 }
 
 // OpenFile opens one file of a release.

@@ -49,6 +49,8 @@ type Events interface {
 type Releases interface {
 	// Latest is the newest release of that name.
 	Latest(ctx context.Context, name string) (images.Release, bool, error)
+	// Find is the release of that name whose inputs' digest is, in hex, inputs.
+	Find(ctx context.Context, name, inputs string) (images.Release, bool, error)
 	// OpenFile opens one file of a release; the caller closes it.
 	OpenFile(ctx context.Context, r images.Release, file string) (io.ReadSeekCloser, int64, error)
 }
@@ -82,8 +84,9 @@ type Config struct {
 	Limits   Limits
 }
 
-// Limits bound how long a phase may pass without a sign of life. Zero fields
-// take the defaults.
+// Limits bound how long a phase may take: Agent is without a sign of life, the
+// others are whole, because a machine that starts over and over is heard from
+// often. Zero fields take the defaults.
 type Limits struct {
 	Firmware  time.Duration // from power-on to the first DHCP packet; default 5 min
 	Netboot   time.Duration // from there to the agent's inventory; default 10 min
@@ -122,11 +125,13 @@ type Provisioner struct {
 	exchanges chan pxe.Exchange
 	starts    chan *run
 
+	loaded  chan struct{} // closed when runs are what the state remembers
+	stopped chan struct{} // closed when Run has returned
+
 	mu      sync.Mutex
-	loaded  bool            // what the state remembers is in runs
-	resumed []*run          // under way when the last server stopped, for Run
 	runs    map[string]*run // by machine: the latest run
-	tokens  map[string]*run // by token: active runs
+	tokens  map[string]*run // by token: runs under way, and for a while those that ended
+	retired []retired       // tokens of ended runs, oldest first
 	offers  map[offerKey]offer
 }
 
@@ -153,6 +158,8 @@ func New(c Config) (*Provisioner, error) {
 		c: c, limits: c.Limits.withDefaults(), log: c.Logger, now: c.Now,
 		exchanges: make(chan pxe.Exchange, 4096),
 		starts:    make(chan *run, 64),
+		loaded:    make(chan struct{}),
+		stopped:   make(chan struct{}),
 		runs:      map[string]*run{},
 		tokens:    map[string]*run{},
 		offers:    map[offerKey]offer{},
@@ -161,17 +168,16 @@ func New(c Config) (*Provisioner, error) {
 
 // Run drives runs until ctx ends: those that were under way when the last
 // server stopped, and those that Deploy and Inspect start. It returns after
-// all its goroutines have.
+// all its goroutines have. It is called once.
 func (p *Provisioner) Run(ctx context.Context) error {
-	if err := p.Load(ctx); ctx.Err() != nil {
+	defer close(p.stopped)
+	resumed, err := p.load(ctx)
+	if ctx.Err() != nil {
 		return nil
-	} else if err != nil {
+	}
+	if err != nil {
 		return err
 	}
-	p.mu.Lock()
-	resumed := p.resumed
-	p.resumed = nil
-	p.mu.Unlock()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { p.recordLoop(ctx) })
@@ -188,53 +194,107 @@ func (p *Provisioner) Run(ctx context.Context) error {
 	}
 }
 
-// Load reads the runs that the state remembers. Call it before machines are
-// answered, so that none is sent to its disk in the middle of a run; Run calls
-// it where nobody has. Runs that somebody has started since stay.
-func (p *Provisioner) Load(ctx context.Context) error {
+// wait waits until the runs that the state remembers are known: before that, a
+// machine under way would look like one that nobody ever started.
+func (p *Provisioner) wait(ctx context.Context) error {
+	select {
+	case <-p.loaded:
+		return nil
+	case <-p.stopped:
+		return errors.New("the server is stopping")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// load reads the runs that the state remembers, and returns those that are
+// under way. A machine gets the whole time of its phase again: nobody listened
+// while there was no server.
+func (p *Provisioner) load(ctx context.Context) (resumed []*run, err error) {
 	docs, err := p.c.Store.List(ctx, runPrefix)
 	if err != nil {
-		return fmt.Errorf("reading runs from the state: %w", err)
+		return nil, fmt.Errorf("reading runs from the state: %w", err)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.loaded {
-		return nil
-	}
-	var resumed []*run
+	now := p.now()
+	runs := map[string]*run{}
 	for key, b := range docs {
 		var d Run
 		if err := json.Unmarshal(b, &d); err != nil {
-			return fmt.Errorf("state document %s is not a run: %w", key, err)
+			return nil, fmt.Errorf("state document %s is not a run: %w", key, err)
 		}
-		if _, there := p.runs[d.Machine]; there {
+		if err := p.repair(ctx, d); err != nil {
+			return nil, err
+		}
+		d.Since, d.Heard = now, now
+		r := newRun(d)
+		runs[d.Machine] = r
+		if d.Ended() || d.Stranger {
+			close(r.idle)
 			continue
 		}
-		r := newRun(d)
-		p.runs[d.Machine] = r
-		if !d.Ended() {
-			p.tokens[d.Token] = r
-			resumed = append(resumed, r)
+		resumed = append(resumed, r)
+	}
+	p.mu.Lock()
+	for machine, r := range runs {
+		p.runs[machine] = r
+		p.tokens[r.doc().Token] = r
+	}
+	p.mu.Unlock()
+	for _, r := range runs {
+		if d := r.doc(); d.Ended() {
+			p.retire(d.Token)
 		}
 	}
-	p.loaded, p.resumed = true, resumed
+	close(p.loaded)
+	return resumed, nil
+}
+
+// repair puts on a machine's timeline what its run's document says and a crash
+// kept from it.
+func (p *Provisioner) repair(ctx context.Context, d Run) error {
+	st, err := p.c.Store.Status(ctx, d.Machine)
+	if err != nil {
+		return fmt.Errorf("reading the status of %s: %w", d.Machine, err)
+	}
+	if st.Run != d.ID {
+		if err := p.event(ctx, d, state.KindRun, d.Actor, fmt.Sprintf("%s asked to %s this machine", d.Actor, d.Action),
+			state.RunData{Action: string(d.Action), Revision: d.Revision, Image: d.Image, Digest: d.Digest}); err != nil {
+			return err
+		}
+		st.Phase, st.RunEnd = state.Unknown, time.Time{}
+	}
+	if st.Phase != d.Phase {
+		if err := p.event(ctx, d, state.KindPhase, "fettle", "as known before the server stopped", state.PhaseData{Phase: d.Phase, Reason: d.Reason}); err != nil {
+			return err
+		}
+	}
+	if d.Ended() && st.RunEnd.IsZero() {
+		text, data := d.end()
+		return p.event(ctx, d, state.KindRunEnd, "fettle", text, data)
+	}
 	return nil
 }
 
-// event appends one event of machine; a failure to write is returned.
-func (p *Provisioner) event(ctx context.Context, d Run, kind state.Kind, actor, text string, data any) error {
-	var raw json.RawMessage
+// newEvent is an event of d's machine.
+func (p *Provisioner) newEvent(d Run, kind state.Kind, actor, text string, data any) (state.Event, error) {
+	e := state.Event{Time: p.now(), Machine: d.Machine, Run: d.ID, Actor: actor, Kind: kind, Text: text}
 	if data != nil {
 		b, err := json.Marshal(data)
 		if err != nil {
-			return fmt.Errorf("encoding a %s event: %w", kind, err)
+			return e, fmt.Errorf("encoding a %s event: %w", kind, err)
 		}
-		raw = b
+		e.Data = b
 	}
-	_, err := p.c.Store.Append(ctx, state.Event{
-		Time: p.now(), Machine: d.Machine, Run: d.ID, Actor: actor, Kind: kind, Text: text, Data: raw,
-	})
+	return e, nil
+}
+
+// event appends one event of d's machine; a failure to write is returned.
+func (p *Provisioner) event(ctx context.Context, d Run, kind state.Kind, actor, text string, data any) error {
+	e, err := p.newEvent(d, kind, actor, text, data)
 	if err != nil {
+		return err
+	}
+	if _, err := p.c.Store.Append(ctx, e); err != nil {
 		return fmt.Errorf("writing an event of %s: %w", d.Machine, err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/fettle-dev/fettle/pxe"
 	"github.com/fettle-dev/fettle/site"
@@ -50,7 +51,7 @@ func (p *Provisioner) recordLoop(ctx context.Context) {
 			batch = append(batch, e)
 		}
 	more:
-		for len(batch) < 64 {
+		for len(batch) < state.MaxAppend {
 			select {
 			case e := <-p.exchanges:
 				batch = append(batch, e)
@@ -167,23 +168,62 @@ func (p *Provisioner) sawExchange(ctx context.Context, e pxe.Exchange) {
 	}
 }
 
+// maxStrangers bounds the machines that the site does not know and that are
+// remembered: anybody on a boot network can make up MAC addresses.
+const maxStrangers = 1024
+
 // discover starts a run for a machine that the site does not know: only to be
 // inspected, and nothing is done by any BMC.
 func (p *Provisioner) discover(ctx context.Context, s *site.Site, name string) (*run, error) {
+	now := p.now()
+	d := Run{
+		ID: now.UTC().Format("20060102-150405") + "-" + randomHex(3), Machine: name, Action: ActionInspect,
+		Actor: "fettle", Token: randomHex(32), Revision: s.Revision(), Phase: state.Discovered,
+		Started: now, Since: now, Heard: now, Attempts: 1, Stranger: true,
+	}
+	r := newRun(d)
+	close(r.idle)
+	r.turn.Lock()
+	defer r.turn.Unlock()
 	p.mu.Lock()
 	if r, ok := p.runs[name]; ok {
 		p.mu.Unlock()
 		return r, nil
 	}
-	now := p.now()
-	d := Run{
-		ID: now.UTC().Format("20060102-150405") + "-" + randomHex(3), Machine: name, Action: ActionInspect,
-		Actor: "fettle", Token: randomHex(32), Revision: s.Revision(), Phase: state.Discovered,
-		Started: now, Heard: now, Attempts: 1,
+	forgotten := p.oldestStranger()
+	if forgotten != "" {
+		delete(p.tokens, p.runs[forgotten].doc().Token)
+		delete(p.runs, forgotten)
 	}
-	r := newRun(d)
 	p.runs[name] = r
 	p.tokens[d.Token] = r
 	p.mu.Unlock()
-	return r, p.event(ctx, d, state.KindPhase, "pxe", "a machine that the site does not know asked the network", state.PhaseData{Phase: state.Discovered})
+	if forgotten != "" {
+		if err := p.c.Store.Delete(ctx, runKey(forgotten)); err != nil {
+			p.log.Error("run not forgotten", "machine", forgotten, "err", err)
+		}
+	}
+	if err := p.announce(ctx, d, "fettle", "inspects a machine that the site does not know", "pxe", "a machine that the site does not know asked the network"); err != nil {
+		return nil, p.unstart(ctx, r, nil, err)
+	}
+	return r, nil
+}
+
+// oldestStranger is the machine to be forgotten for a new one; "" while there
+// is room. p.mu is held.
+func (p *Provisioner) oldestStranger() string {
+	n, oldest, since := 0, "", time.Time{}
+	for name, r := range p.runs {
+		d := r.doc()
+		if !d.Stranger {
+			continue
+		}
+		if n++; oldest == "" || d.Started.Before(since) {
+			oldest, since = name, d.Started
+		}
+	}
+	if n < maxStrangers {
+		return ""
+	}
+	return oldest
 }
