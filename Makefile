@@ -28,7 +28,7 @@ bin/fettle: $(SOURCES) $(AGENT)
 setup:
 	@.ci/setup demo
 
-DEMO := FETTLE_STORE=$(CURDIR)/.demo/store FETTLE_LAB=two-gpu
+DEMO := FETTLE_STORE=$(CURDIR)/.demo/store FETTLE_LABS=$(CURDIR)/.demo/labs FETTLE_LAB=two-gpu
 
 demo: setup
 	@$(MAKE) --no-print-directory bin/fettle

@@ -3,7 +3,8 @@
 # container, a CI runner), so that labs can use qemu:///system.
 #
 #   labs/libvirtd.sh start    start what is not running; says what it started
-#   labs/libvirtd.sh stop     stop what an earlier "start" started, nothing else
+#   labs/libvirtd.sh stop     stop what an earlier "start" started, unless
+#                             domains are left on it; nothing else
 #   labs/libvirtd.sh status   0 when libvirtd answers
 #
 # Where /dev/kvm exists but cannot run a guest, libvirtd asks QEMU about KVM
@@ -103,6 +104,14 @@ start() {
 }
 
 stop() {
+	# Other labs, or anybody's machines, may live on it by now.
+	if alive "$run/libvirtd.pid" libvirtd; then
+		left=$(timeout 10 virsh -q -c qemu:///system list --all --name 2>/dev/null | grep . || true)
+		if [ -n "$left" ]; then
+			say "libvirtd goes on, for" $left
+			return 0
+		fi
+	fi
 	for d in libvirtd virtlogd; do
 		if alive "$run/$d.pid" "$d"; then
 			pid=$(cat "$run/$d.pid")
