@@ -323,7 +323,7 @@ func (e *env) imageImport(c *cli.Context) error {
 
 func (e *env) imageRemove(c *cli.Context) error {
 	if c.NArg() == 0 {
-		return usage("%s takes NAME...", c.Command.FullName())
+		return usage("%s takes NAME...", c.Command.HelpName)
 	}
 	s, err := images.OpenStore(storeDir(c, e))
 	if err != nil {

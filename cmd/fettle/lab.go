@@ -470,7 +470,7 @@ func labSSH(c *cli.Context, e *env, interactive bool) error {
 		return err
 	}
 	if c.NArg() == 0 || (!interactive && c.NArg() < 2) {
-		return usage("%s takes a machine and a command", c.Command.FullName())
+		return usage("%s takes a machine and a command", c.Command.HelpName)
 	}
 	info, err := labInfoOf(c.Context, dir)
 	if err != nil {

@@ -52,7 +52,7 @@ func withClient(e *env, do func(c *cli.Context, e *env, w *web.Client) error) cl
 // oneArg is a command's only argument.
 func oneArg(c *cli.Context, what string) (string, error) {
 	if c.NArg() != 1 {
-		return "", usage("%s takes one %s", c.Command.FullName(), what)
+		return "", usage("%s takes one %s", c.Command.HelpName, what)
 	}
 	return c.Args().First(), nil
 }
@@ -61,7 +61,7 @@ func oneArg(c *cli.Context, what string) (string, error) {
 // done to all machines by accident.
 func selectors(c *cli.Context) ([]string, error) {
 	if c.NArg() == 0 {
-		return nil, usage("%s takes machines: names, gpu-[01-32], rack=r1, profile=train, or all", c.Command.FullName())
+		return nil, usage("%s takes machines: names, gpu-[01-32], rack=r1, profile=train, or all", c.Command.HelpName)
 	}
 	return c.Args().Slice(), nil
 }

@@ -138,7 +138,7 @@ func (e *env) finish(cmds []*cli.Command) {
 	for _, c := range cmds {
 		if c.OnUsageError == nil {
 			c.OnUsageError = func(c *cli.Context, err error, _ bool) error {
-				return usage("%w: see %s --help", err, c.Command.FullName())
+				return usage("%w: see %s --help", err, c.Command.HelpName)
 			}
 		}
 		c.HideHelpCommand = true
@@ -149,7 +149,7 @@ func (e *env) finish(cmds []*cli.Command) {
 		if c.Action == nil {
 			c.Action = func(c *cli.Context) error {
 				if c.Args().Present() {
-					return usage("no command %q in %s: see %s --help", c.Args().First(), c.Command.FullName(), c.Command.FullName())
+					return usage("no command %q in %s: see %s --help", c.Args().First(), c.Command.HelpName, c.Command.HelpName)
 				}
 				return cli.ShowSubcommandHelp(c)
 			}

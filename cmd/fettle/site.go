@@ -59,14 +59,14 @@ func nargs(c *cli.Context, n int) error {
 	}
 	for _, a := range c.Args().Slice() {
 		if strings.HasPrefix(a, "-") {
-			return usage("%s: put %s before the arguments", c.Command.FullName(), a)
+			return usage("%s: put %s before the arguments", c.Command.HelpName, a)
 		}
 	}
 	want := c.Command.ArgsUsage
 	if want == "" {
 		want = "no arguments; name a site folder with --site"
 	}
-	return usage("%s takes %s", c.Command.FullName(), want)
+	return usage("%s takes %s", c.Command.HelpName, want)
 }
 
 func (e *env) siteInit(c *cli.Context) error {
