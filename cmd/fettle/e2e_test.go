@@ -179,7 +179,7 @@ func e2eCommands(t *testing.T, r *e2eRig, s *site.Site) {
 	for _, ev := range r.events(t, name) {
 		kinds[ev.Kind]++
 	}
-	for _, k := range []state.Kind{state.KindRun, state.KindPhase, state.KindProgress, state.KindInventory, state.KindRunEnd, "dhcp.ack", "tftp.read", "http.get"} {
+	for _, k := range []state.Kind{state.KindRun, state.KindPhase, state.KindProgress, state.KindInventory, state.KindRunEnd, "dhcp.ack", "script", "http.get"} {
 		if kinds[k] == 0 {
 			t.Errorf("fettle events tells of no %s; it has %v", k, kinds)
 		}
