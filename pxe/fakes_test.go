@@ -76,7 +76,7 @@ type memFile struct{ *bytes.Reader }
 
 func (memFile) Close() error { return nil }
 
-func (m mapFiles) Open(_ context.Context, name string) (*File, error) {
+func (m mapFiles) Open(ctx context.Context, name string) (*File, error) {
 	if !fs.ValidPath(name) {
 		return nil, fmt.Errorf("Files was asked for %q", name)
 	}
@@ -95,7 +95,21 @@ func (m mapFiles) Open(_ context.Context, name string) (*File, error) {
 		}
 		return &File{ReadSeekCloser: f, Size: st.Size(), ModTime: st.ModTime()}, nil
 	}
-	return &File{ReadSeekCloser: memFile{bytes.NewReader([]byte(v))}, Size: int64(len(v))}, nil
+	return &File{ReadSeekCloser: ctxFile{memFile{bytes.NewReader([]byte(v))}, ctx}, Size: int64(len(v))}, nil
+}
+
+// ctxFile reads while the context that it was opened with lives, as the store
+// of images does.
+type ctxFile struct {
+	memFile
+	ctx context.Context
+}
+
+func (f ctxFile) Read(p []byte) (int, error) {
+	if err := f.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return f.memFile.Read(p)
 }
 
 // timeline keeps what the server recorded.

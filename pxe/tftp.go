@@ -183,8 +183,11 @@ func (s *Server) openTFTP(ctx context.Context, n *Network, wire string) (*File, 
 	if err != nil {
 		return nil, "", err
 	}
-	ctx, cancel := context.WithTimeout(ctx, tftpOpenTimeout)
-	defer cancel()
+	// Only the opening is bounded: a file may read by the context that it was
+	// opened with, for as long as the transfer takes.
+	ctx, cancel := context.WithCancel(ctx)
+	slow := time.AfterFunc(tftpOpenTimeout, cancel)
+	defer slow.Stop()
 	if name == quirkNextDevice {
 		return nil, name, fs.ErrNotExist
 	}
