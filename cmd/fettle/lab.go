@@ -176,8 +176,15 @@ func labUp(c *cli.Context, e *env) error {
 	if err := labs.Check(c.Context, o); err != nil {
 		return labError(err)
 	}
-	if err := e.buildForSite(c, s, o.Machines); err != nil {
-		return err
+	// Before a lab is made, all its images are: what cannot be built leaves
+	// nothing behind. Later only machines that are to be deployed need theirs,
+	// and those on their way need their daemon at once.
+	build := func(machines []string) error { return e.buildForSite(c, s, machines) }
+	if _, err := os.Stat(filepath.Join(o.Dir, labFileName)); errors.Is(err, fs.ErrNotExist) {
+		if err := build(o.Machines); err != nil {
+			return err
+		}
+		build = nil
 	}
 	siteDir, err := filepath.Abs(s.Dir)
 	if err != nil {
@@ -195,7 +202,7 @@ func labUp(c *cli.Context, e *env) error {
 	if c.Bool("no-deploy") {
 		return labStatusOf(c.Context, e, o.Dir, w)
 	}
-	if err := e.labDeploy(c.Context, w); err != nil {
+	if err := e.labDeploy(c.Context, w, build); err != nil {
 		return err
 	}
 	return labStatusOf(c.Context, e, o.Dir, w)
@@ -203,8 +210,9 @@ func labUp(c *cli.Context, e *env) error {
 
 // labDeploy deploys the machines of a lab that are not ready, and follows
 // those that are on their way. A machine that is ready is left alone: what is
-// on it is lost only by fettle machine deploy.
-func (e *env) labDeploy(ctx context.Context, w *web.Client) error {
+// on it is lost only by fettle machine deploy. build, unless nil, makes sure of
+// the images of machines before they are deployed.
+func (e *env) labDeploy(ctx context.Context, w *web.Client, build func(machines []string) error) error {
 	after, statuses, err := snapshot(ctx, w)
 	if err != nil {
 		return err
@@ -226,6 +234,11 @@ func (e *env) labDeploy(ctx context.Context, w *web.Client) error {
 	}
 	if len(follow) == 0 {
 		return nil
+	}
+	if len(start) > 0 && build != nil {
+		if err := build(start); err != nil {
+			return err
+		}
 	}
 	if len(start) > 0 {
 		p, err := w.Plan(ctx, start)

@@ -238,7 +238,12 @@ func TestLabDeploy(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- e.labDeploy(ctx, b.client) }()
+	var built []string
+	build := func(machines []string) error {
+		built = append(built, machines...)
+		return nil
+	}
+	go func() { done <- e.labDeploy(ctx, b.client, build) }()
 	b.await(ctx, "new", state.Ready)
 	select {
 	case err := <-done:
@@ -252,13 +257,16 @@ func TestLabDeploy(t *testing.T) {
 	if slices.Sort(b.deployed); !slices.Equal(b.deployed, []string{"failed", "new"}) {
 		t.Errorf("labDeploy deployed %v; want failed and new", b.deployed)
 	}
+	if slices.Sort(built); !slices.Equal(built, b.deployed) {
+		t.Errorf("labDeploy built the images of %v; want of %v", built, b.deployed)
+	}
 	for _, m := range []string{"failed", "new", "restarting"} {
 		if !strings.Contains(errOut.String(), fmt.Sprintf("  %-12s ready ", m)) {
 			t.Errorf("labDeploy told\n%s\nwant that %s is ready", &errOut, m)
 		}
 	}
-	if err := e.labDeploy(ctx, b.client); err != nil || len(b.deployed) != 2 {
-		t.Errorf("labDeploy of a lab that is ready = %v with %v deployed; want nothing done", err, b.deployed[2:])
+	if err := e.labDeploy(ctx, b.client, build); err != nil || len(b.deployed) != 2 || len(built) != 2 {
+		t.Errorf("labDeploy of a lab that is ready = %v with %v deployed, images of %v built; want nothing done", err, b.deployed[2:], built[2:])
 	}
 }
 
@@ -267,7 +275,7 @@ func TestLabDeployTellsOfFailures(t *testing.T) {
 	b.outcome["gpu-01"], b.outcome["gpu-02"], b.outcome["gpu-03"] = state.Failed, state.Ready, state.Failed
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	err := (&env{stdout: io.Discard, stderr: io.Discard}).labDeploy(ctx, b.client)
+	err := (&env{stdout: io.Discard, stderr: io.Discard}).labDeploy(ctx, b.client, nil)
 	if want := "gpu-01 failed: its disk is gone\ngpu-03 failed: its disk is gone"; err == nil || err.Error() != want {
 		t.Errorf("labDeploy = %v; want %q", err, want)
 	}
@@ -280,7 +288,7 @@ func TestLabDeployInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	b.followed = cancel
-	err := (&env{stdout: io.Discard, stderr: io.Discard}).labDeploy(ctx, b.client)
+	err := (&env{stdout: io.Discard, stderr: io.Discard}).labDeploy(ctx, b.client, nil)
 	if !errors.Is(err, context.Canceled) || len(b.deployed) != 0 {
 		t.Errorf("interrupted labDeploy = %v with %v deployed; want context canceled and none", err, b.deployed)
 	}
