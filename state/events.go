@@ -215,6 +215,11 @@ func (s *Store) follow(ctx context.Context, q Query, revision int64, yield func(
 		if err := resp.Err(); err != nil {
 			return q, s.wrap(ctx, "watching events", err)
 		}
+		if n := len(resp.Events); n > 0 {
+			if err := s.settle(ctx, resp.Events[n-1].Kv.ModRevision); err != nil {
+				return q, s.wrap(ctx, "watching events", err)
+			}
+		}
 		for _, c := range resp.Events {
 			e, err := parseEvent(c.Kv)
 			if err != nil {
@@ -233,6 +238,19 @@ func (s *Store) follow(ctx context.Context, q Query, revision int64, yield func(
 		return q, fmt.Errorf("watching events: %w", context.Cause(s.ctx))
 	}
 	return q, errors.New("watching events: etcd ended the watch; watch again")
+}
+
+// settle returns when reads see a revision that a watch told of: etcd tells
+// watchers of a write a moment before its own reads do
+// (mvcc.watchableStoreTxnWrite.End). Without it, the status that is read on an
+// event could be the one before it.
+func (s *Store) settle(ctx context.Context, revision int64) error {
+	r, err := s.cli.Get(ctx, keySeq, s.reads(clientv3.WithCountOnly())...)
+	if err != nil || r.Header.Revision >= revision {
+		return err
+	}
+	_, err = s.cli.Get(ctx, keySeq, clientv3.WithCountOnly()) // linearizable: waits for what is committed
+	return err
 }
 
 // compacted reports that the revision asked for is no longer kept.
