@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -21,7 +22,7 @@ type targetsFunc func(c *cli.Context, sel []string) ([]bmc.Target, error)
 func bmcCommands(e *env, targets func(c *cli.Context, sel []string) ([]bmc.Target, error)) []*cli.Command {
 	b := &bmcCommand{e: e, targets: targets}
 	which := func(more ...cli.Flag) []cli.Flag {
-		return append([]cli.Flag{siteFlag(), secretIdentityFlag(), labFlag(), labsFlag(),
+		return append([]cli.Flag{siteFlag(), secretIdentityFlag(), labFlag(), labsFlag(), directFlag(),
 			&cli.IntFlag{Name: "parallel", Value: 32, Usage: "BMCs spoken to at once"}}, more...)
 	}
 	yes := &cli.BoolFlag{Name: "yes", Usage: "do it without asking"}
@@ -63,7 +64,9 @@ func bmcCommands(e *env, targets func(c *cli.Context, sel []string) ([]bmc.Targe
 	}
 	return []*cli.Command{{
 		Name: "bmc", Usage: "speak to machines' BMCs: power, next boot, identify light, inventory",
-		Description: "SELECTOR is a name, a range such as gpu-[01-32], rack=NAME or profile=NAME. Flags go before it.\n" +
+		Description: "Goes to the BMCs of the site itself, not through fettle serve, and notes that in a file on this\n" +
+			"machine; while fettle serve runs here it needs --direct. With --lab, to the lab's virtual BMCs.\n" +
+			"SELECTOR is a name, a range such as gpu-[01-32], rack=NAME or profile=NAME. Flags go before it.\n" +
 			"One login per BMC; every change is read back. Exit status: 0 when every machine did it, 1 when one did not,\n" +
 			"4 when a program is missing, 5 when a yes is needed.",
 		Subcommands: []*cli.Command{
@@ -83,8 +86,9 @@ type bmcCommand struct {
 	targets targetsFunc
 }
 
-// pick are the BMCs that the arguments select.
-func (b *bmcCommand) pick(c *cli.Context) ([]bmc.Target, error) {
+// pick are the BMCs that the arguments select. asks is what a person must
+// agree to first, or "". What goes past a server's events is noted.
+func (b *bmcCommand) pick(c *cli.Context, asks string) ([]bmc.Target, error) {
 	sel := c.Args().Slice()
 	if len(sel) == 0 {
 		return nil, usage("say which machines: names, a range such as gpu-[01-32], rack=NAME or profile=NAME")
@@ -102,11 +106,23 @@ func (b *bmcCommand) pick(c *cli.Context) ([]bmc.Target, error) {
 	if len(ts) == 0 {
 		return nil, fail(exitInput, fmt.Errorf("no machine matches %s", strings.Join(sel, " ")))
 	}
+	if asks != "" {
+		names := make([]string, len(ts))
+		for i, t := range ts {
+			names[i] = t.Name
+		}
+		if err := b.e.confirm(c.Bool("yes"), fmt.Sprintf("%s %s", asks, count(names))); err != nil {
+			return nil, err
+		}
+	}
+	if c.String("lab") == "" {
+		b.e.noteDirect(c, ts, time.Now())
+	}
 	return ts, nil
 }
 
 func (b *bmcCommand) powerStatus(c *cli.Context) error {
-	ts, err := b.pick(c)
+	ts, err := b.pick(c, "")
 	if err != nil {
 		return err
 	}
@@ -117,18 +133,9 @@ func (b *bmcCommand) powerStatus(c *cli.Context) error {
 }
 
 func (b *bmcCommand) power(c *cli.Context, a bmc.Action, asks string) error {
-	ts, err := b.pick(c)
+	ts, err := b.pick(c, asks)
 	if err != nil {
 		return err
-	}
-	if asks != "" {
-		names := make([]string, len(ts))
-		for i, t := range ts {
-			names[i] = t.Name
-		}
-		if err := b.e.confirm(c.Bool("yes"), fmt.Sprintf("%s %s", asks, count(names))); err != nil {
-			return err
-		}
 	}
 	res := bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, func(ctx context.Context, cl *bmc.Client) (bmc.Power, error) {
 		if err := cl.SetPower(ctx, a); err != nil {
@@ -148,7 +155,7 @@ func count(names []string) string {
 }
 
 func (b *bmcCommand) boot(c *cli.Context, d bmc.Device) error {
-	ts, err := b.pick(c)
+	ts, err := b.pick(c, "")
 	if err != nil {
 		return err
 	}
@@ -160,7 +167,7 @@ func (b *bmcCommand) boot(c *cli.Context, d bmc.Device) error {
 }
 
 func (b *bmcCommand) identify(c *cli.Context, on bool) error {
-	ts, err := b.pick(c)
+	ts, err := b.pick(c, "")
 	if err != nil {
 		return err
 	}
@@ -178,7 +185,7 @@ func light(on bool) string {
 }
 
 func (b *bmcCommand) status(c *cli.Context) error {
-	ts, err := b.pick(c)
+	ts, err := b.pick(c, "")
 	if err != nil {
 		return err
 	}
@@ -191,7 +198,7 @@ func (b *bmcCommand) status(c *cli.Context) error {
 }
 
 func (b *bmcCommand) inventory(c *cli.Context) error {
-	ts, err := b.pick(c)
+	ts, err := b.pick(c, "")
 	if err != nil {
 		return err
 	}

@@ -81,7 +81,13 @@ type runResult struct {
 func (r *bmcRig) run(t *testing.T, stdin string, opt func(*env), args ...string) runResult {
 	t.Helper()
 	var out, errb bytes.Buffer
-	e := &env{stdin: strings.NewReader(stdin), stdout: &out, stderr: &errb, getenv: func(string) string { return "" }, log: slog.New(slog.DiscardHandler)}
+	home := t.TempDir()
+	e := &env{stdin: strings.NewReader(stdin), stdout: &out, stderr: &errb, log: slog.New(slog.DiscardHandler), getenv: func(name string) string {
+		if name == "FETTLE_STATE_HOME" {
+			return home
+		}
+		return ""
+	}}
 	if opt != nil {
 		opt(e)
 	}

@@ -2,15 +2,16 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"crypto/tls"
 
 	"github.com/urfave/cli/v2"
 
@@ -25,26 +26,30 @@ func connFlags() []cli.Flag {
 		labFlag(), labsFlag(),
 		&cli.StringFlag{Name: "server", EnvVars: []string{"FETTLE_SERVER"}, Usage: "https://HOST:PORT or Unix socket of a serving fettle (default: the one on this machine, else its only lab)"},
 		&cli.StringFlag{Name: "token-file", EnvVars: []string{"FETTLE_TOKEN_FILE"}, Usage: "file with the API token for https"},
-		&cli.StringFlag{Name: "ca", EnvVars: []string{"FETTLE_CA"}, Usage: "certificate of the site's CA, for https (default: ca.pem of --site)"},
+		&cli.StringFlag{Name: "ca", EnvVars: []string{"FETTLE_CA"}, Usage: "certificate of the site's CA, for https (default: ca.pem of $FETTLE_SITE or of this folder)"},
 	}
 }
 
 // connect finds the serving fettle that a command means.
 func (e *env) connect(c *cli.Context) (*web.Client, error) {
 	if s := c.String("server"); strings.HasPrefix(s, "https://") {
-		return connectTLS(c, s)
+		return e.connectTLS(c, s)
 	} else if s != "" {
 		return web.NewUnixClient(s), nil
 	}
+	elsewhere := "start fettle serve or fettle lab up, or say --server or --lab"
 	if c.String("lab") == "" {
 		if sock := defaultSocket(e); listening(sock) {
 			return web.NewUnixClient(sock), nil
+		}
+		if rootServes(defaultSocket(e)) {
+			elsewhere = "a fettle serve of root seems to run: use sudo, or --server https://... with a token"
 		}
 	}
 	dir, err := labDir(c)
 	if err != nil {
 		if c.String("lab") == "" {
-			return nil, fail(exitMissing, fmt.Errorf("%w: start fettle serve or fettle lab up, or say --server or --lab", errNoServer))
+			return nil, fail(exitMissing, fmt.Errorf("%w: %s", errNoServer, elsewhere))
 		}
 		return nil, err
 	}
@@ -53,6 +58,15 @@ func (e *env) connect(c *cli.Context) (*web.Client, error) {
 		return nil, fail(exitMissing, fmt.Errorf("the daemon of lab %s is not running: fettle lab up starts it", filepath.Base(dir)))
 	}
 	return web.NewUnixClient(sock), nil
+}
+
+// rootServes tells whether root's socket is there, out of this user's reach.
+func rootServes(own string) bool {
+	if own == rootSocket {
+		return false
+	}
+	_, err := os.Stat(rootSocket)
+	return err == nil || errors.Is(err, fs.ErrPermission)
 }
 
 func listening(sock string) bool {
@@ -64,11 +78,16 @@ func listening(sock string) bool {
 	return true
 }
 
-func connectTLS(c *cli.Context, server string) (*web.Client, error) {
+// connectTLS makes a client of a server elsewhere. Without a CA certificate the
+// machine's own trusted ones decide.
+func (e *env) connectTLS(c *cli.Context, server string) (*web.Client, error) {
 	t := &tls.Config{MinVersion: tls.VersionTLS12}
 	ca := c.String("ca")
-	if ca == "" && c.String("site") != "" {
-		ca = filepath.Join(c.String("site"), "ca.pem")
+	if ca == "" {
+		here := filepath.Join(e.getenv("FETTLE_SITE"), "ca.pem")
+		if _, err := os.Stat(here); err == nil {
+			ca = here
+		}
 	}
 	if ca != "" {
 		pool, err := readPool(ca)
@@ -106,6 +125,9 @@ func readPool(file string) (*x509.CertPool, error) {
 func (e *env) bmcTargets(c *cli.Context, sel []string) ([]bmc.Target, error) {
 	if c.String("lab") != "" {
 		return labTargets(c, sel)
+	}
+	if err := e.mayGoDirect(c); err != nil {
+		return nil, err
 	}
 	s, err := site.Load(c.String("site"))
 	if err != nil {

@@ -249,6 +249,9 @@ func siteTarget(m site.Machine, secrets *site.Secrets, ca *site.CA, dial func(ct
 
 // stateHome is where fettle keeps what it remembers.
 func stateHome(e *env) string {
+	if d := e.getenv("FETTLE_STATE_HOME"); filepath.IsAbs(d) {
+		return d
+	}
 	if os.Geteuid() == 0 {
 		return "/var/lib/fettle"
 	}
@@ -258,10 +261,12 @@ func stateHome(e *env) string {
 	return filepath.Join(e.getenv("HOME"), ".local", "state", "fettle")
 }
 
+const rootSocket = "/run/fettle/api.sock"
+
 // defaultSocket is where serve's API listens unless told otherwise.
 func defaultSocket(e *env) string {
 	if os.Geteuid() == 0 {
-		return "/run/fettle/api.sock"
+		return rootSocket
 	}
 	if d := e.getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(d) {
 		return filepath.Join(d, "fettle", "api.sock")
