@@ -143,6 +143,7 @@ type bench struct {
 	bmc   *fakeBMC
 	srv   *httptest.Server
 	from  string // address that requests seem to come from
+	stop  func() // ends Run
 }
 
 func newBench(t *testing.T, change func(*Config)) *bench {
@@ -162,27 +163,36 @@ func newBench(t *testing.T, change func(*Config)) *bench {
 	if change != nil {
 		change(&c)
 	}
-	b.p, err = New(c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := b.p.Handler()
+	b.start(c)
 	b.srv = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		r.RemoteAddr = b.from
-		h.ServeHTTP(w, r)
+		b.p.Handler().ServeHTTP(w, r)
 	}))
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- b.p.Run(ctx) }()
 	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
+		b.stop()
 		b.srv.Close()
 		st.Close()
 	})
 	return b
+}
+
+// start makes a Provisioner and runs it until b.stop is called.
+func (b *bench) start(c Config) {
+	b.t.Helper()
+	p, err := New(c)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.p = p
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	b.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.t.Errorf("Run: %v", err)
+		}
+	})
 }
 
 // until waits, within a bound, for a machine's phase.
@@ -202,12 +212,21 @@ func (b *bench) until(machine string, want state.Phase) state.Status {
 				b.t.Fatal(err)
 			}
 			if st.Phase == want {
+				b.settle(machine)
 				return st
 			}
 		}
 	}
 	b.t.Fatalf("%s is in phase %s (%s); want %s", machine, last.Phase, last.Reason, want)
 	return last
+}
+
+// settle waits until the Provisioner shows the change whose event was just seen.
+func (b *bench) settle(machine string) {
+	if r, ok := b.p.latest(machine); ok {
+		r.turn.Lock()
+		r.turn.Unlock() //nolint:staticcheck // only waits
+	}
 }
 
 func (b *bench) call(method, path, token string, body any) (int, string) {

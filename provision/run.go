@@ -252,6 +252,12 @@ func (p *Provisioner) start(ctx context.Context, s *site.Site, d Run) (Run, erro
 	r.turn.Lock()
 	defer r.turn.Unlock()
 
+	if old, ok := p.latest(d.Machine); ok {
+		// Who has seen the old run's end on the timeline may start the next at
+		// once: let that change be shown.
+		old.turn.Lock()
+		old.turn.Unlock() //nolint:staticcheck // only waits
+	}
 	p.mu.Lock()
 	old := p.runs[d.Machine]
 	if old != nil {

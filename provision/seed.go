@@ -13,6 +13,9 @@ import (
 	"github.com/fettle-dev/fettle/site"
 )
 
+//go:embed seed/phone-home.service
+var phoneHomeUnit []byte
+
 //go:embed seed/phone-home
 var phoneHomeScript []byte
 
@@ -44,6 +47,7 @@ func seedFiles(s *site.Site, m site.Machine, prof site.Profile, run Run, agentUR
 		{Path: "/etc/fettle/ca.pem", Mode: 0o644, Content: ca},
 		{Path: "/etc/fettle/phone-home", Mode: 0o600, Content: []byte(phone)},
 		{Path: "/usr/local/lib/fettle/phone-home", Mode: 0o755, Content: phoneHomeScript},
+		{Path: "/etc/systemd/system/fettle-phone-home.service", Mode: 0o644, Content: phoneHomeUnit},
 	}, nil
 }
 
@@ -67,7 +71,9 @@ func cloudConfig(s *site.Site, m site.Machine, prof site.Profile) ([]byte, error
 		RunCmd      [][]string `yaml:"runcmd"`
 	}{
 		Hostname: m.Name, ManageHosts: true, DisableRoot: true, Users: []user{},
-		RunCmd: [][]string{{"/usr/local/lib/fettle/phone-home"}},
+		// runcmd comes once in a system's life; the unit goes on until fettle has
+		// answered, over restarts of either.
+		RunCmd: [][]string{{"sh", "-c", "systemctl enable --now --no-block fettle-phone-home.service || /usr/local/lib/fettle/phone-home"}},
 	}
 	if s.Domain != "" {
 		c.FQDN = m.Name + "." + s.Domain
