@@ -162,6 +162,10 @@ func labTargets(c *cli.Context, sel []string) ([]bmc.Target, error) {
 	if err != nil {
 		return nil, err
 	}
+	return labTargetsOf(dir, sel)
+}
+
+func labTargetsOf(dir string, sel []string) ([]bmc.Target, error) {
 	f, err := readLabFile(dir)
 	if err != nil {
 		return nil, err

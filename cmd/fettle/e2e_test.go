@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -46,6 +47,7 @@ func TestEndToEnd(t *testing.T) {
 		{"commands", e2eCommands},
 		{"BMC", e2eBMC},
 		{"faults", e2eFaults},
+		{"power back", e2ePowerBack},
 		{"down", e2eDown},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.do(t, r, s) }) {
@@ -133,7 +135,6 @@ func e2eSystem(t *testing.T, r *e2eRig, s *site.Site) {
 		if res := r.fettle(t.Context(), "lab", "exec", name, "--", "exit 7"); res.status != 7 {
 			t.Errorf("lab exec of a command that ends with 7 = %d; want 7\n%s", res.status, res.stderr)
 		}
-		// A person may restart it: it comes back by itself, from its disk.
 		if res := r.ok(t, "lab", "exec", name, "--", "cat /etc/fettle/phone-home 2>&1; true"); strings.Contains(res.stdout, "TOKEN=") {
 			t.Errorf("user ops of %s reads the run's token:\n%s", name, res.stdout)
 		}
@@ -336,6 +337,39 @@ func e2eFaults(t *testing.T, r *e2eRig, _ *site.Site) {
 	if out := r.ok(t, "lab", "exec", name, "--", "hostname").stdout; strings.TrimSpace(out) != name {
 		t.Errorf("hostname after the second deployment = %q; want %s", out, name)
 	}
+}
+
+// e2ePowerBack: lab up after this computer's restart has machines and daemon
+// back, and deploys nothing.
+func e2ePowerBack(t *testing.T, r *e2eRig, _ *site.Site) {
+	r.ok(t, "lab", "stop", "--yes")
+	for _, name := range r.machines {
+		out, err := exec.CommandContext(t.Context(), "virsh", "-c", labs.DefaultURI(), "destroy", labs.DomainName(r.name, name)).CombinedOutput()
+		if err != nil {
+			t.Fatalf("cutting the power of %s: %v: %s", name, err, out)
+		}
+	}
+	u := r.up(t, nil)
+	if u.status != exitOK || len(u.events) != 0 {
+		t.Fatalf("lab up after a power cut = %d with %d events; want 0 with none\n%s", u.status, len(u.events), u.stderr)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	for _, name := range r.machines {
+		if !strings.Contains(u.stderr, name+" was off") {
+			t.Errorf("lab up after a power cut does not tell of %s: %q", name, u.stderr)
+		}
+		for {
+			res := r.fettle(ctx, "lab", "exec", name, "--", "hostname")
+			if res.status == 0 && strings.TrimSpace(res.stdout) == name {
+				break
+			}
+			if ctx.Err() != nil {
+				t.Fatalf("%s does not answer after a power cut: %d, %s", name, res.status, res.stderr)
+			}
+		}
+	}
+	t.Logf("lab up after a power cut: %s", u.took.Round(100*time.Millisecond))
 }
 
 // e2eDown: lab down leaves nothing.

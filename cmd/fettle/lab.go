@@ -16,6 +16,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/fettle-dev/fettle/bmc"
 	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/labs"
 	"github.com/fettle-dev/fettle/site"
@@ -203,9 +204,59 @@ func labUp(c *cli.Context, e *env) error {
 		return labStatusOf(c.Context, e, o.Dir, w)
 	}
 	if err := e.labDeploy(c.Context, w, build); err != nil {
+		return daemonEnded(c.Context, o.Dir, err)
+	}
+	if err := e.labPowerOn(c.Context, o.Dir, w); err != nil {
 		return err
 	}
 	return labStatusOf(c.Context, e, o.Dir, w)
+}
+
+// daemonEnded says what to do when err comes of a lab's daemon that is gone.
+func daemonEnded(ctx context.Context, dir string, err error) error {
+	if ctx.Err() != nil || listening(filepath.Join(dir, labAPISocket)) {
+		return err
+	}
+	return fmt.Errorf("%w: the lab's daemon has ended, see %s; fettle lab up starts it again and goes on", err, filepath.Join(dir, labDaemonLog))
+}
+
+// labPowerOn switches ready machines on that have no power, as after a restart
+// of the computer that the lab runs on.
+func (e *env) labPowerOn(ctx context.Context, dir string, w *web.Client) error {
+	ms, err := w.Machines(ctx)
+	if err != nil {
+		return err
+	}
+	var ready []string
+	for _, m := range ms {
+		if m.Known && m.Status.Phase == state.Ready {
+			ready = append(ready, m.Name)
+		}
+	}
+	if len(ready) == 0 {
+		return nil
+	}
+	targets, err := labTargetsOf(dir, ready)
+	if err != nil {
+		return err
+	}
+	was := bmc.Each(ctx, targets, bmc.EachOptions{}, func(ctx context.Context, cl *bmc.Client) (bmc.Power, error) {
+		p, err := cl.Power(ctx)
+		if err == nil && p == bmc.Off {
+			err = cl.SetPower(ctx, bmc.PowerOn)
+		}
+		return p, err
+	})
+	var errs []error
+	for _, r := range was {
+		switch {
+		case r.Err != nil:
+			errs = append(errs, fmt.Errorf("power of %s: %w", r.Target.Name, r.Err))
+		case r.Value == bmc.Off:
+			fmt.Fprintf(e.stderr, "%s was off: switched on, it starts from its disk\n", r.Target.Name)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // labDeploy deploys the machines of a lab that are not ready, and follows
@@ -228,6 +279,8 @@ func (e *env) labDeploy(ctx context.Context, w *web.Client, build func(machines 
 		case st.Phase == state.Unknown, st.Phase == state.Failed, st.Phase == state.Discovered, st.Phase == state.Inspected && st.Action == "inspect":
 			start = append(start, m.Name)
 			follow = append(follow, m.Name)
+		case st.Action == "inspect":
+			fmt.Fprintf(e.stderr, "%s is being inspected: fettle lab up deploys it once that has ended\n", m.Name)
 		default:
 			follow = append(follow, m.Name)
 		}

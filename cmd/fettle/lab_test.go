@@ -190,6 +190,13 @@ func (b *deployBench) phase(machine string, p state.Phase) {
 	}
 }
 
+func (b *deployBench) run(machine, action string) {
+	b.t.Helper()
+	if _, err := b.store.Append(b.t.Context(), state.Event{Time: time.Now(), Machine: machine, Kind: state.KindRun, Text: "a run", Run: "1", Data: encode(b.t, state.RunData{Action: action})}); err != nil {
+		b.t.Error(err)
+	}
+}
+
 func newDeployBench(t *testing.T, machines ...string) *deployBench {
 	t.Helper()
 	b := &deployBench{t: t, outcome: map[string]state.Phase{}}
@@ -228,7 +235,9 @@ func newDeployBench(t *testing.T, machines ...string) *deployBench {
 // lab up starts what is not on its way, follows what is, and leaves alone what
 // is ready.
 func TestLabDeploy(t *testing.T) {
-	b := newDeployBench(t, "failed", "new", "ready", "restarting")
+	b := newDeployBench(t, "failed", "inspecting", "new", "ready", "restarting")
+	b.run("inspecting", "inspect")
+	b.phase("inspecting", state.Agent)
 	b.phase("ready", state.Ready)
 	b.phase("failed", state.Failed)
 	b.phase("restarting", state.Restarting)
