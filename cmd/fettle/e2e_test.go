@@ -364,8 +364,10 @@ func e2ePowerBack(t *testing.T, r *e2eRig, _ *site.Site) {
 			if res.status == 0 && strings.TrimSpace(res.stdout) == name {
 				break
 			}
-			if ctx.Err() != nil {
+			select {
+			case <-ctx.Done():
 				t.Fatalf("%s does not answer after a power cut: %d, %s", name, res.status, res.stderr)
+			case <-time.After(2 * time.Second):
 			}
 		}
 	}

@@ -384,13 +384,14 @@ func labList(c *cli.Context, e *env) error {
 		Name    string `json:"name"`
 		Dir     string `json:"dir"`
 		Daemon  string `json:"daemon"`
+		PID     int    `json:"pid,omitempty"`
 		Machine int    `json:"machines"`
 	}
 	rows := []row{}
 	for _, n := range names {
 		r := row{Name: n, Dir: filepath.Join(root, n), Daemon: "stopped"}
 		if info, err := labInfoOf(c.Context, r.Dir); err == nil {
-			r.Daemon, r.Machine = fmt.Sprintf("pid %d", info.PID), len(info.Machines)
+			r.Daemon, r.PID, r.Machine = fmt.Sprintf("pid %d", info.PID), info.PID, len(info.Machines)
 		}
 		rows = append(rows, r)
 	}
