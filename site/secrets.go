@@ -117,8 +117,11 @@ func (s *Secrets) Get(name string) (Secret, error) {
 	}
 	v, ok := values[name]
 	if !ok {
-		return Secret{}, fmt.Errorf("there is no secret %q in %s; %s", name, filepath.Join(s.dir, secretsFile),
-			meant(name, slices.Collect(maps.Keys(values)), "set it: fettle secret set "+name))
+		hint := "set it: fettle secret set " + name
+		if n := nearest(name, slices.Collect(maps.Keys(values))); n != "" {
+			hint = fmt.Sprintf("did you mean %q?", n)
+		}
+		return Secret{}, fmt.Errorf("there is no secret %q in %s; %s", name, filepath.Join(s.dir, secretsFile), hint)
 	}
 	return NewSecret(string(v)), nil
 }

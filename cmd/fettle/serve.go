@@ -5,12 +5,14 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -55,6 +57,9 @@ func storeFlag() cli.Flag {
 }
 
 func serve(c *cli.Context, e *env) error {
+	if err := nargs(c, 0); err != nil {
+		return err
+	}
 	s, err := site.Load(c.String("site"))
 	if err != nil {
 		return fail(exitInput, err)
@@ -82,7 +87,7 @@ func serve(c *cli.Context, e *env) error {
 	}
 	secrets, err := e.openSecrets(c)
 	if err != nil {
-		return err
+		return e.behindSudo(c, err)
 	}
 	ca, err := site.LoadCA(s.Dir, secrets)
 	if err != nil {
@@ -119,15 +124,30 @@ func serve(c *cli.Context, e *env) error {
 		for _, n := range sv.bootNetworks() {
 			fmt.Fprintf(e.stderr, "  network %s on %s: DHCP, TFTP and HTTP at %s, agents at https://%s\n", n.Name, st.interfaces[n.Name], n.Server, netip.AddrPortFrom(n.Server, agentPort))
 		}
+		if sv.apiTLS != nil {
+			fmt.Fprintf(e.stderr, "  API and pages at https://%s\n", apiHost(sv.apiTLS.Addr()))
+		}
 		fmt.Fprintf(e.stderr, "  API at %s\n", sv.apiPath)
+		lacks, err := sv.lacks(c.Context)
+		if err != nil {
+			lacks = append(lacks, err.Error())
+		}
+		if f := c.String("tokens"); sv.apiTLS != nil {
+			if _, err := os.Stat(f); errors.Is(err, fs.ErrNotExist) {
+				lacks = append(lacks, fmt.Sprintf("nobody has a token for the API yet: fettle token add --tokens %s NAME", f))
+			}
+		}
+		for _, l := range lacks {
+			fmt.Fprintf(e.stderr, "warning: %s\n", l)
+		}
 	}
-	stop := reloadOnHangup(c.Context, s.Dir, &current, log)
+	stop := e.reloadOnHangup(c.Context, s.Dir, sv, &current)
 	defer stop()
 	return sv.run(c.Context)
 }
 
 // reloadOnHangup reads the site again at each SIGHUP.
-func reloadOnHangup(ctx context.Context, dir string, current *atomic.Pointer[site.Site], log *slog.Logger) (stop func()) {
+func (e *env) reloadOnHangup(ctx context.Context, dir string, sv *services, current *atomic.Pointer[site.Site]) (stop func()) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	ctx, cancel := context.WithCancel(ctx)
@@ -140,13 +160,13 @@ func reloadOnHangup(ctx context.Context, dir string, current *atomic.Pointer[sit
 				return
 			case <-hup:
 			}
-			s, err := site.Load(dir)
+			s, err := sv.reload(dir)
 			if err != nil {
-				log.Error("the site folder has errors; the site as read before stays in force", "err", err)
+				fmt.Fprintf(e.stderr, "site not read again: %v\nThe site as read before (revision %.19s) stays in force.\n", err, current.Load().Revision())
 				continue
 			}
 			current.Store(s)
-			log.Info("site read again", "revision", s.Revision())
+			fmt.Fprintf(e.stderr, "site %s read again (%d machines, revision %.19s)\n", s.Name, len(s.Machines), s.Revision())
 		}
 	}()
 	return func() { signal.Stop(hup); cancel(); <-done }
@@ -200,21 +220,56 @@ func listenAPI(c *cli.Context, ca *site.CA, sv *services, addr string) error {
 	if err != nil {
 		return fmt.Errorf("this machine's host name: %w", err)
 	}
-	var ips []netip.Addr
-	if !at.Addr().IsUnspecified() {
-		ips = append(ips, at.Addr())
+	ips, err := apiAddrs(at.Addr())
+	if err != nil {
+		return err
 	}
 	now := time.Now()
 	cert, err := ca.Issue([]string{host, "localhost"}, ips, now.Add(-24*time.Hour), now.AddDate(1, 0, 0))
 	if err != nil {
 		return fmt.Errorf("certificate of the API: %w", err)
 	}
-	ln, err := net.Listen("tcp", at.String())
+	ln, err := (&net.ListenConfig{}).Listen(c.Context, "tcp", at.String())
+	if errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return fail(exitMissing, fmt.Errorf("--listen: no interface of this machine has the address %s: ip -brief address shows those there are", at.Addr()))
+	}
 	if err != nil {
-		return portTaken(err)
+		return portTaken(fmt.Errorf("--listen: %w", err))
 	}
 	sv.apiTLS = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
 	return nil
+}
+
+// apiAddrs are the addresses that the API's certificate is for.
+func apiAddrs(at netip.Addr) ([]netip.Addr, error) {
+	if !at.IsUnspecified() {
+		return []netip.Addr{at}, nil
+	}
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, fmt.Errorf("addresses of this machine: %w", err)
+	}
+	var out []netip.Addr
+	for _, a := range all {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+			out = append(out, p.Addr())
+		}
+	}
+	return out, nil
+}
+
+// apiHost is where people find a listener: at this machine's name when it
+// listens at every address.
+func apiHost(a net.Addr) string {
+	at, err := netip.ParseAddrPort(a.String())
+	if err != nil || !at.Addr().IsUnspecified() {
+		return a.String()
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return a.String()
+	}
+	return net.JoinHostPort(host, strconv.Itoa(int(at.Port())))
 }
 
 // siteTarget is a machine's BMC with the credentials that the site's secrets

@@ -76,9 +76,14 @@ func (s *services) run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
+	ln, err := listenUnix(s.apiPath)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
 	err = s.boot(ctx, g, p)
 	if err == nil {
-		err = s.api(ctx, g, p, st)
+		err = s.api(ctx, g, p, st, ln)
 	}
 	if err != nil {
 		stop()
@@ -179,14 +184,10 @@ func (s *services) bootNetworksOf(from *site.Site) []site.Network {
 	return out
 }
 
-// api starts the operators' API on its Unix socket and, if there is one, its
-// TLS listener.
-func (s *services) api(ctx context.Context, g *errgroup.Group, p *provision.Provisioner, st *state.Store) error {
+// api starts the operators' API on its Unix socket ln and, if there is one,
+// its TLS listener.
+func (s *services) api(ctx context.Context, g *errgroup.Group, p *provision.Provisioner, st *state.Store, ln net.Listener) error {
 	srv, err := web.New(ctx, web.Config{Store: st, Site: s.site, Operator: p, Logger: s.log, Authenticate: web.Authenticator(s.tokens)})
-	if err != nil {
-		return err
-	}
-	ln, err := listenUnix(s.apiPath)
 	if err != nil {
 		return err
 	}

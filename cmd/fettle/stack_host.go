@@ -49,7 +49,7 @@ func newHostStack(nets []site.Network, named map[string]string) (*hostStack, err
 			}
 			missing, dev := fmt.Sprintf("no interface of this machine has its server address %s", n.Server), "INTERFACE"
 			if want != "" {
-				missing, dev = fmt.Sprintf("interface %s has not its server address %s", want, n.Server), want
+				missing, dev = fmt.Sprintf("interface %s does not have its server address %s", want, n.Server), want
 			}
 			return nil, fail(exitMissing, fmt.Errorf("network %s: %s: ip addr add %s/%d dev %s", n.Name, missing, n.Server, n.Prefix.Bits(), dev))
 		}

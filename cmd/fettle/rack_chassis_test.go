@@ -1,0 +1,217 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fettle-dev/fettle/bmc/vbmc"
+)
+
+// qemuChassis is a vbmc.Chassis over one QEMU process in a namespace: power on
+// is a start, power off is a kill, and the boot override is QEMU's boot order.
+type qemuChassis struct {
+	ns     *rackNS
+	info   vbmc.Info
+	args   func(network bool) []string
+	stderr *lockedBuffer
+
+	mu     sync.Mutex
+	cmd    *exec.Cmd
+	ended  chan struct{} // closed when cmd has ended
+	boot   vbmc.Boot
+	led    bool
+	reset  time.Time
+	starts []string // "network" or "disk", oldest first
+}
+
+var (
+	_ vbmc.Chassis      = (*qemuChassis)(nil)
+	_ vbmc.LastResetter = (*qemuChassis)(nil)
+)
+
+// newQEMUChassis is node-01 of the rack's site, off, with its NIC on a tap of
+// the bridge.
+func newQEMUChassis(t *testing.T, r *rackRig, uuid string) *qemuChassis {
+	t.Helper()
+	_, err := exec.LookPath("qemu-system-x86_64")
+	e2eNeed(t, err, "a program is missing")
+	_, err = os.Stat("/dev/net/tun")
+	e2eNeed(t, err, "no tap devices")
+	r.ns.run(t, "ip", "tuntap", "add", "dev", "tap0", "mode", "tap")
+	r.ns.run(t, "ip", "link", "set", "tap0", "master", "br0", "up")
+	disk, err := os.Create(r.path("disk.raw"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(disk.Truncate(8<<30), disk.Close()); err != nil {
+		t.Fatal(err)
+	}
+	q := &qemuChassis{
+		ns: r.ns, stderr: &lockedBuffer{}, boot: noOverride,
+		info: vbmc.Info{
+			Name: "node-01", UUID: uuid, Serial: "RACK0001", Manufacturer: "QEMU", Model: "Standard PC (Q35 + ICH9, 2009)",
+			BIOSVersion: "SeaBIOS", CPUs: 2, CPUModel: "QEMU Virtual CPU", MemoryMiB: 2048,
+			NICs:   []vbmc.NIC{{ID: "NIC1", MAC: "02:00:00:90:00:11", Link: true}},
+			Drives: []vbmc.Drive{{ID: "Disk1", Serial: "RACKDISK0001", Bytes: 8 << 30}},
+		},
+	}
+	q.args = func(network bool) []string {
+		nic, disk := 2, 1
+		if network {
+			nic, disk = 1, 2
+		}
+		return []string{"qemu-system-x86_64", "-name", r.ns.name, "-machine", "q35,graphics=off", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048",
+			"-display", "none", "-monitor", "none", "-serial", "file:" + r.path("console"), "-uuid", uuid, "-smbios", "type=1,serial=RACK0001",
+			"-drive", "if=none,id=d0,format=raw,discard=unmap,detect-zeroes=unmap,cache=unsafe,file=" + r.path("disk.raw"),
+			"-device", fmt.Sprintf("virtio-blk-pci,drive=d0,serial=RACKDISK0001,bootindex=%d", disk),
+			"-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no",
+			"-device", fmt.Sprintf("virtio-net-pci,netdev=n0,mac=02:00:00:90:00:11,bootindex=%d", nic),
+			"-device", "virtio-rng-pci"}
+	}
+	t.Cleanup(func() {
+		q.mu.Lock()
+		defer q.mu.Unlock()
+		q.kill()
+		if s := q.stderr.String(); s != "" {
+			t.Logf("qemu: %s", s)
+		}
+	})
+	return q
+}
+
+var noOverride = vbmc.Boot{Target: vbmc.BootNone, Enabled: "Disabled", Mode: "Legacy"}
+
+// on tells whether QEMU runs; q.mu is held.
+func (q *qemuChassis) on() bool {
+	if q.cmd == nil {
+		return false
+	}
+	select {
+	case <-q.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+func (q *qemuChassis) kill() {
+	if q.on() {
+		q.cmd.Process.Kill()
+		<-q.ended
+	}
+}
+
+func (q *qemuChassis) start() error {
+	network := q.boot.Enabled != "Disabled" && q.boot.Target == vbmc.BootPxe
+	cmd := q.ns.command(context.Background(), q.args(network)...)
+	cmd.Stderr = q.stderr
+	// QEMU outlives the thread that starts it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("starting QEMU: %w", err)
+	}
+	ended := make(chan struct{})
+	go func() { cmd.Wait(); close(ended) }()
+	q.cmd, q.ended, q.reset = cmd, ended, time.Now()
+	q.starts = append(q.starts, map[bool]string{true: "network", false: "disk"}[network])
+	if q.boot.Enabled == "Once" {
+		q.boot = noOverride
+	}
+	return nil
+}
+
+func (q *qemuChassis) Info(context.Context) (vbmc.Info, error) { return q.info, nil }
+
+func (q *qemuChassis) Power(context.Context) (vbmc.PowerState, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.on() {
+		return vbmc.On, nil
+	}
+	return vbmc.Off, nil
+}
+
+func (q *qemuChassis) Reset(_ context.Context, t vbmc.ResetType) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	switch t {
+	case vbmc.ResetOn, vbmc.ResetForceOn:
+		if q.on() {
+			return nil
+		}
+		return q.start()
+	case vbmc.ResetForceOff:
+		q.kill()
+		return nil
+	case vbmc.ResetForceRestart, vbmc.ResetPowerCycle:
+		q.kill()
+		return q.start()
+	}
+	return vbmc.ErrUnsupported
+}
+
+func (q *qemuChassis) Boot(context.Context) (vbmc.Boot, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.boot, nil
+}
+
+func (q *qemuChassis) SetBoot(_ context.Context, b vbmc.Boot) error {
+	switch b.Target {
+	case vbmc.BootNone, vbmc.BootPxe, vbmc.BootHdd:
+	default:
+		return vbmc.ErrUnsupported
+	}
+	if b.Target == vbmc.BootNone {
+		b = noOverride
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.boot = b
+	return nil
+}
+
+func (q *qemuChassis) Identify(context.Context) (bool, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.led, nil
+}
+
+func (q *qemuChassis) SetIdentify(_ context.Context, on bool) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.led = on
+	return nil
+}
+
+func (q *qemuChassis) LastReset(context.Context) (time.Time, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.reset, nil
+}
+
+func (q *qemuChassis) booted() string {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return strings.Join(q.starts, " ")
+}
+
+// tail is the end of a file, for failures.
+func tail(path string, n int) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	return string(bytes.ToValidUTF8(b[max(0, len(b)-n):], []byte("?")))
+}
