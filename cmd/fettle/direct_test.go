@@ -1,0 +1,93 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// directRun runs the whole command line as a user whose state lives in home and
+// whose default server is sock. It is interrupted before it starts, so that
+// nothing is sent to the BMC of the starter's machine: a command that gets so
+// far ends with exitInterrupted.
+func directRun(t *testing.T, home, sock, site string, args ...string) runResult {
+	t.Helper()
+	var out, errb bytes.Buffer
+	e := &env{stdin: strings.NewReader(""), stdout: &out, stderr: &errb, getenv: func(name string) string {
+		return map[string]string{"FETTLE_STATE_HOME": home, "FETTLE_SERVER": sock, "SUDO_USER": "alice", "HOME": home}[name]
+	}}
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	status := run(ctx, e, append([]string{"fettle"}, append(args, "--site", site)...))
+	return runResult{stdout: out.String(), stderr: errb.String(), status: status}
+}
+
+// TestBMCDirect is break-glass: it is marked, it leaves a line, and beside a
+// server that runs it needs --direct.
+func TestBMCDirect(t *testing.T) {
+	dir, err := os.MkdirTemp("/tmp", "fd") // a socket's name is short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	home, sock, site := filepath.Join(dir, "home"), filepath.Join(dir, "s"), filepath.Join(dir, "site")
+	var out bytes.Buffer
+	e := &env{stdin: strings.NewReader("root:s3cret\n"), stdout: &out, stderr: &out, getenv: func(name string) string {
+		return map[string]string{"HOME": home}[name]
+	}}
+	for _, args := range [][]string{{"init", site}, {"secret", "set", "bmc-default", "--site", site}} {
+		if status := run(t.Context(), e, append([]string{"fettle"}, args...)); status != exitOK {
+			t.Fatalf("fettle %v = %d\n%s", args, status, &out)
+		}
+	}
+	audit := filepath.Join(home, auditFile)
+
+	r := directRun(t, home, sock, site, "bmc", "power", "off", "node-01")
+	if _, err := os.Stat(audit); r.status != exitRefused || err == nil {
+		t.Errorf("power off without a yes = %d, line left: %v; want %d and none\n%s", r.status, err == nil, exitRefused, r.stderr)
+	}
+	r = directRun(t, home, sock, site, "bmc", "power", "off", "--yes", "node-01")
+	if want := "directly to the BMC, past any server's events; noted in " + audit; r.status != exitInterrupted || !strings.Contains(r.stderr, want) {
+		t.Errorf("power off --yes = %d, %s; want %d and %q", r.status, r.stderr, exitInterrupted, want)
+	}
+	ln, err := net.Listen("unix", sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	r = directRun(t, home, sock, site, "bmc", "status", "node-01")
+	if r.status != exitRefused || !strings.Contains(r.stderr, "fettle serves at "+sock) || !strings.Contains(r.stderr, "--direct") {
+		t.Errorf("beside a server = %d, %s; want %d and --direct", r.status, r.stderr, exitRefused)
+	}
+	r = directRun(t, home, sock, site, "bmc", "status", "--direct", "node-01")
+	if r.status != exitInterrupted || !strings.Contains(r.stderr, "directly to the BMC") {
+		t.Errorf("beside a server with --direct = %d, %s; want it to have gone to the BMC", r.status, r.stderr)
+	}
+
+	text, err := os.ReadFile(audit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for line := range strings.Lines(string(text)) {
+		var l auditLine
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			t.Fatalf("audit line %q: %v", line, err)
+		}
+		if l.Time.IsZero() {
+			t.Errorf("audit line %q has no time", line)
+		}
+		got = append(got, l.User+": "+l.Command+" "+strings.Join(l.Machines, ","))
+	}
+	if want := "alice: bmc power off node-01; alice: bmc status node-01"; strings.Join(got, "; ") != want {
+		t.Errorf("audit = %s; want %s", strings.Join(got, "; "), want)
+	}
+	if info, err := os.Stat(audit); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode of %s = %v, %v; want 0600", audit, info.Mode(), err)
+	}
+}
