@@ -54,6 +54,19 @@ func (x *exchange) boot(ctx context.Context) (bootInfo, error) {
 	return b, nil
 }
 
+// stage is how far a client is that was given this and has an address.
+func (b bootInfo) stage(c Client) stage {
+	switch {
+	case b.decision.Action == BootDisk:
+		return stageDisk
+	case c.IPXE:
+		return stageIPXE
+	case b.file == "":
+		return stageNone
+	}
+	return stageAddress
+}
+
 func because(d Decision) string {
 	if d.Reason == "" {
 		return ""

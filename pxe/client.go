@@ -46,6 +46,8 @@ const (
 
 	relaySubnetSel = 5 // RFC 3527: link selection
 
+	pxeBootItem = 71 // 43.71: the boot item that a client asks for (PXE 2.1 §2.2.3)
+
 	ipxeNoProxy = 176  // 175.176: do not wait for a ProxyDHCP offer
 	ipxeHTTP    = 0x13 // 175.19: this iPXE can fetch by HTTP
 )

@@ -32,19 +32,29 @@ func (s *Server) ServeDHCP(ctx context.Context, network string, conn net.PacketC
 	if n == nil {
 		return fmt.Errorf("pxe: no network named %q is configured", network)
 	}
+	return s.serveRequests(ctx, n, conn, "DHCP on network "+network, func(ctx context.Context, b []byte, _ netip.AddrPort) *reply {
+		return s.answer(ctx, n, b)
+	})
+}
+
+// serveRequests answers packets, many at once, until ctx ends (nil) or conn
+// fails.
+func (s *Server) serveRequests(ctx context.Context, n *Network, conn net.PacketConn, what string, answer func(ctx context.Context, packet []byte, from netip.AddrPort) *reply) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	slots := make(chan struct{}, dhcpWorkers)
-	return readPackets(ctx, conn, dhcpMaxPacket+1, "DHCP on network "+network, func(b []byte, from net.Addr) {
+	return readPackets(ctx, conn, dhcpMaxPacket+1, what, func(b []byte, addr net.Addr) {
+		from, _ := addrPortOf(addr)
 		slots <- struct{}{}
 		packet := slices.Clone(b)
 		wg.Go(func() {
 			defer func() { <-slots }()
 			ctx, cancel := context.WithTimeout(ctx, dhcpTimeout)
 			defer cancel()
-			reply := s.answer(ctx, n, packet)
+			s.captureRequest(conn, n, packet, from)
+			reply := answer(ctx, packet, from)
 			if reply == nil {
 				return
 			}
@@ -107,6 +117,9 @@ func (s *Server) answer(ctx context.Context, on *Network, packet []byte) *reply 
 	}
 	r.client.Network = n.Name
 	x := &exchange{s: s, start: start, on: on, n: n, r: r}
+	if n.Proxy {
+		return x.proxy(ctx)
+	}
 	switch r.kind {
 	case dhcpv4.MessageTypeDiscover:
 		return x.discover(ctx)
@@ -149,8 +162,32 @@ func (s *Server) subnet(on *Network, r *request) (*Network, error) {
 	return n, nil
 }
 
+// captureRequest shows a client's packet to the capture.
+func (s *Server) captureRequest(conn net.PacketConn, n *Network, b []byte, from netip.AddrPort) {
+	if !s.capture.listens() || len(b) < dhcpHeader {
+		return
+	}
+	to := netip.AddrPortFrom(limitedBroadcast(), dhcpServerPort)
+	if from.Addr().IsValid() && !from.Addr().IsUnspecified() {
+		to = netip.AddrPortFrom(n.Server, localPort(conn))
+	} else {
+		from = netip.AddrPortFrom(netip.IPv4Unspecified(), dhcpClientPort)
+	}
+	s.capture.packet(Packet{Time: s.now(), MAC: net.HardwareAddr(b[28:34]), From: from, To: to, Data: b})
+}
+
+func localPort(conn net.PacketConn) uint16 {
+	if ap, ok := addrPortOf(conn.LocalAddr()); ok {
+		return ap.Port()
+	}
+	return dhcpServerPort
+}
+
 // send writes a reply to where RFC 2131 §4.1 wants it.
 func (s *Server) send(conn net.PacketConn, on *Network, p *reply) {
+	if s.capture.listens() {
+		s.capture.packet(Packet{Time: s.now(), MAC: p.mac, From: netip.AddrPortFrom(on.Server, localPort(conn)), To: p.to, Sent: true, Data: p.bytes})
+	}
 	var err error
 	frames, ok := conn.(FrameSender)
 	switch {

@@ -90,6 +90,8 @@ type encoder struct {
 	b   []byte
 	r   *request
 	max int // longest packet that the client takes
+
+	proxy bool // the address is another server's
 }
 
 // newEncoder writes the header and what every reply carries. xid, flags,
@@ -131,7 +133,14 @@ func (e *encoder) boot(server netip.Addr, file string, r *request) {
 		e.text(optVendorClass, "PXEClient")
 		// 43.6 = 8: skip discovery, boot the file named here (PXE 2.1 §2.2.3;
 		// FIELD-NOTES item 15). Without a valid 43 EDK2 goes to port 4011.
-		e.bytes(optVendor, []byte{6, 1, 8, 255})
+		v := []byte{6, 1, 8}
+		if item := subOption(r.opt(optVendor), pxeBootItem); len(item) == 4 {
+			v = append(append(v, pxeBootItem, 4), item...) // mirrored, or the client drops the reply
+		}
+		e.bytes(optVendor, append(v, 255))
+	case e.proxy:
+		// iPXE knows a proxy's offer by this.
+		e.text(optVendorClass, "PXEClient")
 	}
 	e.text(optTFTPServer, server.String())
 }

@@ -106,15 +106,7 @@ func (x *exchange) commit(ctx context.Context, addr netip.Addr, state string, se
 	if err != nil {
 		return nil
 	}
-	st := stageAddress
-	if boot.decision.Action == BootDisk {
-		st = stageDisk
-	} else if c.IPXE {
-		st = stageIPXE
-	} else if boot.file == "" {
-		st = stageNone
-	}
-	x.s.noteStage(*c, st, boot.file)
+	x.s.noteStage(*c, boot.stage(*c), boot.file)
 	x.record("dhcp.ack", fmt.Sprintf("has %v for %v (%s)%s", addr, lease.Duration, state, boot.sentence()), nil)
 	return x.reply(msgAck, lease, boot)
 }

@@ -29,6 +29,7 @@ const (
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serveHTTP) }
 
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	w = s.tapHTTP(w, r)
 	at := remoteAddr(r)
 	n := s.networkFor(at)
 	name, err := cleanName(r.URL.Path)

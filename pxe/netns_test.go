@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -58,6 +59,23 @@ func (n *netns) run(t testing.TB, args ...string) string {
 	return string(out)
 }
 
+// start runs a program that dies with the test process. Pdeathsig goes by the
+// thread that forked, and threads of do end: the program gets one of its own.
+func start(cmd *exec.Cmd) (exited <-chan error, err error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started, done := make(chan error, 1), make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			done <- cmd.Wait()
+		}
+	}()
+	return done, <-started
+}
+
 // do runs f on a thread inside the namespace; sockets that it opens stay there.
 func (n *netns) do(f func() error) error {
 	done := make(chan error, 1)
@@ -83,10 +101,32 @@ func (n *netns) serve(t testing.TB, s *Server, ifname string) {
 	t.Helper()
 	nw := s.order[0]
 	var dhcp *DHCPConn
-	var tftp net.PacketConn
+	err := n.do(func() (err error) {
+		dhcp, err = ListenDHCP(ifname)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.ServeDHCP(ctx, nw.Name, dhcp) }()
+	t.Cleanup(func() {
+		cancel()
+		check(t, "ServeDHCP", <-done)
+		dhcp.Close()
+	})
+	n.serveBut67(t, s)
+}
+
+// serveBut67 runs everything but DHCP's port 67.
+func (n *netns) serveBut67(t testing.TB, s *Server) {
+	t.Helper()
+	nw := s.order[0]
+	var tftp, binl net.PacketConn
 	var web net.Listener
 	err := n.do(func() (err error) {
-		if dhcp, err = ListenDHCP(ifname); err != nil {
+		if binl, err = net.ListenPacket("udp4", nw.Server.String()+":4011"); err != nil {
 			return err
 		}
 		if tftp, err = net.ListenPacket("udp4", nw.Server.String()+":69"); err != nil {
@@ -101,7 +141,7 @@ func (n *netns) serve(t testing.TB, s *Server, ifname string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	srv := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second}
-	wg.Go(func() { check(t, "ServeDHCP", s.ServeDHCP(ctx, nw.Name, dhcp)) })
+	wg.Go(func() { check(t, "ServeBINL", s.ServeBINL(ctx, nw.Name, binl)) })
 	wg.Go(func() {
 		check(t, "ServeTFTP", s.ServeTFTP(ctx, tftp, func(_ context.Context, local netip.Addr) (c net.PacketConn, err error) {
 			err = n.do(func() error {
@@ -120,7 +160,7 @@ func (n *netns) serve(t testing.TB, s *Server, ifname string) {
 			srv.Close()
 		}
 		wg.Wait()
-		dhcp.Close()
+		binl.Close()
 		tftp.Close()
 	})
 }

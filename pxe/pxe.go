@@ -112,6 +112,11 @@ type Network struct {
 	MTU      int
 	HTTPPort int // boot HTTP at http://Server:HTTPPort/boot/; default 80
 
+	// Proxy leaves addresses to somebody else's DHCP server on the network and
+	// gives boot information alone (ProxyDHCP, PXE 2.1 §2.2.3); Leases is not
+	// asked.
+	Proxy bool
+
 	// Relays are the relay agents (giaddr) whose clients are answered.
 	// Packets of any other relay are dropped and recorded.
 	Relays []netip.Addr

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -40,11 +39,11 @@ func qemu(t *testing.T, ns *netns, args ...string) *machine {
 	m.cmd = ns.command(context.Background(), args...)
 	var stderr bytes.Buffer
 	m.cmd.Stderr = &stderr
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} // a test that is killed leaves no guest
-	if err := m.cmd.Start(); err != nil {
+	exited, err := start(m.cmd) // a test that is killed leaves no guest
+	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { m.exited <- m.cmd.Wait() }()
+	go func() { m.exited <- <-exited }()
 	t.Cleanup(func() {
 		m.cmd.Process.Kill()
 		if stderr.Len() > 0 {
@@ -131,8 +130,32 @@ func firmwareRig(t *testing.T, kernel string) (*netns, *fixture) {
 	f.files = files
 	f.decision = Decision{Action: BootKernel, Kernel: "agent/vmlinuz", Initrds: []string{"agent/a", "agent/b"},
 		Cmdline: "console=ttyS0 panic=-1 fettle.mark=via-pxe", Reason: "test"}
+	saveCapture(t, f)
 	ns.serve(t, f.Server, "tap0")
 	return ns, f
+}
+
+// saveCapture writes what the firmware sent to $FETTLE_CAPTURES, for testdata.
+func saveCapture(t *testing.T, f *fixture) {
+	t.Helper()
+	dir := os.Getenv("FETTLE_CAPTURES")
+	if dir == "" {
+		return
+	}
+	file, err := os.Create(filepath.Join(dir, strings.NewReplacer("/", "-", " ", "-").Replace(t.Name())+".pcapng"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.capture = NewCapture()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f.capture.Stream(ctx, file) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := errors.Join(<-done, file.Close()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // ramdisks fills the two ramdisks: an init that reads a file of each.

@@ -105,6 +105,21 @@ func (s *Server) noteFetch(at netip.Addr, st stage, what string) {
 	}
 }
 
+// noteAddress remembers the address that a client has from another server, and
+// that it took our boot file with it.
+func (s *Server) noteAddress(c Client) {
+	now := s.now()
+	s.clients.update(c.MAC, func(e *seen) {
+		e.client.Addr, e.asked = c.Addr, 0
+		if e.stage == stageOffered {
+			e.stage, e.stageAt = stageAddress, now
+			if e.client.IPXE {
+				e.stage = stageIPXE
+			}
+		}
+	})
+}
+
 // noteRefused remembers that a client prefers another server.
 func (s *Server) noteRefused(c Client, server netip.Addr) {
 	s.clients.update(c.MAC, func(e *seen) {

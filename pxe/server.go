@@ -17,6 +17,7 @@ type Config struct {
 	Leases   Leases
 	Files    Files
 	Recorder Recorder         // may be nil
+	Capture  *Capture         // may be nil
 	Logger   *slog.Logger     // may be nil
 	Now      func() time.Time // may be nil: time.Now
 }
@@ -34,6 +35,7 @@ type Server struct {
 	log      *slog.Logger
 	now      func() time.Time
 	clients  *clients
+	capture  *Capture
 
 	tftp tftpLimits
 }
@@ -59,6 +61,7 @@ func New(c Config) (*Server, error) {
 		log:      c.Logger,
 		now:      c.Now,
 		clients:  newClients(maxClients),
+		capture:  c.Capture,
 		tftp:     tftpLimits{perHost: map[netip.Addr]int{}, active: map[tftpKey]bool{}},
 	}
 	if s.recorder == nil {

@@ -71,6 +71,9 @@ func (s *Server) ServeTFTP(ctx context.Context, conn net.PacketConn, dial func(c
 		if !ok {
 			return
 		}
+		if s.capture.listens() {
+			s.capture.packet(Packet{Time: s.now(), MAC: s.macAt(peer.Addr()), From: peer, To: netip.AddrPortFrom(s.localFor(conn, peer.Addr()), 69), Data: b})
+		}
 		q, err := parseTFTP(b)
 		var refusal *tftpRefusal
 		if errors.As(err, &refusal) {
@@ -135,6 +138,7 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 		e.Err = fmt.Errorf("opening a socket for the transfer: %w", err)
 		return
 	}
+	conn = s.tap(conn, peer.Addr(), n.Server)
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()

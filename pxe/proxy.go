@@ -1,0 +1,150 @@
+package pxe
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+)
+
+// binlPort is where clients ask a boot server that is no DHCP server
+// (PXE 2.1 §2.2.2; Microsoft calls the service BINL).
+const binlPort = 4011
+
+// proxy answers beside a DHCP server that is somebody else's (PXE 2.1 §2.2.3):
+// boot information without an address, to clients that boot and to nobody
+// else.
+func (x *exchange) proxy(ctx context.Context) *reply {
+	r, c := x.r, &x.r.client
+	switch r.kind {
+	case dhcpv4.MessageTypeDiscover:
+		if !c.boots() {
+			return nil
+		}
+		x.record("dhcp.discover", fmt.Sprintf("asked for an address on %s: %s", x.n.Name, c.describe()), nil)
+		x.s.noteDiscover(x)
+		return x.proxyOffer(ctx)
+	case dhcpv4.MessageTypeRequest:
+		if !x.s.serves(r.server) {
+			x.learn()
+			return nil
+		}
+		// Some ROMs ask on port 67 too.
+		return x.binl(ctx)
+	case dhcpv4.MessageTypeInform:
+		return x.binl(ctx)
+	default:
+		return nil // addresses are the other server's
+	}
+}
+
+// proxyOffer names the boot file. siaddr and file are always set: without them
+// iPXE goes to port 4011 (FIELD-NOTES item 14).
+func (x *exchange) proxyOffer(ctx context.Context) *reply {
+	boot, err := x.boot(ctx)
+	if err != nil {
+		return nil
+	}
+	if boot.file == "" {
+		x.record("dhcp.offer", "was offered nothing by ProxyDHCP"+boot.note, nil)
+		return nil
+	}
+	x.s.noteStage(x.r.client, stageOffered, boot.file)
+	x.record("dhcp.offer", fmt.Sprintf("was offered boot file %s by ProxyDHCP%s", boot.file, boot.note), nil)
+	return x.proxyReply(msgOffer, boot)
+}
+
+// learn sees which address a client takes from the other server: its fetches
+// are known by it.
+func (x *exchange) learn() {
+	r, c := x.r, x.r.client
+	addr := r.want
+	if !addr.IsValid() {
+		addr = r.ciaddr
+	}
+	if !addr.IsValid() || !x.n.Prefix.Contains(addr) {
+		return
+	}
+	known, ok := x.s.clients.of(c.MAC)
+	if !ok || !known.boots() {
+		return // it has never asked for a boot file
+	}
+	c.Addr = addr
+	x.s.noteAddress(c)
+	from := "the network's DHCP server"
+	if r.server.IsValid() {
+		from = "DHCP server " + r.server.String()
+	}
+	x.s.record(x.start, x.n, c, "dhcp.address", fmt.Sprintf("takes %v from %s", addr, from), nil)
+}
+
+// ServeBINL answers on port 4011 until ctx ends, which is no error, or conn
+// fails. It does not close conn. Firmware asks there when the offer that it
+// took says PXEClient and has no valid option 43 (FIELD-NOTES item 15).
+func (s *Server) ServeBINL(ctx context.Context, network string, conn net.PacketConn) error {
+	n := s.networks[network]
+	if n == nil {
+		return fmt.Errorf("pxe: no network named %q is configured", network)
+	}
+	return s.serveRequests(ctx, n, conn, "boot requests (port 4011) on network "+network, func(ctx context.Context, b []byte, from netip.AddrPort) *reply {
+		return s.answerBINL(ctx, n, b, from)
+	})
+}
+
+// answerBINL is a whole exchange on port 4011 without a socket.
+func (s *Server) answerBINL(ctx context.Context, n *Network, packet []byte, from netip.AddrPort) *reply {
+	start := s.now()
+	r, err := parseRequest(packet, dhcpMaxPacket)
+	if err != nil {
+		s.log.Debug("dropped a packet of port 4011", "network", n.Name, "reason", err)
+		return nil
+	}
+	r.client.Network = n.Name
+	x := &exchange{s: s, start: start, on: n, n: n, r: r}
+	switch r.kind {
+	case dhcpv4.MessageTypeRequest, dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeInform:
+	default:
+		x.record("dhcp.drop", fmt.Sprintf("sent DHCP message type %d to port %d", r.kind, binlPort), nil)
+		return nil
+	}
+	if !r.ciaddr.IsValid() && n.Prefix.Contains(from.Addr()) {
+		r.client.Addr = from.Addr()
+	}
+	p := x.binl(ctx)
+	if p != nil {
+		// To where it came from, port and all; ciaddr is kept (FIELD-NOTES item 15).
+		p.to, p.unicastFrame = from, false
+	}
+	return p
+}
+
+// binl acknowledges a client that has its address and asks for a boot file.
+func (x *exchange) binl(ctx context.Context) *reply {
+	c := x.r.client
+	if !c.boots() {
+		return nil
+	}
+	boot, err := x.boot(ctx)
+	if err != nil {
+		return nil
+	}
+	if boot.file == "" {
+		x.record("dhcp.binl", "asked for a boot file and got none"+boot.note, nil)
+		return nil
+	}
+	x.s.noteStage(c, boot.stage(c), boot.file)
+	x.record("dhcp.binl", fmt.Sprintf("asked for a boot file and was told %s%s", boot.file, boot.note), nil)
+	return x.proxyReply(msgAck, boot)
+}
+
+// proxyReply encodes an OFFER or ACK that gives no address: yiaddr is 0.
+func (x *exchange) proxyReply(kind byte, boot bootInfo) *reply {
+	e := newEncoder(x.r, kind, x.on.Server)
+	e.proxy = true
+	e.boot(x.on.Server, boot.file, x.r)
+	p := &reply{bytes: e.finish(boot.file), mac: x.r.client.MAC}
+	p.destination(x.r, netip.Addr{}, false)
+	return p
+}
