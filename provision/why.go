@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/fettle-dev/fettle/state"
@@ -49,7 +50,7 @@ func sentences(events []state.Event) []string {
 		if e.Text == "" || e.Kind == state.KindProgress {
 			continue
 		}
-		line := fmt.Sprintf("%s  %-8s %s", e.Time.Local().Format("15:04:05"), e.Actor, e.Text)
+		line := fmt.Sprintf("%s  %-8s %s", e.Time.Local().Format("15:04:05"), e.Actor, strings.TrimPrefix(e.Text, e.Actor+" "))
 		if n > 1 {
 			line += fmt.Sprintf(" (%d times)", n)
 		}

@@ -92,8 +92,11 @@ func newE2ERig(t *testing.T) *e2eRig {
 				t.Errorf("fettle lab down at the end = %d; %s", res.status, res.stderr)
 			}
 		}
-		if !t.Failed() {
-			os.RemoveAll(r.root)
+		if _, err := os.Stat(r.dir()); err == nil {
+			return // what lab down left is for people to look at
+		}
+		if err := os.RemoveAll(r.root); err != nil {
+			t.Error(err)
 		}
 	})
 	r.bin = e2eBinary(t, repo, r.root)
