@@ -28,6 +28,9 @@ func (p *Provisioner) plan(ctx context.Context, s *site.Site, machines []string)
 		return state.Plan{}, err
 	}
 	plan := state.Plan{Revision: s.Revision()}
+	if err := p.bootable(ctx); err != nil {
+		return state.Plan{}, err
+	}
 	var errs []error
 	for _, m := range ms {
 		mp, err := p.planMachine(ctx, s, m)
@@ -47,6 +50,21 @@ func (p *Provisioner) plan(ctx context.Context, s *site.Site, machines []string)
 	sum := sha256.Sum256(b)
 	plan.Digest = "sha256:" + hex.EncodeToString(sum[:])
 	return plan, nil
+}
+
+// bootable tells what is missing to boot any machine into the agent, before one
+// is switched on in vain.
+func (p *Provisioner) bootable(ctx context.Context) error {
+	for _, name := range []string{agentRelease, loadersRelease} {
+		_, ok, err := p.c.Releases.Latest(ctx, name)
+		if err != nil {
+			return fmt.Errorf("finding image %s: %w", name, err)
+		}
+		if !ok {
+			return fmt.Errorf("machines cannot boot from the network: image %s is not built: fettle image build %s", name, name)
+		}
+	}
+	return nil
 }
 
 func (p *Provisioner) planMachine(ctx context.Context, s *site.Site, m site.Machine) (state.MachinePlan, error) {
@@ -222,6 +240,9 @@ func (p *Provisioner) Inspect(ctx context.Context, actor string, machines []stri
 	s := p.c.Site()
 	ms, err := s.Select(machines...)
 	if err != nil {
+		return nil, err
+	}
+	if err := p.bootable(ctx); err != nil {
 		return nil, err
 	}
 	var ids []string
