@@ -58,7 +58,7 @@ func Down(ctx context.Context, o Options, progress func(Step)) error {
 		}
 		defer lock.Close()
 	}
-	hv, err := connect(o.URI)
+	hv, err := dial(ctx, o.URI)
 	if err != nil {
 		return err
 	}

@@ -73,7 +73,7 @@ func (f folder) claim(lab, uri string, now time.Time) error {
 	}
 	if ok {
 		if m.Lab != lab {
-			return because(ErrForeign, nil, "folder %s belongs to lab %s: choose another with --dir", f, m.Lab)
+			return because(ErrForeign, nil, "folder %s belongs to lab %s: choose another folder of labs with --labs", f, m.Lab)
 		}
 		if m.URI != uri {
 			return fmt.Errorf("lab %s in %s was made at %s, not at %s: say that URI, or take the lab down first", lab, f, m.URI, uri)
@@ -85,7 +85,7 @@ func (f folder) claim(lab, uri string, now time.Time) error {
 		return fmt.Errorf("lab folder: %w", err)
 	}
 	if len(entries) > 0 {
-		return because(ErrForeign, nil, "folder %s is not empty (%s) and no lab made it: choose another with --dir", f, entries[0].Name())
+		return because(ErrForeign, nil, "folder %s is not empty (%s) and no lab made it: choose another folder of labs with --labs", f, entries[0].Name())
 	}
 	// QEMU may run as another user, which must reach disks and sockets by name.
 	if err := os.MkdirAll(string(f), 0o711); err != nil {

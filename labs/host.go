@@ -172,7 +172,7 @@ func checkRoom(p *Plan, dir folder, madeDisk func(DiskPlan, string) bool, runnin
 		return fmt.Errorf("free space of %s: %w", dir, err)
 	}
 	if free := int64(st.Bavail) * st.Bsize; free < disk {
-		return because(ErrCapacity, nil, "lab %s needs about %s of disk space in %s and %s are free: make room, choose another folder with --dir, or fewer machines with --machines",
+		return because(ErrCapacity, nil, "lab %s needs about %s of disk space in %s and %s are free: make room, choose another folder with --labs, or fewer machines with --machines",
 			p.Name, gib(disk), dir, gib(free))
 	}
 	free, err := availableMemory()

@@ -1,5 +1,50 @@
 package labs
 
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// dialLimit is how long a libvirt daemon may take to answer. One that starts on
+// demand takes seconds.
+const dialLimit = 30 * time.Second
+
+// dial connects to libvirt at uri, within a bound: libvirt itself waits for a
+// daemon that is stuck for ever, whatever ctx says. What answers late is closed.
+func dial(ctx context.Context, uri string) (hypervisor, error) {
+	return dialWithin(ctx, uri, dialLimit, connect)
+}
+
+func dialWithin(ctx context.Context, uri string, limit time.Duration, connect func(string) (hypervisor, error)) (hypervisor, error) {
+	type answer struct {
+		hv  hypervisor
+		err error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		hv, err := connect(uri)
+		answered <- answer{hv, err}
+	}()
+	late := func() {
+		if a := <-answered; a.err == nil {
+			_ = a.hv.close() // nobody has used it
+		}
+	}
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case a := <-answered:
+		return a.hv, a.err
+	case <-ctx.Done():
+		go late()
+		return nil, fmt.Errorf("connecting to libvirt at %s: %w", uri, ctx.Err())
+	case <-t.C:
+		go late()
+		return nil, because(ErrMissing, nil, "libvirt at %s does not answer within %s: its daemon is stuck; restart it (systemctl restart libvirtd, or labs/libvirtd.sh stop and start)", uri, limit)
+	}
+}
+
 // hypervisor is what a lab asks of libvirt. It is an interface so that a
 // fettle that was built without libvirt still compiles, and says so. Methods
 // may be called concurrently.

@@ -66,11 +66,13 @@ func explainConnect(uri string, err error) error {
 		return because(ErrMissing, err, "libvirt's library is not installed (%s): %s", text, installHint)
 	case has("Permission denied", "authentication", "polkit"):
 		return because(ErrMissing, err, "libvirt at %s refuses this user (%s): use qemu:///session, or add the user to the group libvirt", uri, text)
+	case has("no connection driver"):
+		return because(ErrMissing, err, "libvirt knows no URI like %s: say --connect qemu:///session or qemu:///system", uri)
 	case has("No such file or directory", "Connection refused", "Cannot find", "Unable to", "cannot execute"):
 		return because(ErrMissing, err, "no libvirt daemon answers at %s (%s): install it with %s, start it with systemctl start libvirtd, or with labs/libvirtd.sh start where there is no systemd",
 			uri, text, installHint)
 	}
-	return fmt.Errorf("connecting to libvirt at %s: %w", uri, err)
+	return because(ErrMissing, err, "connecting to libvirt at %s failed (%s): see its daemon's log, or restart it", uri, text)
 }
 
 func (l *libvirtd) close() error {

@@ -93,7 +93,7 @@ func (l *Lab) open(ctx context.Context, o Options) error {
 		return err
 	}
 	var err error
-	if l.hv, err = connect(o.URI); err != nil {
+	if l.hv, err = dial(ctx, o.URI); err != nil {
 		return err
 	}
 	domains, err := l.hv.domains()
@@ -145,11 +145,11 @@ func (l *Lab) checkForeign(domains []domain) error {
 	for _, d := range domains {
 		t, _, ok := readTag(d.xml)
 		if ok && t.Name == l.plan.Name && t.Dir != string(l.r.dir) {
-			return because(ErrForeign, nil, "a lab called %s exists already in %s: say --dir %s, or another name with --name", t.Name, t.Dir, t.Dir)
+			return because(ErrForeign, nil, "a lab called %s exists already in %s: say --labs %s, or another name with --lab", t.Name, t.Dir, filepath.Dir(t.Dir))
 		}
 		for _, m := range l.plan.Machines {
 			if d.name == m.Domain && (!ok || t.Name != l.plan.Name) {
-				return because(ErrForeign, nil, "the libvirt domain %s exists and lab %s did not make it: remove it, or name the lab otherwise with --name", d.name, l.plan.Name)
+				return because(ErrForeign, nil, "the libvirt domain %s exists and lab %s did not make it: remove it, or name the lab otherwise with --lab", d.name, l.plan.Name)
 			}
 		}
 	}

@@ -98,7 +98,7 @@ func Root() (string, error) {
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {
-		return "", fmt.Errorf("finding a folder for labs: %w: say --dir", err)
+		return "", fmt.Errorf("finding a folder for labs: %w: say --labs FOLDER", err)
 	}
 	return filepath.Join(home, ".local", "state", "fettle", "labs"), nil
 }

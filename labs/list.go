@@ -51,7 +51,7 @@ func List(ctx context.Context, uri string) ([]Info, error) {
 			labs[dir] = &Info{Name: m.Lab, Dir: dir, URI: m.URI}
 		}
 	}
-	hv, err := connect(uri)
+	hv, err := dial(ctx, uri)
 	if err != nil {
 		return nil, err
 	}

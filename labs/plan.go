@@ -162,7 +162,7 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 func (p *Plan) checkPaths(dir string) error {
 	for _, m := range p.Machines {
 		if s := folder(dir).consoleUser(m.Name); len(s) > unixPathMax {
-			return fmt.Errorf("lab %s: the console socket %s has a name of %d bytes and the kernel allows %d: choose a shorter folder with --dir",
+			return fmt.Errorf("lab %s: the console socket %s has a name of %d bytes and the kernel allows %d: choose a shorter folder with --labs",
 				p.Name, s, len(s), unixPathMax)
 		}
 	}

@@ -17,11 +17,8 @@ func Check(ctx context.Context, o Options) error {
 	if err := r.findTools(&Plan{}); err != nil {
 		return err
 	}
-	hv, err := connect(o.URI)
+	hv, err := dial(ctx, o.URI)
 	if err != nil {
-		return err
-	}
-	if err := ctx.Err(); err != nil {
 		return err
 	}
 	return hv.close()
