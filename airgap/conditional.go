@@ -1,0 +1,92 @@
+package airgap
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+
+	"github.com/fettle-dev/fettle/blob"
+)
+
+// validators are what a server said of a file, to ask whether it changed: RFC
+// 9110 §8.8.
+type validators struct {
+	URL      string      `json:"url"`
+	ETag     string      `json:"etag,omitempty"`
+	Modified string      `json:"modified,omitempty"`
+	SHA256   blob.Digest `json:"sha256"`
+}
+
+// Index fetches a file whose digest is not known, by a conditional request
+// when it was fetched before. Its bytes are not to be trusted before a
+// signature vouched for them. More than limit bytes are refused.
+func (f *Fetcher) Index(ctx context.Context, rawURL string, limit int64) ([]byte, error) {
+	f.init()
+	sum := sha256.Sum256([]byte(rawURL))
+	path := filepath.Join(f.Dir, "conditional", hex.EncodeToString(sum[:])+".json")
+	var v validators
+	var old []byte
+	if data, err := os.ReadFile(path); err == nil && unmarshal(data, &v) == nil && v.URL == rawURL {
+		if n, err := f.Blobs.Size(v.SHA256); err == nil && n <= limit {
+			// Damaged bytes are fetched again.
+			old, _ = readBlob(ctx, f.Blobs, v.SHA256, limit)
+		}
+	}
+	var out []byte
+	err := f.try(ctx, rawURL, func() (err error) {
+		out, v, err = f.conditional(ctx, rawURL, limit, old, v)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fetching %s: %w", redact(rawURL), err)
+	}
+	if v.SHA256 != "" {
+		return out, nil // unchanged
+	}
+	d, err := putBytes(ctx, f.Blobs, out)
+	if err != nil {
+		return nil, err
+	}
+	v.SHA256 = d
+	data, err := marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return out, writeFile(path, data)
+}
+
+// conditional makes the request. The validators' digest is "" when the bytes
+// are new.
+func (f *Fetcher) conditional(ctx context.Context, rawURL string, limit int64, old []byte, v validators) ([]byte, validators, error) {
+	header := http.Header{}
+	if old != nil && v.ETag != "" {
+		header.Set("If-None-Match", v.ETag)
+	}
+	if old != nil && v.Modified != "" {
+		header.Set("If-Modified-Since", v.Modified)
+	}
+	resp, done, err := f.do(ctx, rawURL, header)
+	if err != nil {
+		return nil, v, err
+	}
+	defer done()
+	if resp.StatusCode == http.StatusNotModified && len(header) > 0 {
+		return old, v, nil
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, v, statusError(resp)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	if err != nil {
+		return nil, v, err
+	}
+	if int64(len(b)) > limit {
+		return nil, v, permanent{fmt.Errorf("upstream sends more than %d bytes for an index", limit)}
+	}
+	return b, validators{URL: rawURL, ETag: resp.Header.Get("ETag"), Modified: resp.Header.Get("Last-Modified")}, nil
+}

@@ -1,0 +1,196 @@
+package airgap
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"slices"
+
+	"github.com/fettle-dev/fettle/blob"
+)
+
+// LockVersion is the version of the lock's form.
+const LockVersion = 1
+
+// Lock is what a site's mirrors are, exactly: FORMAT.md.
+type Lock struct {
+	Version int            `json:"lock"`
+	Mirrors []LockedMirror `json:"mirrors"`
+}
+
+// LockedMirror is a resolved mirror.
+type LockedMirror struct {
+	Name   string      `json:"name"`
+	Format string      `json:"format"`
+	Spec   Mirror      `json:"spec"`
+	Inputs blob.Digest `json:"inputs"`
+	Trust  []Trust     `json:"trust"`
+	Items  []Item      `json:"items"`
+}
+
+// Mirror is the mirror called name.
+func (l Lock) Mirror(name string) (LockedMirror, bool) {
+	for _, m := range l.Mirrors {
+		if m.Name == name {
+			return m, true
+		}
+	}
+	return LockedMirror{}, false
+}
+
+// Size is the number of distinct files of a lock and their bytes; files of
+// unknown size count as 0.
+func (l Lock) Size() (files int, bytes int64) {
+	seen := map[blob.Digest]bool{}
+	for _, m := range l.Mirrors {
+		for _, it := range m.Items {
+			if !seen[it.SHA256] {
+				seen[it.SHA256] = true
+				files++
+				bytes += max(0, it.Size)
+			}
+		}
+	}
+	return files, bytes
+}
+
+// Sort brings a mirror's items and trust into the lock's order.
+func (m *LockedMirror) Sort() {
+	slices.SortFunc(m.Items, func(a, b Item) int { return cmp.Compare(a.Path, b.Path) })
+	slices.SortFunc(m.Trust, func(a, b Trust) int {
+		return cmp.Or(cmp.Compare(a.What, b.What), cmp.Compare(a.Source, b.Source))
+	})
+}
+
+// Check tells whether a lock keeps the rules of FORMAT.md.
+func (l Lock) Check() error {
+	if l.Version != LockVersion {
+		return fmt.Errorf("a lock of version %d; this fettle reads version %d", l.Version, LockVersion)
+	}
+	for i, m := range l.Mirrors {
+		if err := CheckName("mirror", m.Name); err != nil {
+			return err
+		}
+		if err := CheckName("format", m.Format); err != nil {
+			return err
+		}
+		if i > 0 && l.Mirrors[i-1].Name >= m.Name {
+			return fmt.Errorf("mirror %s of the lock stands twice or is not in order; resolve again", m.Name)
+		}
+		if err := m.check(); err != nil {
+			return fmt.Errorf("mirror %s: %w", m.Name, err)
+		}
+	}
+	return nil
+}
+
+func (m LockedMirror) check() error {
+	if m.Spec.Name != m.Name || m.Spec.Format != m.Format {
+		return fmt.Errorf("its spec is of mirror %q, format %q", m.Spec.Name, m.Spec.Format)
+	}
+	if err := m.Inputs.Validate(); err != nil {
+		return err
+	}
+	for i, it := range m.Items {
+		if err := CheckPath(it.Path); err != nil {
+			return err
+		}
+		if i > 0 && m.Items[i-1].Path >= it.Path {
+			return fmt.Errorf("%s stands twice or is not in order", it.Path)
+		}
+		if err := it.SHA256.Validate(); err != nil {
+			return fmt.Errorf("%s: %w", it.Path, err)
+		}
+		if it.Size < -1 {
+			return fmt.Errorf("%s has %d bytes", it.Path, it.Size)
+		}
+		switch it.Kind {
+		case KindIndex, KindPackage, KindFile, KindEvidence:
+		default:
+			return fmt.Errorf("%s is of unknown kind %q", it.Path, it.Kind)
+		}
+		u, err := url.Parse(it.URL)
+		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+			return fmt.Errorf("%s: %q is no http or https address", it.Path, it.URL)
+		}
+	}
+	return nil
+}
+
+// MarshalLock writes a lock: one item a line.
+func MarshalLock(l Lock) ([]byte, error) {
+	if err := l.Check(); err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "{\"lock\":%d,\"mirrors\":[", l.Version)
+	for i, m := range l.Mirrors {
+		items := m.Items
+		m.Items = nil
+		if m.Trust == nil {
+			m.Trust = []Trust{}
+		}
+		head, err := marshal(m)
+		if err != nil {
+			return nil, err
+		}
+		head = bytes.TrimSuffix(head, []byte("null}"))
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, "\n%s[", head)
+		for j, it := range items {
+			line, err := marshal(it)
+			if err != nil {
+				return nil, err
+			}
+			if j > 0 {
+				b.WriteByte(',')
+			}
+			fmt.Fprintf(&b, "\n%s", line)
+		}
+		b.WriteString("\n]}")
+	}
+	b.WriteString("\n]}\n")
+	return b.Bytes(), nil
+}
+
+// ParseLock reads a lock.
+func ParseLock(data []byte) (Lock, error) {
+	var l Lock
+	if err := unmarshal(data, &l); err != nil {
+		return Lock{}, fmt.Errorf("reading the lock: %w", err)
+	}
+	if err := l.Check(); err != nil {
+		return Lock{}, fmt.Errorf("reading the lock: %w", err)
+	}
+	return l, nil
+}
+
+// marshal is JSON without escaping for HTML.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// unmarshal is strict: no unknown keys, nothing behind the value.
+func unmarshal(data []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return errors.New("something stands behind its end")
+	}
+	return nil
+}

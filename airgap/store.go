@@ -1,0 +1,327 @@
+package airgap
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/fettle-dev/fettle/blob"
+)
+
+const (
+	snapshotVersion = 1
+	maxSnapshot     = 1 << 30
+)
+
+// Snapshot is a lock and the trees that clients see. It never changes.
+type Snapshot struct {
+	Version int       `json:"snapshot"`
+	Name    string    `json:"name"`
+	Serial  int64     `json:"serial"`
+	Created time.Time `json:"created"`
+	Lock    Lock      `json:"lock"`
+	Trees   []Tree    `json:"trees"`
+}
+
+// Tree is what clients see of one mirror, at /FORMAT/MIRROR/.
+type Tree struct {
+	Mirror string `json:"mirror"`
+	Format string `json:"format"`
+	Files  []File `json:"files"`
+}
+
+// Blobs calls yield for every distinct file of the trees, in their order.
+func (s Snapshot) Blobs(yield func(File)) {
+	seen := map[blob.Digest]bool{}
+	for _, t := range s.Trees {
+		for _, f := range t.Files {
+			if !seen[f.SHA256] {
+				seen[f.SHA256] = true
+				yield(f)
+			}
+		}
+	}
+}
+
+// Size is the number of distinct files of the trees and their bytes.
+func (s Snapshot) Size() (files int, bytes int64) {
+	s.Blobs(func(f File) { files, bytes = files+1, bytes+f.Size })
+	return files, bytes
+}
+
+func (s Snapshot) check() error {
+	if s.Version != snapshotVersion {
+		return fmt.Errorf("a snapshot of version %d; this fettle reads version %d", s.Version, snapshotVersion)
+	}
+	if err := CheckName("snapshot", s.Name); err != nil {
+		return err
+	}
+	if s.Serial < 1 {
+		return fmt.Errorf("snapshot %s has serial %d", s.Name, s.Serial)
+	}
+	if err := s.Lock.Check(); err != nil {
+		return err
+	}
+	for i, t := range s.Trees {
+		if err := errors.Join(CheckName("mirror", t.Mirror), CheckName("format", t.Format)); err != nil {
+			return err
+		}
+		if i > 0 && s.Trees[i-1].Mirror >= t.Mirror {
+			return fmt.Errorf("tree %s stands twice or is not in order", t.Mirror)
+		}
+		for j, f := range t.Files {
+			if err := errors.Join(CheckPath(f.Path), f.SHA256.Validate()); err != nil {
+				return fmt.Errorf("tree %s: %w", t.Mirror, err)
+			}
+			if f.Size < 0 || j > 0 && t.Files[j-1].Path >= f.Path {
+				return fmt.Errorf("tree %s: %s stands twice, is not in order, or has no size", t.Mirror, f.Path)
+			}
+		}
+	}
+	return nil
+}
+
+func parseSnapshot(data []byte) (Snapshot, error) {
+	var s Snapshot
+	if err := unmarshal(data, &s); err != nil {
+		return Snapshot{}, fmt.Errorf("reading a snapshot: %w", err)
+	}
+	if err := s.check(); err != nil {
+		return Snapshot{}, fmt.Errorf("reading a snapshot: %w", err)
+	}
+	return s, nil
+}
+
+// Store is a folder of snapshots and their blobs: FORMAT.md. Its methods may
+// be called concurrently, also by several processes.
+type Store struct {
+	dir   string
+	blobs *blob.Store
+}
+
+// OpenStore opens the store in dir and makes it if there is none.
+func OpenStore(dir string) (*Store, error) {
+	b, err := blob.Open(filepath.Join(dir, "blobs"))
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "snapshots"), 0o755); err != nil {
+		return nil, fmt.Errorf("opening the mirror store: %w", err)
+	}
+	return &Store{dir, b}, nil
+}
+
+// Dir is the folder of the store.
+func (s *Store) Dir() string { return s.dir }
+
+// Blobs is where the bytes are.
+func (s *Store) Blobs() *blob.Store { return s.blobs }
+
+// ErrBusy says that another process changes the store.
+var ErrBusy = errors.New("another fettle changes this store")
+
+// lock makes this the one process that changes the store.
+func (s *Store) lock() (unlock func(), err error) {
+	f, err := os.OpenFile(filepath.Join(s.dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w (%s): wait until it is done", ErrBusy, s.dir)
+		}
+		return nil, err
+	}
+	return func() { f.Close() }, nil
+}
+
+// ErrNoSnapshot says that the store has no such snapshot.
+var ErrNoSnapshot = errors.New("no such snapshot")
+
+func (s *Store) snapshotPath(name string) string {
+	return filepath.Join(s.dir, "snapshots", name+".json")
+}
+
+// Snapshot is the snapshot called name and its digest.
+func (s *Store) Snapshot(name string) (Snapshot, blob.Digest, error) {
+	if err := CheckName("snapshot", name); err != nil {
+		return Snapshot{}, "", err
+	}
+	data, err := os.ReadFile(s.snapshotPath(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Snapshot{}, "", fmt.Errorf("%w: %s: see fettle mirror ls", ErrNoSnapshot, name)
+	}
+	if err != nil {
+		return Snapshot{}, "", err
+	}
+	snap, err := parseSnapshot(data)
+	if err == nil && snap.Name != name {
+		err = fmt.Errorf("it says that it is called %s", snap.Name)
+	}
+	if err != nil {
+		return Snapshot{}, "", fmt.Errorf("%s: %w", s.snapshotPath(name), err)
+	}
+	return snap, blob.FromBytes(data), nil
+}
+
+// Snapshots are all snapshots, in order of serial, then name.
+func (s *Store) Snapshots() ([]Snapshot, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, "snapshots"))
+	if err != nil {
+		return nil, fmt.Errorf("listing snapshots: %w", err)
+	}
+	var out []Snapshot
+	for _, e := range entries {
+		name, ok := strings.CutSuffix(e.Name(), ".json")
+		if !ok || CheckName("snapshot", name) != nil {
+			continue
+		}
+		snap, _, err := s.Snapshot(name)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, snap)
+	}
+	slices.SortFunc(out, func(a, b Snapshot) int { return cmp.Or(cmp.Compare(a.Serial, b.Serial), cmp.Compare(a.Name, b.Name)) })
+	return out, nil
+}
+
+// Latest is the snapshot with the greatest serial; ok is false when there is
+// none.
+func (s *Store) Latest() (snap Snapshot, ok bool, err error) {
+	all, err := s.Snapshots()
+	if err != nil || len(all) == 0 {
+		return Snapshot{}, false, err
+	}
+	return all[len(all)-1], true, nil
+}
+
+// add keeps a snapshot. The store is locked. The same snapshot may be added
+// twice.
+func (s *Store) add(snap Snapshot, data []byte) error {
+	err := createFile(s.snapshotPath(snap.Name), data)
+	if !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	old, err := os.ReadFile(s.snapshotPath(snap.Name))
+	if err != nil {
+		return err
+	}
+	if string(old) != string(data) {
+		return fmt.Errorf("there is another snapshot %s already, and snapshots never change: give this one another name", snap.Name)
+	}
+	return nil
+}
+
+// Served is the name of the served snapshot, "" when there is none.
+func (s *Store) Served() (string, error) {
+	b, err := os.ReadFile(filepath.Join(s.dir, "served"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(b)), err
+}
+
+// Use makes a snapshot the served one, atomically.
+func (s *Store) Use(name string) error {
+	if _, _, err := s.Snapshot(name); err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(s.dir, "served"), []byte(name+"\n"))
+}
+
+// Pin keeps a snapshot when others are removed; with on false it no longer is.
+func (s *Store) Pin(name string, on bool) error {
+	if _, _, err := s.Snapshot(name); err != nil {
+		return err
+	}
+	path := filepath.Join(s.dir, "pins", name)
+	if on {
+		return writeFile(path, nil)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Pinned tells whether a snapshot is pinned.
+func (s *Store) Pinned(name string) bool {
+	_, err := os.Stat(filepath.Join(s.dir, "pins", name))
+	return err == nil
+}
+
+// Collected is what a collection removed, or would remove.
+type Collected struct {
+	Snapshots []string `json:"snapshots"`
+	Blobs     int      `json:"blobs"`
+	Bytes     int64    `json:"bytes"`
+}
+
+// Collect removes all but the newest keep snapshots, the served one and pinned
+// ones, then every blob that no snapshot left needs, and what interrupted
+// transfers left. With dry it only says what would go.
+func (s *Store) Collect(ctx context.Context, keep int, dry bool) (Collected, error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return Collected{}, err
+	}
+	defer unlock()
+	all, err := s.Snapshots()
+	if err != nil {
+		return Collected{}, err // a snapshot that cannot be read may need anything
+	}
+	served, err := s.Served()
+	if err != nil {
+		return Collected{}, err
+	}
+	out := Collected{Snapshots: []string{}}
+	needed := map[blob.Digest]bool{}
+	for i, snap := range all {
+		if i < len(all)-max(keep, 1) && snap.Name != served && !s.Pinned(snap.Name) {
+			out.Snapshots = append(out.Snapshots, snap.Name)
+			continue
+		}
+		snap.Blobs(func(f File) { needed[f.SHA256] = true })
+		for _, m := range snap.Lock.Mirrors {
+			for _, it := range m.Items {
+				needed[it.SHA256] = true
+			}
+		}
+	}
+	if !dry {
+		for _, name := range out.Snapshots {
+			if err := os.Remove(s.snapshotPath(name)); err != nil {
+				return out, fmt.Errorf("removing snapshot %s: %w", name, err)
+			}
+		}
+		// What an import or a download remembers is of blobs that may go now.
+		if err := errors.Join(syncDir(filepath.Join(s.dir, "snapshots")),
+			os.RemoveAll(filepath.Join(s.dir, "imports")), os.RemoveAll(filepath.Join(s.dir, "partial"))); err != nil {
+			return out, err
+		}
+	}
+	err = s.blobs.List(ctx, func(d blob.Digest, n int64) error {
+		if needed[d] {
+			return nil
+		}
+		out.Blobs, out.Bytes = out.Blobs+1, out.Bytes+n
+		if dry {
+			return nil
+		}
+		return s.blobs.Remove(d)
+	})
+	if err != nil || dry {
+		return out, err
+	}
+	return out, s.blobs.Sweep()
+}

@@ -1,0 +1,156 @@
+package airgap
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fettle-dev/fettle/blob"
+)
+
+// Syncer resolves mirrors and brings them into a store.
+type Syncer struct {
+	Store   *Store
+	Fetch   *Fetcher
+	Formats []Format
+	Key     *Key // nil when there is none
+	Now     func() time.Time
+}
+
+func (s *Syncer) env() Env {
+	return Env{Fetch: s.Fetch, Blobs: s.Store.Blobs(), Key: s.Key, Now: s.Now}
+}
+
+func (s *Syncer) format(name string) (Format, error) {
+	var have []string
+	for _, f := range s.Formats {
+		if f.Name() == name {
+			return f, nil
+		}
+		have = append(have, f.Name())
+	}
+	return nil, fmt.Errorf("format %q is not one that this fettle mirrors: it has %s", name, strings.Join(have, ", "))
+}
+
+// Resolve asks every upstream and returns the lock. prev is an earlier lock.
+func (s *Syncer) Resolve(ctx context.Context, mirrors []Mirror, prev Lock) (Lock, error) {
+	out := Lock{Version: LockVersion}
+	var errs []error
+	for _, m := range mirrors {
+		lm, err := s.resolve(ctx, m, prev)
+		if ctx.Err() != nil {
+			return Lock{}, ctx.Err()
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("mirror %s: %w", m.Name, err))
+			continue
+		}
+		out.Mirrors = append(out.Mirrors, lm)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return Lock{}, err
+	}
+	slices.SortFunc(out.Mirrors, func(a, b LockedMirror) int { return cmp.Compare(a.Name, b.Name) })
+	return out, out.Check()
+}
+
+func (s *Syncer) resolve(ctx context.Context, m Mirror, prev Lock) (LockedMirror, error) {
+	f, err := s.format(m.Format)
+	if err != nil {
+		return LockedMirror{}, err
+	}
+	var old *LockedMirror
+	if lm, ok := prev.Mirror(m.Name); ok {
+		old = &lm
+	}
+	lm, err := f.Resolve(ctx, s.env(), m, old)
+	if err != nil {
+		return LockedMirror{}, err
+	}
+	lm.Name, lm.Format, lm.Spec = m.Name, m.Format, m
+	lm.Sort()
+	return lm, nil
+}
+
+// Sync fetches what a lock names and keeps it as a new snapshot, which is
+// served from then on. When the newest snapshot has the same lock and trees,
+// that one is returned and made is false. A name of "" is the time.
+func (s *Syncer) Sync(ctx context.Context, lock Lock, name string) (snap Snapshot, made bool, err error) {
+	if err := lock.Check(); err != nil {
+		return Snapshot{}, false, err
+	}
+	unlock, err := s.Store.lock()
+	if err != nil {
+		return Snapshot{}, false, err
+	}
+	defer unlock()
+	var items []Item
+	for _, m := range lock.Mirrors {
+		items = append(items, m.Items...)
+	}
+	if err := s.Fetch.All(anyHostOf(ctx, lock), items); err != nil {
+		return Snapshot{}, false, err
+	}
+	now := s.Now().UTC().Truncate(time.Second)
+	snap = Snapshot{Version: snapshotVersion, Name: cmp.Or(name, now.Format("20060102T150405Z")), Created: now, Lock: lock}
+	for _, m := range lock.Mirrors {
+		files, err := s.publish(ctx, m)
+		if err != nil {
+			return Snapshot{}, false, fmt.Errorf("mirror %s: %w", m.Name, err)
+		}
+		snap.Trees = append(snap.Trees, Tree{m.Name, m.Format, files})
+	}
+	last, ok, err := s.Store.Latest()
+	if err != nil {
+		return Snapshot{}, false, err
+	}
+	if ok && name == "" && reflect.DeepEqual(last.Trees, snap.Trees) && len(Diff(last.Lock, lock)) == 0 {
+		return last, false, s.Store.Use(last.Name)
+	}
+	snap.Serial = last.Serial + 1
+	if err := snap.check(); err != nil {
+		return Snapshot{}, false, err
+	}
+	data, err := marshal(snap)
+	if err != nil {
+		return Snapshot{}, false, err
+	}
+	if err := s.Store.add(snap, data); err != nil {
+		return Snapshot{}, false, err
+	}
+	return snap, true, s.Store.Use(snap.Name)
+}
+
+// anyHostOf lets redirects go to other hosts where a person gave the digests.
+func anyHostOf(ctx context.Context, l Lock) context.Context {
+	for _, m := range l.Mirrors {
+		if len(m.Spec.Files) == 0 {
+			return ctx
+		}
+	}
+	return AnyHost(ctx)
+}
+
+func (s *Syncer) publish(ctx context.Context, m LockedMirror) ([]File, error) {
+	f, err := s.format(m.Format)
+	if err != nil {
+		return nil, err
+	}
+	files, err := f.Publish(ctx, s.env(), m)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
+	return files, nil
+}
+
+// TreeFile is the file of the tree that an item becomes as it is.
+func TreeFile(s *blob.Store, it Item) (File, error) {
+	n, err := s.Size(it.SHA256)
+	return File{it.Path, n, it.SHA256}, err
+}
