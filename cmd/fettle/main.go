@@ -37,7 +37,11 @@ func run(ctx context.Context, e *env, args []string) int {
 	}
 	app := newApp(e)
 	err := app.RunContext(ctx, flagsFirst(app, args))
-	if err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	if err != nil && ctx.Err() != nil {
+		// A program that was interrupted with fettle may have ended first.
+		if !errors.Is(err, context.Canceled) && exitStatus(err) != exitInterrupted {
+			fmt.Fprintf(e.stderr, "fettle: %v\n", err)
+		}
 		fmt.Fprintln(e.stderr, "fettle: interrupted: nothing is half-done; the same command goes on where it stopped")
 		return exitInterrupted
 	}

@@ -149,6 +149,7 @@ func TestInterrupted(t *testing.T) {
 	defer func() { srv.Close(); <-served }()
 	for _, args := range [][]string{
 		{"machine", "ls", "--server", sock},
+		{"machine", "ls", "--server", filepath.Join(t.TempDir(), "none")}, // fails by itself
 		{"events", "--follow", "--server", sock},
 		{"machine", "deploy", "--yes", "--server", sock, "gpu-01"},
 	} {
