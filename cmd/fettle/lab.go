@@ -273,10 +273,14 @@ func (e *env) labDeploy(ctx context.Context, w *web.Client, build func(machines 
 		return err
 	}
 	var start, follow []string
+	var left error
 	for _, m := range ms {
 		switch st := statuses[m.Name]; {
 		case !m.Known, st.Phase == state.Ready:
-		case st.Phase == state.Unknown, st.Phase == state.Failed, st.Phase == state.Discovered, st.Phase == state.Inspected && st.Action == "inspect":
+		case st.Phase == state.Failed && st.Action == "inspect" && st.Image != "":
+			// Its disk may have what nobody asked to lose.
+			left = errors.Join(left, fmt.Errorf("%s failed to be inspected and is left alone, with image %s on its disk: fettle machine inspect %s tries again, fettle machine deploy %s writes it anew", m.Name, st.Image, m.Name, m.Name))
+		case st.Phase == state.Unknown, st.Phase == state.Failed, st.Phase == state.Discovered, st.Phase == state.Inspected && st.Action == "inspect" && !st.RunEnd.IsZero():
 			start = append(start, m.Name)
 			follow = append(follow, m.Name)
 		case st.Action == "inspect":
@@ -286,7 +290,7 @@ func (e *env) labDeploy(ctx context.Context, w *web.Client, build func(machines 
 		}
 	}
 	if len(follow) == 0 {
-		return nil
+		return left
 	}
 	if len(start) > 0 && build != nil {
 		if err := build(start); err != nil {
@@ -307,7 +311,10 @@ func (e *env) labDeploy(ctx context.Context, w *web.Client, build func(machines 
 			return err
 		}
 	}
-	return e.follow(ctx, w, follow, after, statuses, deployEnded)
+	if err := e.follow(ctx, w, follow, after, statuses); err != nil {
+		return errors.Join(err, left)
+	}
+	return left
 }
 
 // startLab makes sure that the lab's daemon runs, with the site as it is now.

@@ -18,7 +18,7 @@ import (
 
 func machineCommands(e *env) []*cli.Command {
 	yes := &cli.BoolFlag{Name: "yes", Usage: "do it without asking"}
-	wait := &cli.BoolFlag{Name: "wait", Value: true, Usage: "follow until every machine is ready or failed"}
+	wait := &cli.BoolFlag{Name: "wait", Value: true, Usage: "follow until every machine's run has ended"}
 	return []*cli.Command{
 		{
 			Name: "machine", Usage: "what machines are, and what happens to them",
@@ -184,7 +184,7 @@ func (e *env) deploy(ctx context.Context, w *web.Client, p state.Plan, sel []str
 	for _, m := range p.Machines {
 		names = append(names, m.Machine)
 	}
-	return e.follow(ctx, w, names, after, statuses, deployEnded)
+	return e.follow(ctx, w, names, after, statuses)
 }
 
 func machineInspect(c *cli.Context, e *env, w *web.Client) error {
@@ -212,7 +212,7 @@ func machineInspect(c *cli.Context, e *env, w *web.Client) error {
 			names = append(names, ev.Machine)
 		}
 	}
-	return e.follow(c.Context, w, names, after, statuses, func(p state.Phase) bool { return p == state.Inspected || p == state.Failed })
+	return e.follow(c.Context, w, names, after, statuses)
 }
 
 func machineAbort(c *cli.Context, e *env, w *web.Client) error {
@@ -222,8 +222,6 @@ func machineAbort(c *cli.Context, e *env, w *web.Client) error {
 	}
 	return w.Abort(c.Context, name)
 }
-
-func deployEnded(p state.Phase) bool { return p == state.Ready || p == state.Failed }
 
 // snapshot is the sequence number of the newest event, and machines' statuses
 // as they are no earlier.
@@ -248,7 +246,7 @@ func snapshot(ctx context.Context, w *web.Client) (after int64, statuses map[str
 
 // follow draws the progress of machines, whose statuses a snapshot took before
 // their runs ended, until each has ended. It fails when one of them failed.
-func (e *env) follow(ctx context.Context, w *web.Client, machines []string, after int64, statuses map[string]state.Status, ended func(state.Phase) bool) error {
+func (e *env) follow(ctx context.Context, w *web.Client, machines []string, after int64, statuses map[string]state.Status) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var from []state.Status
 	open := map[string]bool{}
@@ -269,7 +267,7 @@ func (e *env) follow(ctx context.Context, w *web.Client, machines []string, afte
 		if err := pr.event(ev); err != nil {
 			return err
 		}
-		if ev.Kind != state.KindPhase || !open[ev.Machine] || !ended(pr.of(ev.Machine).Phase) {
+		if ev.Kind != state.KindRunEnd || !open[ev.Machine] {
 			continue
 		}
 		delete(open, ev.Machine)
