@@ -98,11 +98,13 @@ func (p *Provisioner) withBMC(ctx context.Context, m site.Machine, do func(conte
 func (p *Provisioner) retryBMC(ctx context.Context, m site.Machine, do func(context.Context, BMC) error) error {
 	var err error
 	for i := range 3 {
+		if i > 0 {
+			sleep(ctx, time.Duration(i)*2*time.Second)
+		}
 		err = p.withBMC(ctx, m, do)
 		if err == nil || errors.Is(err, bmc.ErrPassword) || errors.Is(err, bmc.ErrUnsupported) || ctx.Err() != nil {
 			return err
 		}
-		sleep(ctx, time.Duration(i+1)*2*time.Second)
 	}
 	return err
 }
