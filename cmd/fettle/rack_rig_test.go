@@ -309,8 +309,14 @@ func (l *lockedBuffer) String() string {
 // serve starts fettle serve and waits until it says what it serves.
 func (r *rackRig) serve(args ...string) *rackServe {
 	r.t.Helper()
+	return r.start(append([]string{r.bin, "serve", "--state", r.path("state"), "--socket", r.path("api.sock")}, args...))
+}
+
+// start starts a command line that becomes fettle serve.
+func (r *rackRig) start(args []string) *rackServe {
+	r.t.Helper()
 	s := &rackServe{log: &lockedBuffer{}, end: make(chan error, 1)}
-	s.cmd = r.ns.command(context.Background(), append([]string{r.bin, "serve", "--state", r.path("state"), "--socket", r.path("api.sock")}, args...)...)
+	s.cmd = r.ns.command(context.Background(), args...)
 	s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = r.env, s.log, s.log
 	if err := s.cmd.Start(); err != nil {
 		r.t.Fatal(err)

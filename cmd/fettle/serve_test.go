@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
@@ -62,7 +63,7 @@ func TestServeRefuses(t *testing.T) {
 			if tc.args != nil {
 				res = r.fettle(20*time.Second, "", tc.args...)
 			} else {
-				res = r.asNobody(t, serve())
+				res = r.asNobody(t)
 			}
 			if res.status != tc.status {
 				t.Errorf("fettle %s = %d; want %d", strings.Join(tc.args, " "), res.status, tc.status)
@@ -102,29 +103,50 @@ func (r *rackRig) dnsmasq(t *testing.T, args ...string) (undo func()) {
 	}
 }
 
-// asNobody runs fettle in the namespace as a user without privileges who may
-// read all that root may.
-func (r *rackRig) asNobody(t *testing.T, args []string) e2eResult {
+// nobody is a command line that runs fettle serve as a user without root's
+// privileges, but with these capabilities, in a folder of its own.
+func (r *rackRig) nobody(t *testing.T, caps ...string) []string {
 	t.Helper()
-	for _, cmd := range [][]string{{"chmod", "0755", r.dir}, {"cp", "-r", r.path("site"), r.path("config"), r.path("nobody")}, {"chown", "-R", "65534", r.path("nobody")}} {
-		if cmd[0] == "cp" {
-			if err := os.MkdirAll(r.path("nobody"), 0o755); err != nil {
-				t.Fatal(err)
-			}
-		}
+	_, err := exec.LookPath("setpriv")
+	e2eNeed(t, err, "a program is missing")
+	n := r.path("nobody")
+	if err := os.MkdirAll(n, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, cmd := range [][]string{{"chmod", "0755", r.dir}, {"cp", "-r", r.path("site"), r.path("config"), n}, {"chown", "-R", "65534", n}} {
 		if out, err := exec.Command(cmd[0], cmd[1:]...).CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v: %s", cmd, err, out)
 		}
 	}
-	n := r.path("nobody")
-	args = []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "HOME=" + n, r.bin, "serve", "--site", n + "/site",
-		"--identity", n + "/config/fettle/identity.txt", "--state", n + "/state", "--socket", n + "/api.sock", "--store", n + "/store"}
-	out, err := r.ns.command(t.Context(), args...).CombinedOutput()
-	ee, ok := err.(*exec.ExitError)
-	if !ok {
+	args := []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"}
+	if len(caps) > 0 {
+		with := "+" + strings.Join(caps, ",+")
+		args = append(args, "--inh-caps="+with, "--ambient-caps="+with)
+	}
+	return append(args, "env", "HOME="+n, r.bin, "serve", "--site", n+"/site", "--identity", n+"/config/fettle/identity.txt",
+		"--state", n+"/state", "--socket", n+"/api.sock", "--store", n+"/store")
+}
+
+// asNobody runs fettle serve without privileges, which ends by itself.
+func (r *rackRig) asNobody(t *testing.T) e2eResult {
+	t.Helper()
+	out, err := r.ns.try(t.Context(), r.nobody(t)...)
+	var ee *exec.ExitError
+	if !errors.As(err, &ee) {
 		t.Fatalf("fettle serve as nobody = %v; want it to fail\n%s", err, out)
 	}
-	return e2eResult{status: ee.ExitCode(), stderr: string(out)}
+	return e2eResult{status: ee.ExitCode(), stderr: out}
+}
+
+// TestServeWithoutRoot: three capabilities are enough, so that one user can
+// own site, images and server.
+func TestServeWithoutRoot(t *testing.T) {
+	r := newRackRig(t)
+	sv := r.start(r.nobody(t, "net_bind_service", "net_raw", "net_admin"))
+	if res := r.want(0, "", "machine", "ls", "--server", r.path("nobody/api.sock")); !strings.Contains(res.stdout, "node-02") {
+		t.Errorf("fettle machine ls = %s; want node-02", res.stdout)
+	}
+	sv.stop(t)
 }
 
 // TestServeGoesOn is a server that lacks images and a secret, says so, reads

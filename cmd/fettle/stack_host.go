@@ -89,7 +89,7 @@ func portTaken(err error) error {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return fail(exitMissing, fmt.Errorf("%w: another program has that port: ss -lnptu shows which, stop it", err))
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return fail(exitMissing, fmt.Errorf("%w: ports below 1024 need root, or setcap cap_net_bind_service,cap_net_raw+ep on the fettle binary", err))
+		return fail(exitMissing, fmt.Errorf("%w: ports below 1024 need root, or setcap cap_net_bind_service,cap_net_raw,cap_net_admin+ep FETTLE-BINARY", err))
 	}
 	return err
 }
