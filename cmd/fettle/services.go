@@ -111,8 +111,12 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 	if len(nets) == 0 {
 		return fail(exitInput, errors.New("the site has no network with purpose: boot, so there is nothing to serve"))
 	}
-	px, err := pxe.New(pxe.Config{Networks: pxeNetworks(nets), Booter: p, Leases: p, Files: p, Recorder: p, Logger: s.log})
+	capture := pxe.NewCapture()
+	px, err := pxe.New(pxe.Config{Networks: pxeNetworks(nets), Booter: p, Leases: p, Files: p, Recorder: p, Capture: capture, Logger: s.log})
 	if err != nil {
+		return err
+	}
+	if err := s.serveCapture(ctx, g, capture); err != nil {
 		return err
 	}
 	for _, n := range nets {
@@ -121,6 +125,12 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 			return fmt.Errorf("DHCP on network %s: %w", n.Name, err)
 		}
 		g.Go(func() error { return px.ServeDHCP(ctx, n.Name, dhcp) })
+
+		binl, err := s.stack.ListenPacket(ctx, n, netip.AddrPortFrom(n.Server, 4011))
+		if err != nil {
+			return fmt.Errorf("port 4011 on network %s: %w", n.Name, err)
+		}
+		g.Go(func() error { return px.ServeBINL(ctx, n.Name, binl) })
 
 		tftp, err := s.stack.ListenPacket(ctx, n, netip.AddrPortFrom(n.Server, 69))
 		if err != nil {
