@@ -105,7 +105,7 @@ func (s *Server) accountSetters(c *call, a *account) map[string]setter {
 					Text: "The password must have 1 to 128 characters."}
 			}
 			return nil
-		}, func(p string) { a.hash, a.failures, a.until = hashPassword(p), 0, time.Time{} }),
+		}, a.setPassword),
 	}
 	if c.who.role != Administrator {
 		return set
@@ -118,7 +118,7 @@ func (s *Server) accountSetters(c *call, a *account) map[string]setter {
 		}
 		return nil
 	}, func(n string) {
-		if a.name = n; n == "" {
+		if a.name, a.ipmi = n, a.ipmi && len(n) <= ipmiUserMax; n == "" {
 			*a = account{id: a.id, role: ReadOnly}
 		}
 	})

@@ -42,6 +42,14 @@ type account struct {
 	enabled  bool
 	failures int
 	until    time.Time // locked until
+	key      [20]byte  // for IPMI
+	ipmi     bool      // key is set: the password is short enough
+}
+
+// setPassword sets the password, for Redfish and for IPMI.
+func (a *account) setPassword(p string) {
+	a.hash, a.failures, a.until = hashPassword(p), 0, time.Time{}
+	a.key, a.ipmi = ipmiKey(a.name, p)
 }
 
 // identity is who sent a request.
@@ -91,7 +99,8 @@ func (s *Server) setAccounts(as []Account) error {
 			return fmt.Errorf("account %q has the role %q; use Administrator, Operator or ReadOnly", a.User, a.Role)
 		}
 		t := s.accounts[i]
-		t.name, t.hash, t.role, t.enabled = a.User, hashPassword(a.Password), a.Role, true
+		t.name, t.role, t.enabled = a.User, a.Role, true
+		t.setPassword(a.Password)
 	}
 	return nil
 }
@@ -126,15 +135,20 @@ func (s *Server) login(name, password string) *account {
 		return nil
 	}
 	if !ok || !a.enabled {
-		a.failures++
-		if s.lockout > 0 && a.failures >= s.lockout {
-			a.until, a.failures = now.Add(s.lockFor), 0
-		}
+		s.fail(a)
 		s.record("manager", "Warning", fmt.Sprintf("Login of %q refused.", name))
 		return nil
 	}
 	a.failures = 0
 	return a
+}
+
+// fail counts a wrong password, and locks the account at the limit. s.mu is held.
+func (s *Server) fail(a *account) {
+	a.failures++
+	if s.lockout > 0 && a.failures >= s.lockout {
+		a.until, a.failures = s.now().Add(s.lockFor), 0
+	}
 }
 
 // expire ends idle sessions. s.mu is held.

@@ -14,7 +14,7 @@ import (
 )
 
 // needs finds a program, or skips; in CI its absence fails.
-func needs(t *testing.T, program string) string {
+func needs(t testing.TB, program string) string {
 	t.Helper()
 	p, err := exec.LookPath(program)
 	if err != nil {

@@ -63,10 +63,12 @@ func (s *Server) managerRoutes() []*resource {
 		}},
 		{pattern: managerPath, get: s.manager},
 		{pattern: managerPath + "/NetworkProtocol", get: func(*call) (obj, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			return obj{"@odata.id": managerPath + "/NetworkProtocol", "@odata.type": "#ManagerNetworkProtocol.v1_10_1.ManagerNetworkProtocol",
 				"Id": "NetworkProtocol", "Name": "Manager Network Protocol", "Status": statusOK(),
 				"HTTPS": obj{"ProtocolEnabled": true}, "HTTP": obj{"ProtocolEnabled": false},
-				"IPMI": obj{"ProtocolEnabled": false}, "SSH": obj{"ProtocolEnabled": false}}, nil
+				"IPMI": obj{"ProtocolEnabled": s.ipmiServices > 0}, "SSH": obj{"ProtocolEnabled": false}}, nil
 		}},
 	}
 	rs = append(rs, s.logRoutes(managerPath+"/LogServices", "Log", "manager")...)
@@ -94,15 +96,17 @@ type event struct {
 	at       time.Time
 	severity string
 	text     string
+	sel      [6]byte // as IPMI tells it: sensor type and number, event type, three bytes of data
 }
 
 // maxEvents bounds each log; the oldest go first.
 const maxEvents = 500
 
-// record adds to a log. s.mu is held.
-func (s *Server) record(log, severity, text string) {
+// record adds to a log; sel is how the IPMI event log tells it: sensor type,
+// offset, and up to two bytes of data (IPMI 2.0 table 42-3). s.mu is held.
+func (s *Server) record(log, severity, text string, sel ...byte) {
 	s.eventSeq++
-	es := append(s.events[log], event{s.eventSeq, s.now(), severity, text})
+	es := append(s.events[log], event{s.eventSeq, s.now(), severity, text, selEvent(sel)})
 	if len(es) > maxEvents {
 		es = append([]event(nil), es[len(es)-maxEvents:]...)
 	}
@@ -110,10 +114,19 @@ func (s *Server) record(log, severity, text string) {
 	s.log.Info("virtual BMC", "log", log, "event", text)
 }
 
-func (s *Server) logEvent(log, severity, text string) {
+func (s *Server) logEvent(log, severity, text string, sel ...byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.record(log, severity, text)
+	s.record(log, severity, text, sel...)
+}
+
+// clear empties a log; what is left is that it was. s.mu is held.
+func (s *Server) clear(log, who string) {
+	delete(s.events, log)
+	if log == "system" {
+		s.cleared = s.now()
+	}
+	s.record(log, "OK", fmt.Sprintf("Log cleared by %s.", who), 0x10, 2)
 }
 
 // logRoutes are a LogServices collection with one log in it.
@@ -154,10 +167,10 @@ func (s *Server) logRoutes(base, id, log string) []*resource {
 			}
 			return nil, msgNotFound(c.path)
 		}},
-		{pattern: path + "/Actions/LogService.ClearLog", priv: privManager, post: func(*call) (reply, error) {
+		{pattern: path + "/Actions/LogService.ClearLog", priv: privManager, post: func(c *call) (reply, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			delete(s.events, log)
+			s.clear(log, c.who.name)
 			return reply{status: http.StatusNoContent}, nil
 		}},
 	}

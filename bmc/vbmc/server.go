@@ -62,16 +62,18 @@ type Server struct {
 	resources []*resource
 	serviceID string
 
-	mu       sync.Mutex // guards what follows
-	accounts []*account
-	sessions map[string]*session // by id
-	nextID   int
-	timeout  time.Duration
-	max      int
-	lockout  int
-	lockFor  time.Duration
-	events   map[string][]event // by log: "manager", "system"
-	eventSeq int
+	mu           sync.Mutex // guards what follows
+	accounts     []*account
+	sessions     map[string]*session // by id
+	nextID       int
+	timeout      time.Duration
+	max          int
+	lockout      int
+	lockFor      time.Duration
+	events       map[string][]event // by log: "manager", "system"
+	eventSeq     int
+	cleared      time.Time // the system's log
+	ipmiServices int
 }
 
 // New makes a Server.

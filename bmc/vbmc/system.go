@@ -136,7 +136,7 @@ func (s *Server) reset(c *call) (reply, error) {
 	if err != nil {
 		return reply{}, fmt.Errorf("reset %s: %w", t, err)
 	}
-	s.logEvent("system", "OK", fmt.Sprintf("Reset %s by %s.", t, c.who.name))
+	s.logEvent("system", "OK", fmt.Sprintf("Reset %s by %s.", t, c.who.name), selReset[ResetType(t)]...)
 	return reply{status: http.StatusNoContent}, nil
 }
 

@@ -1,0 +1,290 @@
+package vbmc
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/bougou/go-ipmi/pkg/crypto"
+)
+
+// Bounds of the IPMI service.
+const (
+	ipmiIdle       = 60 * time.Second // IPMI 2.0 §6.12.15
+	ipmiSetup      = 10 * time.Second // for RAKP 1 and 3 to follow
+	ipmiPending    = 16               // logins under way; the oldest goes first
+	ipmiOperation  = 10 * time.Second // of the chassis
+	ipmiMaxMessage = 1024
+)
+
+// ipmi is the IPMI 2.0 service of a Server on one packet connection. Packets
+// are served one after the other, as a BMC does.
+type ipmi struct {
+	s    *Server
+	conn net.PacketConn
+	guid [16]byte
+
+	sessions map[uint32]*ipmiSession // by our id
+	nextID   uint32
+	handle   byte
+	reserved uint16 // of the event log (IPMI 2.0 §31.4)
+	flags    bootParameters
+
+	light sync.Mutex // guards what follows
+	dark  *time.Timer
+	timed bool
+}
+
+// ServeIPMI answers IPMI 2.0 over LAN (RMCP+, cipher suites 3 and 17) on conn
+// with the accounts of the Server, until ctx ends. It does not close conn.
+func (s *Server) ServeIPMI(ctx context.Context, conn net.PacketConn) error {
+	i := &ipmi{s: s, conn: conn, sessions: map[uint32]*ipmiSession{}, reserved: 1}
+	if err := i.identity(ctx); err != nil {
+		return fmt.Errorf("serving IPMI: %w", err)
+	}
+	defer i.stopTimer()
+	s.serving(1)
+	defer s.serving(-1)
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	buf := make([]byte, ipmiMaxMessage)
+	for {
+		n, from, err := conn.ReadFrom(buf)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed), errors.Is(err, os.ErrDeadlineExceeded):
+			return fmt.Errorf("serving IPMI: %w", err)
+		case err != nil:
+			return fmt.Errorf("serving IPMI: reading a packet: %w", err)
+		}
+		if out := i.packet(ctx, buf[:n]); out != nil {
+			if _, err := conn.WriteTo(out, from); err != nil {
+				s.log.DebugContext(ctx, "virtual BMC: an IPMI answer was not sent", "to", from, "err", err)
+			}
+		}
+	}
+}
+
+// serving counts the IPMI services, for ManagerNetworkProtocol.
+func (s *Server) serving(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ipmiServices += n
+}
+
+// identity takes the GUID from the chassis' UUID (IPMI 2.0 §20.8: least
+// significant byte first).
+func (i *ipmi) identity(ctx context.Context) error {
+	in, err := i.s.chassis.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("reading what the chassis is: %w", err)
+	}
+	u, ok := parseUUID(in.UUID)
+	if !ok {
+		u = [16]byte(crypto.RandomBytes(16))
+	}
+	for n, b := range u {
+		i.guid[15-n] = b
+	}
+	return nil
+}
+
+// RMCP and ASF (ASF 2.0 §3.2): the presence ping.
+const (
+	classASF  = 0x06
+	classIPMI = 0x07
+)
+
+// packet answers one datagram; nil for what deserves no answer.
+func (i *ipmi) packet(ctx context.Context, p []byte) []byte {
+	if len(p) < 5 || p[0] != 0x06 {
+		return nil
+	}
+	i.expire()
+	switch {
+	case p[3] == classASF && len(p) >= 12 && binary.BigEndian.Uint32(p[4:]) == 4542 && p[8] == 0x80:
+		return pong(p[9])
+	case p[3] != classIPMI:
+		return nil
+	case p[4] == 0: // IPMI 1.5 format, no authentication: before a session only
+		return i.preSession15(ctx, p[4:])
+	case p[4] != 0x06:
+		return nil
+	}
+	kind, id, seq, body, ok := parsePlus(p)
+	if !ok {
+		return nil
+	}
+	switch kind {
+	case 0x10:
+		return i.setup(0x11, i.openSession(body))
+	case 0x12:
+		return i.setup(0x13, i.rakp1(body))
+	case 0x14:
+		return i.setup(0x15, i.rakp3(body))
+	case 0x00:
+		if id != 0 {
+			return nil
+		}
+		if m := i.preSession(ctx, body); m != nil {
+			return plusPacket(0, 0, 0, m)
+		}
+	case 0xc0: // encrypted and authenticated: nothing less is taken in a session
+		return i.inSession(ctx, id, seq, p, body)
+	}
+	return nil
+}
+
+// pong is the ASF Presence Pong (ASF 2.0 §3.2.4.3).
+func pong(tag byte) []byte {
+	p := make([]byte, 28)
+	copy(p, []byte{0x06, 0, 0xff, classASF, 0, 0, 0x11, 0xbe, 0x40, tag, 0, 16, 0, 0, 0x11, 0xbe})
+	p[20] = 0x81 // IPMI supported, ASF 1.0
+	return p
+}
+
+// setup wraps an answer of the session set-up.
+func (i *ipmi) setup(kind byte, m []byte) []byte {
+	if m == nil {
+		return nil
+	}
+	return plusPacket(kind, 0, 0, m)
+}
+
+// preSession15 answers a message in the format of IPMI 1.5 (§13.6); p begins
+// with its session header.
+func (i *ipmi) preSession15(ctx context.Context, p []byte) []byte {
+	if len(p) < 10 || binary.LittleEndian.Uint32(p[5:]) != 0 || int(p[9]) > len(p)-10 {
+		return nil
+	}
+	m := i.preSession(ctx, p[10:10+int(p[9])])
+	if m == nil {
+		return nil
+	}
+	out := append([]byte{0x06, 0, 0xff, classIPMI}, make([]byte, 10)...)
+	out[13] = byte(len(m))
+	return append(out, m...)
+}
+
+// preSession answers the few commands that need no session (IPMI 2.0 §G).
+func (i *ipmi) preSession(ctx context.Context, msg []byte) []byte {
+	r, ok := parseRequest(msg)
+	if !ok {
+		return nil
+	}
+	c, ok := commands[code(r.netFn, r.cmd)]
+	if !ok || c.priv != privNone {
+		return r.answer(ccPrivilege, nil)
+	}
+	return i.run(ctx, c, nil, r)
+}
+
+// inSession answers a packet of a session.
+func (i *ipmi) inSession(ctx context.Context, id, seq uint32, p, body []byte) []byte {
+	x := i.sessions[id]
+	if x == nil || !x.active || !x.verify(p) || !x.seen.accept(seq) {
+		return nil
+	}
+	if len(body) < 32 || len(body)%16 != 0 {
+		return nil
+	}
+	msg, err := crypto.DecryptAESPayload(body, x.k2)
+	if err != nil {
+		return nil
+	}
+	r, ok := parseRequest(msg)
+	if !ok {
+		return nil
+	}
+	x.used = i.s.now()
+	c, ok := commands[code(r.netFn, r.cmd)]
+	var m []byte
+	switch {
+	case !ok:
+		m = r.answer(ccInvalid, nil)
+	case c.priv > x.priv:
+		m = r.answer(ccPrivilege, nil)
+	default:
+		m = i.run(ctx, c, x, r)
+	}
+	return x.seal(m)
+}
+
+// run does one command, in bounded time.
+func (i *ipmi) run(ctx context.Context, c command, x *ipmiSession, r request) []byte {
+	if len(r.data) < c.min {
+		return r.answer(ccLength, nil)
+	}
+	ctx, cancel := context.WithTimeout(ctx, ipmiOperation)
+	defer cancel()
+	data, err := c.do(i, ctx, x, r.data)
+	var cc completion
+	switch {
+	case err == nil:
+		return r.answer(ccOK, data)
+	case errors.As(err, &cc):
+		return r.answer(cc, nil)
+	case errors.Is(err, ErrUnsupported):
+		return r.answer(ccState, nil)
+	case errors.Is(err, context.DeadlineExceeded):
+		return r.answer(ccTimeout, nil)
+	}
+	i.s.log.ErrorContext(ctx, "virtual BMC: chassis failed", "netfn", r.netFn, "command", r.cmd, "err", err)
+	return r.answer(ccUnspecified, nil)
+}
+
+// request is an IPMI message (IPMI 2.0 table 13-8).
+type request struct {
+	netFn, cmd, lun byte
+	from, seq       byte // address and sequence number of the requester, with its LUN
+	data            []byte
+}
+
+func parseRequest(m []byte) (request, bool) {
+	if len(m) < 7 || m[0] != 0x20 || checksum(m[:3]) != 0 || checksum(m[3:]) != 0 || m[1]>>2&1 != 0 {
+		return request{}, false
+	}
+	return request{m[1] >> 2, m[5], m[1] & 3, m[3], m[4], m[6 : len(m)-1]}, true
+}
+
+// answer is the response to a request.
+func (r request) answer(cc completion, data []byte) []byte {
+	m := []byte{r.from, (r.netFn|1)<<2 | r.seq&3, 0, 0x20, r.seq&^3 | r.lun, r.cmd, byte(cc)}
+	m[2] = checksum(m[:2])
+	m = append(m, data...)
+	return append(m, checksum(m[3:]))
+}
+
+func checksum(b []byte) (c byte) {
+	for _, x := range b {
+		c -= x
+	}
+	return c
+}
+
+// completion is a completion code other than 00h (IPMI 2.0 table 5-2).
+type completion byte
+
+// Completion codes.
+const (
+	ccOK          completion = 0x00
+	ccParameter   completion = 0x80 // of boot options and LAN parameters
+	ccInvalid     completion = 0xc1
+	ccTimeout     completion = 0xc3
+	ccReservation completion = 0xc5
+	ccLength      completion = 0xc7
+	ccRange       completion = 0xc9
+	ccAbsent      completion = 0xcb
+	ccField       completion = 0xcc
+	ccPrivilege   completion = 0xd4
+	ccState       completion = 0xd5
+	ccUnspecified completion = 0xff
+)
+
+func (c completion) Error() string { return fmt.Sprintf("IPMI completion code %02Xh", byte(c)) }

@@ -1,0 +1,162 @@
+package vbmc
+
+import (
+	"context"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// ipmiRig is a virtual BMC on a UDP port of loopback.
+type ipmiRig struct {
+	mem  *Memory
+	srv  *Server
+	addr string
+}
+
+func newIPMIRig(t testing.TB, c Config) *ipmiRig {
+	t.Helper()
+	r := &ipmiRig{mem: NewMemory(testInfo())}
+	c.Chassis = r.mem
+	if c.Accounts == nil {
+		c.Accounts = []Account{{User: "root", Password: "s3cret"}, {User: "oper", Password: "op3r", Role: Operator}, {User: "view", Password: "v1ew", Role: ReadOnly}}
+	}
+	var err error
+	if r.srv, err = New(c); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.addr = conn.LocalAddr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := r.srv.ServeIPMI(ctx, conn); err != nil {
+			t.Errorf("ServeIPMI() = %v", err)
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait(); conn.Close() })
+	return r
+}
+
+// said runs a program; it must end in 20 s.
+func said(t testing.TB, name string, args ...string) (string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "IPMITOOL_PASSWORD=s3cret", "HOME="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	if ctx.Err() != nil {
+		t.Errorf("%s %s did not end in 20 s", name, strings.Join(args, " "))
+	}
+	return string(out), err
+}
+
+func (r *ipmiRig) ipmitool(t testing.TB, suite string, args ...string) (string, error) {
+	t.Helper()
+	host, port, _ := net.SplitHostPort(r.addr)
+	all := []string{"-I", "lanplus", "-H", host, "-p", port, "-U", "root", "-E"}
+	if suite != "" {
+		all = append(all, "-C", suite)
+	}
+	return said(t, needs(t, "ipmitool"), append(all, args...)...)
+}
+
+func TestIPMITool(t *testing.T) {
+	for _, suite := range []string{"3", "17", ""} {
+		t.Run("suite "+suite, func(t *testing.T) {
+			r := newIPMIRig(t, Config{})
+			for _, tc := range []struct {
+				args string
+				want string // part of what it says; "!" before: it must fail with that
+			}{
+				{"power status", "Chassis Power is off"},
+				{"power cycle", "!Command not supported in present state"},
+				{"power on", "Up/On"},
+				{"power status", "Chassis Power is on"},
+				{"power reset", "Reset"},
+				{"power cycle", "Cycle"},
+				{"power soft", "Soft"},
+				{"power status", "Chassis Power is off"},
+				{"mc info", "IPMI Version              : 2.0"},
+				{"mc guid", testInfo().UUID},
+				{"mc selftest", "passed"},
+				{"chassis status", "System Power         : off"},
+				{"chassis bootparam get 0", "Set In Progress : set complete"},
+				{"chassis bootparam get 3", "No flag set"},
+				{"chassis bootparam get 4", "Boot Info Acknowledge"},
+				{"chassis bootparam get 5", "Boot Flag Invalid"},
+				{"chassis bootdev pxe options=efiboot", "Set Boot Device to pxe"},
+				{"chassis bootparam get 5", "Force PXE"},
+				{"chassis bootparam get 5", "BIOS EFI boot"},
+				{"chassis bootparam get 5", "Options apply to only next boot"},
+				{"chassis bootdev disk options=persistent", "Set Boot Device to disk"},
+				{"chassis bootparam get 5", "Options apply to all future boots"},
+				{"chassis bootdev none", "Set Boot Device to none"},
+				{"chassis identify force", "indefinite"},
+				{"chassis identify 0", "off"},
+				{"chassis restart_cause", "chassis power control command"},
+				{"fru print 0", "Product Serial        : " + testInfo().Serial},
+				{"lan print 1", "IP Address              : 127.0.0.1"},
+				{"lan print 1", "RMCP+ Cipher Suites     : 3,17"},
+				{"channel info 1", "802.3 LAN"},
+				{"user list 1", "oper"},
+				{"session info active", "ADMINISTRATOR"},
+				{"sel info", "Entries"},
+				{"sel list", "Initiated by"},
+				{"sel clear", "Clearing SEL"},
+				{"sel list", "Log area reset/cleared"},
+				{"sdr list", "!"},
+			} {
+				out, err := r.ipmitool(t, suite, strings.Fields(tc.args)...)
+				want, fails := strings.CutPrefix(tc.want, "!")
+				if (err != nil) != fails || !strings.Contains(out, want) {
+					t.Errorf("ipmitool %s said %q, %v; want %q", tc.args, out, err, tc.want)
+				}
+			}
+			if n := r.srv.Sessions(); n != 0 {
+				t.Errorf("%d Redfish sessions", n)
+			}
+		})
+	}
+}
+
+// FreeIPMI's programs need no workaround (-W).
+func TestFreeIPMI(t *testing.T) {
+	needs(t, "ipmipower")
+	needs(t, "ipmi-chassis")
+	for _, suite := range []string{"3", "17"} {
+		r := newIPMIRig(t, Config{})
+		for _, tc := range []struct {
+			line string
+			want string
+		}{
+			{"ipmipower --stat", "off"},
+			{"ipmipower --cycle --on-if-off", "ok"},
+			{"ipmipower --stat", "on"},
+			{"ipmipower --off --wait-until-off", "ok"},
+			{"ipmi-chassis --get-chassis-status", "System Power                        : off"},
+			{"ipmi-chassis --chassis-identify=FORCE", ""},
+			{"ipmi-chassis --get-chassis-status", "Indefinite on"},
+			// The sequence of MAAS.
+			{"ipmi-config --category=chassis --verbose --commit --key-pair=Chassis_Boot_Flags:Boot_Flags_Persistent=No --key-pair=Chassis_Boot_Flags:BIOS_Boot_Type=EFI --key-pair=Chassis_Boot_Flags:Boot_Device=PXE", ""},
+			{"ipmi-chassis --get-boot-flags", "PXE"},
+			{"ipmi-chassis --get-boot-flags", "Extensible"},
+			{"ipmi-config --category=chassis --checkout", "Chassis_Boot_Flags"},
+			{"bmc-info", "IPMI Version          : 2.0"},
+		} {
+			args := strings.Fields(tc.line)
+			out, err := said(t, needs(t, args[0]), append([]string{"-D", "LAN_2_0", "-h", r.addr, "-u", "oper", "-p", "op3r", "-I", suite, "-l", "OPERATOR"}, args[1:]...)...)
+			if err != nil || !strings.Contains(out, tc.want) {
+				t.Errorf("suite %s: %s said %q, %v; want %q", suite, tc.line, out, err, tc.want)
+			}
+		}
+	}
+}
