@@ -184,7 +184,7 @@ func (e *env) deploy(ctx context.Context, w *web.Client, p state.Plan, sel []str
 	for _, m := range p.Machines {
 		names = append(names, m.Machine)
 	}
-	return e.follow(ctx, w, names, after, statuses)
+	return e.followStarted(ctx, w, names, after, statuses)
 }
 
 func machineInspect(c *cli.Context, e *env, w *web.Client) error {
@@ -212,7 +212,7 @@ func machineInspect(c *cli.Context, e *env, w *web.Client) error {
 			names = append(names, ev.Machine)
 		}
 	}
-	return e.follow(c.Context, w, names, after, statuses)
+	return e.followStarted(c.Context, w, names, after, statuses)
 }
 
 func machineAbort(c *cli.Context, e *env, w *web.Client) error {
@@ -242,6 +242,27 @@ func snapshot(ctx context.Context, w *web.Client) (after int64, statuses map[str
 		statuses[m.Name] = m.Status
 	}
 	return after, statuses, nil
+}
+
+// leftRunning says that a command was interrupted while it followed runs that
+// it had started: they are the server's, and go on.
+type leftRunning struct {
+	machines []string
+	err      error
+}
+
+func (l *leftRunning) Error() string {
+	return fmt.Sprintf("the server goes on with %s: fettle machine ls shows how far it is, fettle machine abort NAME ends it", count(l.machines))
+}
+func (l *leftRunning) Unwrap() error { return l.err }
+
+// followStarted follows runs that this command has started.
+func (e *env) followStarted(ctx context.Context, w *web.Client, machines []string, after int64, statuses map[string]state.Status) error {
+	err := e.follow(ctx, w, machines, after, statuses)
+	if ctx.Err() != nil {
+		return &leftRunning{machines, ctx.Err()}
+	}
+	return err
 }
 
 // follow draws the progress of machines, whose statuses a snapshot took before

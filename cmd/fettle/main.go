@@ -42,7 +42,12 @@ func run(ctx context.Context, e *env, args []string) int {
 		if !errors.Is(err, context.Canceled) && exitStatus(err) != exitInterrupted {
 			fmt.Fprintf(e.stderr, "fettle: %v\n", err)
 		}
-		fmt.Fprintln(e.stderr, "fettle: interrupted: nothing is half-done; the same command goes on where it stopped")
+		then := "nothing is half-done; the same command goes on where it stopped"
+		var left *leftRunning
+		if errors.As(err, &left) {
+			then = left.Error()
+		}
+		fmt.Fprintf(e.stderr, "fettle: interrupted: %s\n", then)
 		return exitInterrupted
 	}
 	if err != nil {
