@@ -78,6 +78,9 @@ type Target struct {
 	Password Password
 	// Dial opens TCP connections; nil = net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// DialUDP opens connected UDP sockets, for IPMI; nil = net.Dialer, unless
+	// Dial is set: then a BMC that speaks IPMI cannot be opened.
+	DialUDP func(ctx context.Context, addr string) (net.Conn, error)
 	// RootCAs verifies the BMC's certificate. nil with empty Fingerprint and
 	// Insecure false: the system's roots.
 	RootCAs     *x509.CertPool

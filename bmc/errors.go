@@ -107,7 +107,7 @@ func (t Target) explain(ctx context.Context, err error) error {
 			sum := sha256.Sum256(cert.UnverifiedCertificates[0].Raw)
 			fp = hex.EncodeToString(sum[:])
 		}
-		return fmt.Errorf("the certificate of the BMC is not trusted (%w): trust the authority that signed it, or, when you are sure that this is the BMC, pin its fingerprint sha256 %s", cert.Err, fp)
+		return fmt.Errorf("the certificate of the BMC is not trusted (%w): trust the authority that signed it, or, when you are sure that this is the BMC, pin its certificate in the site file, fingerprint: %s", cert.Err, fp)
 	case errors.Is(err, http.ErrSchemeMismatch):
 		return fmt.Errorf("what answers at %s does not speak TLS: check the port and that the BMC serves HTTPS: %w", t.Address, http.ErrSchemeMismatch)
 	case errors.Is(err, context.Canceled):

@@ -2,234 +2,287 @@ package bmc
 
 import (
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os/exec"
-	"strconv"
-	"strings"
+	"net"
+	"syscall"
+	"time"
 
-	"github.com/bmc-toolbox/bmclib/v2/providers/ipmitool"
+	"github.com/bmc-toolbox/bmclib/v2/providers"
+	"github.com/jacobweinstock/registrar"
 )
 
-// ipmiName is the driver's name in bmclib's registry.
-const ipmiName = ipmitool.ProviderName
+// ipmiName is our driver's name in bmclib's registry.
+const ipmiName = "fettle-ipmi"
 
-var ipmiFeatures = ipmitool.Features
+var ipmiFeatures = registrar.Features{providers.FeaturePowerState, providers.FeaturePowerSet, providers.FeatureBootDeviceSet}
 
-// ipmiDriver is bmclib's ipmitool driver, and what that lacks: one login
-// attempt, the read-back of the boot override, identify and facts.
+// ipmiDriver speaks IPMI 2.0 over LAN (RMCP+, "lanplus").
 type ipmiDriver struct {
-	*ipmitool.Conn
-	t       Target
-	log     *slog.Logger
-	program string
-	cipher  string
+	t   Target
+	log *slog.Logger
+	s   *rmcp
 }
 
 func newIPMI(t Target, log *slog.Logger) (*ipmiDriver, error) {
-	if t.Dial != nil {
-		return nil, fmt.Errorf("%w: IPMI goes by the ipmitool program, which opens its own sockets; a lab's BMC speaks redfish", ErrUnsupported)
+	if t.Dial != nil && t.DialUDP == nil {
+		return nil, fmt.Errorf("%w: its connections go by another network stack, which gave no way to open UDP ones: set the BMC's protocol to redfish", ErrUnsupported)
 	}
-	program, err := exec.LookPath("ipmitool")
-	if err != nil {
-		return nil, fmt.Errorf("IPMI needs the program ipmitool, which this machine lacks: install the package ipmitool, or set the BMC's protocol to redfish: %w", err)
-	}
-	return &ipmiDriver{t: t, log: log, program: program}, nil
+	return &ipmiDriver{t: t, log: log}, nil
 }
 
-// Open asks for the power state. Cipher suite 17 is tried first; 3 only when
-// the BMC has no 17, which it says before any password is checked (IPMI 2.0
-// §13.17, Open Session Response): so that one login is one attempt. bmclib by
-// itself tries 3, then 17, also after a wrong password.
+// Name is the driver's name for bmclib.
+func (d *ipmiDriver) Name() string { return ipmiName }
+
+// Open logs in once. When ctx ends meanwhile, the login goes on for a moment,
+// so that its session can be ended.
 func (d *ipmiDriver) Open(ctx context.Context) error {
-	for _, d.cipher = range []string{"17", "3"} {
-		conn, err := ipmitool.New(d.t.Address.Addr().String(), d.t.User, string(d.t.Password), ipmitool.WithIpmitoolPath(d.program),
-			ipmitool.WithPort(strconv.Itoa(int(d.t.Address.Port()))), ipmitool.WithCipherSuite(d.cipher))
-		if err != nil {
-			return d.t.own(ctx, "opening", err)
+	const doing = "logging in"
+	lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.t.Timeout)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(loginGrace, cancel)
+		context.AfterFunc(lctx, func() { t.Stop() })
+	})
+	defer stop()
+	dial := d.t.DialUDP
+	if dial == nil {
+		dial = func(ctx context.Context, addr string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "udp", addr)
 		}
-		d.Conn = conn
-		err = conn.Open(ctx)
-		if err == nil {
-			return nil
+	}
+	conn, err := dial(ctx, d.t.Address.String())
+	if err != nil {
+		return d.t.fail(doing, fmt.Errorf("no UDP connection to %s: %w", d.t.Address, err))
+	}
+	d.s, err = login(lctx, conn, d.t.User, string(d.t.Password))
+	if err == nil && ctx.Err() != nil {
+		cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), logoutTimeout)
+		defer cancel()
+		err = errors.Join(ctx.Err(), d.s.close(cctx))
+	}
+	if err != nil {
+		d.s = nil
+		_ = conn.Close() // nothing is lost: the session was not opened, or is ended
+		if ctx.Err() != nil {
+			err = ctx.Err()
 		}
-		if d.cipher == "3" || !noCipher(err.Error()) {
-			return d.ipmiError(ctx, "logging in", err)
-		}
+		return d.t.fail(doing, d.explain(ctx, err))
 	}
 	return nil
 }
 
-// noCipher tells from ipmitool's words that the BMC lacks the cipher suite.
-func noCipher(said string) bool {
-	s := strings.ToLower(said)
-	return strings.Contains(s, "no matching cipher suite") || strings.Contains(s, "invalid authentication algorithm") ||
-		strings.Contains(s, "invalid integrity algorithm") || strings.Contains(s, "invalid confidentiality algorithm")
-}
-
-// ipmiError is what ipmitool said, as one line.
-func (d *ipmiDriver) ipmiError(ctx context.Context, doing string, err error) error {
-	if ctx.Err() != nil {
-		return d.t.own(ctx, doing, ctx.Err())
-	}
-	lines := strings.FieldsFunc(err.Error(), func(r rune) bool { return r == '\n' })
-	said := strings.Join(lines, "; ")
-	low := strings.ToLower(said)
+// explain says what an error of the session means, and what to do next.
+func (d *ipmiDriver) explain(ctx context.Context, err error) error {
+	var cc *ccError
 	switch {
-	case strings.Contains(low, "hmac is invalid"), strings.Contains(low, "unauthorized name"), strings.Contains(low, "password"):
-		return d.t.fail(doing, fmt.Errorf("%w: ipmitool said: %s", ErrPassword, said))
-	case strings.Contains(low, "unable to establish ipmi"):
-		return d.t.fail(doing, fmt.Errorf("the BMC at %s did not open an IPMI session: check that IPMI over LAN is enabled, and the address: ipmitool said: %s", d.t.Address, said))
-	case strings.Contains(low, "invalid command"), strings.Contains(low, "not supported"):
-		return d.t.fail(doing, fmt.Errorf("%w: ipmitool said: %s", ErrUnsupported, said))
+	case errors.Is(err, ErrPassword):
+		return err
+	case errors.As(err, &cc) && cc.code == 0xd4:
+		return fmt.Errorf("the user may not do that over IPMI: give it the role operator or administrator: %w", err)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no IPMI answer from %s within %s: check its address and that IPMI over LAN is enabled: %w", d.t.Address, d.t.Timeout, context.DeadlineExceeded)
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, context.Canceled):
+		return d.t.explain(ctx, err)
 	}
-	return d.t.fail(doing, fmt.Errorf("ipmitool said: %s", said))
+	return err
 }
 
-// run calls ipmitool. The password goes by its environment.
-func (d *ipmiDriver) run(ctx context.Context, args ...string) (string, error) {
-	all := append([]string{"-I", "lanplus", "-U", d.t.User, "-E", "-H", d.t.Address.Addr().String(),
-		"-p", strconv.Itoa(int(d.t.Address.Port())), "-C", d.cipher}, args...)
-	cmd := exec.CommandContext(ctx, d.program, all...)
-	cmd.Env = []string{"IPMITOOL_PASSWORD=" + string(d.t.Password)}
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return "", d.ipmiError(ctx, "ipmitool "+strings.Join(args, " "), fmt.Errorf("%s: %w", strings.TrimSpace(string(out)), err))
+// Close ends the session.
+func (d *ipmiDriver) Close(ctx context.Context) error {
+	if d.s == nil {
+		return nil
 	}
-	return string(out), nil
+	if err := d.s.close(ctx); err != nil {
+		return d.t.fail("logging out", d.explain(ctx, err))
+	}
+	return nil
+}
+
+// command sends a command; doing is what for.
+func (d *ipmiDriver) command(ctx context.Context, doing string, netFn, cmd byte, min int, data ...byte) ([]byte, error) {
+	b, err := d.s.command(ctx, netFn, cmd, data...)
+	if err == nil && len(b) < min {
+		err = fmt.Errorf("its answer has %d bytes instead of %d or more", len(b), min)
+	}
+	if err != nil {
+		return nil, d.t.fail(doing, d.explain(ctx, err))
+	}
+	return b, nil
+}
+
+// chassisStatus is Get Chassis Status (IPMI 2.0 §28.2).
+type chassisStatus struct {
+	power    Power
+	health   string
+	light    bool
+	tellsLed bool
+}
+
+func parseChassisStatus(b []byte) (s chassisStatus) {
+	s.power, s.health = Off, "OK"
+	if b[0]&0x01 != 0 {
+		s.power = On
+	}
+	// Power overload, main power fault, power control fault; drive and fan fault.
+	if b[0]&0x1a != 0 || b[2]&0x0c != 0 {
+		s.health = "Critical"
+	}
+	s.tellsLed = b[2]&0x40 != 0
+	s.light = s.tellsLed && b[2]&0x30 != 0
+	return s
+}
+
+func (d *ipmiDriver) chassis(ctx context.Context, doing string) (chassisStatus, error) {
+	b, err := d.command(ctx, doing, netChassis, 0x01, 3)
+	if err != nil {
+		return chassisStatus{power: PowerUnknown}, err
+	}
+	return parseChassisStatus(b), nil
 }
 
 // PowerStateGet reads the power state, for bmclib.
 func (d *ipmiDriver) PowerStateGet(ctx context.Context) (string, error) {
-	s, err := d.Conn.PowerStateGet(ctx)
-	if err != nil {
-		return "", d.ipmiError(ctx, "reading the power state", err)
-	}
-	return s, nil
+	s, err := d.chassis(ctx, "reading the power state")
+	return string(s.power), err
 }
 
-// PowerSet changes power, for bmclib.
+// PowerSet is Chassis Control (IPMI 2.0 §28.3), for bmclib.
 func (d *ipmiDriver) PowerSet(ctx context.Context, state string) (bool, error) {
-	ok, err := d.Conn.PowerSet(ctx, state)
-	if err != nil {
-		return ok, d.ipmiError(ctx, "power "+state, err)
+	doing := "power " + state
+	code, ok := map[string]byte{"off": 0, "on": 1, "cycle": 2, "reset": 3, "soft": 5}[state]
+	if !ok {
+		return false, d.t.fail(doing, fmt.Errorf("%w: IPMI has no such action", ErrUnsupported))
 	}
-	return ok, nil
+	_, err := d.command(ctx, doing, netChassis, 0x02, 0, code)
+	return err == nil, err
 }
 
-// BootDeviceSet sets the override, for bmclib.
+// Boot option parameters (IPMI 2.0 table 28-14).
+const (
+	bootValidClearing = 3
+	bootFlags         = 5
+)
+
+// ipmiDevices are the boot device selectors (IPMI 2.0 table 28-14), by
+// bmclib's names.
+var ipmiDevices = map[string]byte{"none": 0, "pxe": 1, "disk": 2, "cdrom": 5, "bios": 6}
+
+// BootDeviceSet sets the boot flags, for bmclib.
 func (d *ipmiDriver) BootDeviceSet(ctx context.Context, device string, permanent, uefi bool) (bool, error) {
 	doing := "setting the next boot to " + device
-	if device == "uefi_http" {
-		return false, d.t.fail(doing, fmt.Errorf("%w: IPMI has no HTTP boot; use pxe, or redfish", ErrUnsupported))
+	code, ok := ipmiDevices[device]
+	if !ok {
+		return false, d.t.fail(doing, fmt.Errorf("%w: IPMI has no boot device %s; use pxe, or redfish", ErrUnsupported, device))
 	}
-	ok, err := d.Conn.BootDeviceSet(ctx, device, permanent, uefi)
-	if err != nil {
-		return ok, d.ipmiError(ctx, doing, err)
+	// By default the flags end 60 s after they were set, if no power action came
+	// by then; the BMC may lack this parameter.
+	var cc *ccError
+	if _, err := d.command(ctx, doing, netChassis, 0x08, 0, bootValidClearing, 0x08); err != nil && !errors.As(err, &cc) {
+		return false, err
 	}
-	return ok, nil
+	flags := byte(0x80)
+	if permanent && code != 0 {
+		flags |= 0x40
+	}
+	if uefi {
+		flags |= 0x20
+	}
+	_, err := d.command(ctx, doing, netChassis, 0x08, 0, bootFlags, flags, code<<2, 0, 0, 0)
+	return err == nil, err
 }
 
-// nextBoot reads boot option parameter 5 (IPMI 2.0 §28.13, boot flags).
+// nextBoot reads the boot flags.
 func (d *ipmiDriver) nextBoot(ctx context.Context) (NextBoot, bool, error) {
-	out, err := d.run(ctx, "chassis", "bootparam", "get", "5")
+	b, err := d.command(ctx, "reading the next boot", netChassis, 0x09, 4, bootFlags, 0, 0)
 	if err != nil {
 		return NextBoot{Device: BootNone}, false, err
 	}
-	nb, err := parseBootFlags(out)
-	return nb, true, err
+	return parseBootFlags(b[2], b[3]), true, nil
 }
 
-// parseBootFlags reads "Boot parameter data: e004000000".
-func parseBootFlags(out string) (NextBoot, error) {
-	nb := NextBoot{Device: BootNone}
-	for line := range strings.Lines(out) {
-		v, ok := strings.CutPrefix(strings.TrimSpace(line), "Boot parameter data:")
-		if !ok {
-			continue
-		}
-		b, err := hex.DecodeString(strings.TrimSpace(v))
-		if err != nil || len(b) < 2 {
-			break
-		}
-		nb.UEFI = b[0]&0x20 != 0
-		if b[0]&0x80 == 0 { // not valid
-			return nb, nil
-		}
-		switch b[1] >> 2 & 0xf {
-		case 1:
-			nb.Device = BootPXE
-		case 2, 3:
-			nb.Device = BootDisk
-		case 5:
-			nb.Device = BootCD
-		case 6:
-			nb.Device = BootSetup
-		case 0:
-		default:
-			nb.Device = Device(fmt.Sprintf("ipmi-%d", b[1]>>2&0xf))
-		}
-		nb.Permanent = nb.Device != BootNone && b[0]&0x40 != 0
-		return nb, nil
+func parseBootFlags(flags, device byte) NextBoot {
+	nb := NextBoot{Device: BootNone, UEFI: flags&0x20 != 0}
+	if flags&0x80 == 0 { // not valid
+		return nb
 	}
-	return nb, errors.New("ipmitool printed no boot parameter data")
+	switch code := device >> 2 & 0xf; code {
+	case 0:
+	case 1:
+		nb.Device = BootPXE
+	case 2, 3: // 3: disk, in safe mode
+		nb.Device = BootDisk
+	case 5:
+		nb.Device = BootCD
+	case 6:
+		nb.Device = BootSetup
+	default:
+		nb.Device = Device(fmt.Sprintf("ipmi-%d", code))
+	}
+	nb.Permanent = nb.Device != BootNone && flags&0x40 != 0
+	return nb
 }
 
-// fields reads ipmitool's "Name : value" lines; the first of a name counts.
-func fields(out string) map[string]string {
-	m := map[string]string{}
-	for line := range strings.Lines(out) {
-		k, v, ok := strings.Cut(line, ":")
-		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
-		if _, have := m[k]; ok && !have {
-			m[k] = v
-		}
-	}
-	return m
-}
+// lightFor is how long a light is on where the BMC cannot keep it on.
+const lightFor = 255
 
-func (d *ipmiDriver) status(ctx context.Context) (Status, error) {
-	p, err := d.PowerStateGet(ctx)
-	if err != nil {
-		return Status{}, err
-	}
-	st := Status{Power: parsePower(p)}
-	if st.Boot, _, err = d.nextBoot(ctx); err != nil {
-		return st, err
-	}
-	mc, err := d.run(ctx, "mc", "info")
-	if err != nil {
-		return st, err
-	}
-	st.Firmware = fields(mc)["Firmware Revision"]
-	// A BMC may hold no FRU data: then the rest stays unsaid.
-	fru, err := d.run(ctx, "fru", "print", "0")
-	if err != nil {
-		if ctx.Err() != nil {
-			return st, err
-		}
-		d.log.Debug("the BMC shows no FRU data", "err", err)
-		return st, nil
-	}
-	f := fields(fru)
-	st.Vendor, st.Model, st.Serial = f["Product Manufacturer"], f["Product Name"], f["Product Serial"]
-	return st, nil
-}
-
-// identify cannot be read back over IPMI (chassis status tells it on few BMCs).
+// identify is Chassis Identify (IPMI 2.0 §28.5), read back where the chassis
+// status tells the light.
 func (d *ipmiDriver) identify(ctx context.Context, on bool) error {
-	arg := "0"
-	if on {
-		arg = "force"
+	const doing = "switching the identify light"
+	var err error
+	if !on {
+		_, err = d.command(ctx, doing, netChassis, 0x04, 0, 0)
+	} else if _, err = d.command(ctx, doing, netChassis, 0x04, 0, 0, 1); refused(err) {
+		d.log.Warn("the BMC cannot keep its identify light on: it will go out by itself", "seconds", lightFor)
+		_, err = d.command(ctx, doing, netChassis, 0x04, 0, lightFor)
 	}
-	_, err := d.run(ctx, "chassis", "identify", arg)
+	if err != nil {
+		return err
+	}
+	s, err := d.chassis(ctx, doing)
+	if err == nil && s.tellsLed && s.light != on {
+		err = d.t.fail(doing, errNothing)
+	}
 	return err
+}
+
+// refused: the BMC answered that the request is not to its liking.
+func refused(err error) bool {
+	var cc *ccError
+	return errors.As(err, &cc)
 }
 
 func (d *ipmiDriver) lastReset(context.Context, Action) (string, bool, error) { return "", false, nil }
 
-func (d *ipmiDriver) inventory(context.Context) (Inventory, error) {
-	return Inventory{}, d.t.fail("reading the inventory", fmt.Errorf("%w: IPMI tells no processors, network cards or drives; use redfish, or boot the agent", ErrUnsupported))
+func (d *ipmiDriver) status(ctx context.Context) (Status, error) {
+	const doing = "reading the status"
+	c, err := d.chassis(ctx, doing)
+	if err != nil {
+		return Status{}, err
+	}
+	st := Status{Power: c.power, Identify: c.light, Health: c.health}
+	if st.Boot, _, err = d.nextBoot(ctx); err != nil && !errors.Is(err, ErrUnsupported) {
+		return st, err
+	}
+	id, err := d.command(ctx, doing, netApp, 0x01, 11)
+	if err != nil {
+		return st, err
+	}
+	st.Firmware = fmt.Sprintf("%d.%02x", id[2]&0x7f, id[3])
+	p, err := d.product(ctx)
+	if refused(err) || errors.Is(err, errFRU) { // a BMC may hold no FRU data: then the rest stays unsaid
+		d.log.Debug("the BMC shows no FRU data", "err", err)
+		return st, nil
+	}
+	st.Vendor, st.Model, st.Serial = p.maker, p.name, p.serial
+	return st, err
+}
+
+// inventory is what IPMI tells: what the machine is, and the BMC's firmware.
+func (d *ipmiDriver) inventory(ctx context.Context) (Inventory, error) {
+	st, err := d.status(ctx)
+	return Inventory{Status: st, Firmware: []Firmware{{ID: "BMC", Name: "BMC", Version: st.Firmware}},
+		Missing: []string{"processors, memory, network cards, drives, GPUs: IPMI does not tell them; use redfish, or boot the agent"}}, err
 }
