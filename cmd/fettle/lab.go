@@ -29,7 +29,7 @@ func labFlag() cli.Flag {
 }
 
 func labsFlag() cli.Flag {
-	return &cli.StringFlag{Name: "labs", EnvVars: []string{"FETTLE_LABS"}, Usage: "folder of this user's labs"}
+	return &cli.StringFlag{Name: "labs", EnvVars: []string{"FETTLE_LABS"}, Usage: "folder of this user's labs (default: /var/lib/fettle/labs for root, else below $XDG_STATE_HOME)"}
 }
 
 func labCommands(e *env) []*cli.Command {
@@ -45,17 +45,19 @@ for each machine of the site with the site's own MACs, addresses and serial
 numbers, powers them on through virtual BMCs, and takes them through the same
 boot path as hardware until they are ready. Run it again to go on after a
 Ctrl-C, or to change nothing.`,
-				Flags: append([]cli.Flag{
+				Flags: []cli.Flag{
 					siteFlag(), storeFlag(),
 					&cli.StringSliceFlag{Name: "machines", Usage: "only these: names, gpu-[01-04], rack=r1 (repeatable, or with commas)"},
-					&cli.StringFlag{Name: "memory", Usage: "memory of a machine (default 2GiB)"},
-					&cli.IntFlag{Name: "cpus", Usage: "CPUs of a machine (default 2)"},
-					&cli.StringFlag{Name: "disk-size", Usage: "largest virtual disk; disks are sparse (default 8GiB)"},
+					&cli.StringFlag{Name: "memory", Usage: "memory of a machine (default: 2GiB)"},
+					&cli.IntFlag{Name: "cpus", Usage: "CPUs of a machine", DefaultText: "2"},
+					&cli.StringFlag{Name: "disk-size", Usage: "largest virtual disk; disks are sparse (default: 8GiB)"},
 					&cli.StringFlag{Name: "accel", Usage: "kvm or tcg (default: kvm where a guest runs with it)"},
 					&cli.StringFlag{Name: "connect", Usage: "libvirt URI (default: qemu:///session, or qemu:///system for root)"},
 					&cli.StringFlag{Name: "network", Usage: "bridge=NAME attaches the boot network to a bridge of this machine: for those who mean it"},
 					&cli.BoolFlag{Name: "no-deploy", Usage: "make the machines, but leave them off"},
-				}, where...),
+					&cli.StringFlag{Name: "lab", EnvVars: []string{"FETTLE_LAB"}, Usage: "name of the lab (default: the site's)"},
+					labsFlag(),
+				},
 				Action: func(c *cli.Context) error { return labUp(c, e) },
 			},
 			{Name: "ls", Usage: "list the labs of this machine", Flags: []cli.Flag{labsFlag()}, Action: func(c *cli.Context) error { return labList(c, e) }},
@@ -142,6 +144,9 @@ func labOptions(c *cli.Context, s *site.Site) (labs.Options, error) {
 	}
 	if o.Name == "" {
 		o.Name = s.Name
+	}
+	if o.URI != "" && !strings.HasPrefix(o.URI, "qemu:///") && !strings.HasPrefix(o.URI, "qemu+unix:///") {
+		return o, usage("--connect is a libvirt of this machine, qemu:///session or qemu:///system, not %q: a lab's network is in this machine's memory", o.URI)
 	}
 	o.Dir = filepath.Join(root, o.Name)
 	for flag, v := range map[string]*site.Bytes{"memory": &o.Memory, "disk-size": &o.DiskSize} {

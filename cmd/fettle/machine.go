@@ -27,16 +27,19 @@ func machineCommands(e *env) []*cli.Command {
 				{Name: "show", Usage: "show all that is known of a machine", ArgsUsage: "NAME", Action: withClient(e, machineShow)},
 				{Name: "why", Usage: "tell what happened to a machine, as sentences", ArgsUsage: "NAME", Action: withClient(e, machineWhy)},
 				{Name: "deploy", Usage: "write each machine's image and start it", ArgsUsage: "SELECTOR...", Flags: []cli.Flag{yes, wait},
-					Description: "Shows the plan (disks that are wiped, machines that restart) and asks, or needs --yes.",
+					Description: "Shows the plan (disks that are wiped, machines that restart) and asks, or needs --yes.\n" + selectorHelp,
 					Action:      withClient(e, machineDeploy)},
 				{Name: "inspect", Usage: "boot machines into the agent and record what they are", ArgsUsage: "SELECTOR...", Flags: []cli.Flag{yes, wait},
-					Action: withClient(e, machineInspect)},
+					Description: "Nothing is written to a disk. A machine with an installed system is restarted into it\nafterwards; any other is switched off.\n" + selectorHelp,
+					Action:      withClient(e, machineInspect)},
 				{Name: "abort", Usage: "end a machine's run; the machine is left as it is", ArgsUsage: "NAME", Action: withClient(e, machineAbort)},
 			},
 		},
-		{Name: "plan", Usage: "show what deploying machines would do", ArgsUsage: "SELECTOR...", Action: withClient(e, planShow)},
+		{Name: "plan", Usage: "show what deploying machines would do", ArgsUsage: "SELECTOR...", Description: selectorHelp, Action: withClient(e, planShow)},
 	}
 }
+
+const selectorHelp = "SELECTOR is a name, a range such as gpu-[01-32], rack=NAME, profile=NAME, or all."
 
 // withClient connects to the serving fettle before a command runs.
 func withClient(e *env, do func(c *cli.Context, e *env, w *web.Client) error) cli.ActionFunc {
