@@ -379,7 +379,7 @@ func TestCertificates(t *testing.T) {
 		errs []string
 	}{
 		{"right authority", func(*Target) {}, nil},
-		{"wrong authority", func(t *Target) { t.RootCAs = x509.NewCertPool() }, []string{"not trusted", "trust the authority", "pin its fingerprint sha256 " + pin}},
+		{"wrong authority", func(t *Target) { t.RootCAs = x509.NewCertPool() }, []string{"not trusted", "trust the authority", "pin its certificate in the site file, fingerprint: " + pin}},
 		{"system roots", func(t *Target) { t.RootCAs = nil }, []string{"not trusted"}},
 		{"pinned", func(t *Target) { t.RootCAs, t.Fingerprint = nil, pin }, nil},
 		{"pinned with colons", func(t *Target) { t.RootCAs, t.Fingerprint = nil, strings.Join(colons, ":") }, nil},

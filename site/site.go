@@ -117,6 +117,9 @@ type BMC struct {
 	Network  string // name of the Network that Address is on
 	Protocol BMCProtocol
 	Secret   string // name of the secret that holds "user:password"
+	// Fingerprint is the SHA-256 of its certificate in lower-case hex, trusted
+	// whoever signed it; "" = the site's CA signed it.
+	Fingerprint string
 }
 
 // NIC is one network port.

@@ -182,6 +182,7 @@ func tables() *object {
 		{key: "network", goName: "Network", kind: kindReference("network"), derived: "the bmc network that the address is on", doc: "network of purpose bmc that the address is on"},
 		{key: "protocol", goName: "Protocol", kind: oneOf("BMC protocol", Redfish, IPMI), def: "redfish", doc: "how it is spoken to"},
 		{key: "secret", goName: "Secret", kind: kindReference("secret"), required: true, doc: `name of the secret that holds "user:password"`},
+		{key: "fingerprint", goName: "Fingerprint", kind: matching("fingerprint", `^[0-9a-f]{64}$`, 64, "write the SHA-256 of the BMC's certificate as 64 lower-case hex digits"), derived: "none: its certificate is signed by the site's CA", doc: "SHA-256 of its certificate, which is then trusted whoever signed it"},
 	}}
 	nic := &object{name: "NIC", doc: "One network port of a machine.", fields: []field{
 		{key: "mac", goName: "MAC", kind: kindMAC(), required: true, doc: "Ethernet address"},

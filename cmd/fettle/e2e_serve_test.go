@@ -36,7 +36,7 @@ func TestServeRack(t *testing.T) {
 	}
 	m, _ := s.Machine("node-01")
 	q := newQEMUChassis(t, r, m.UUID)
-	r.serveBMC("10.91.0.11", q)
+	r.serveBMC("10.91.0.11", r.siteCert("10.91.0.11"), q)
 	if res := r.fettle(rackBuildWait, "", "image", "build", "all"); res.status != 0 {
 		t.Fatalf("fettle image build all = %d\n%s%s", res.status, res.stdout, res.stderr)
 	}

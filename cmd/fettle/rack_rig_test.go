@@ -10,6 +10,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -205,13 +207,13 @@ func newRackRig(t *testing.T) *rackRig {
 	r.bin = e2eBinary(t, repo, r.dir)
 	r.tokens = filepath.Join(r.dir, "tokens")
 	r.env = append(os.Environ(), "HOME="+r.dir, "XDG_CONFIG_HOME="+r.path("config"), "FETTLE_STORE="+r.store,
-		"FETTLE_SITE="+r.path("site"), "FETTLE_SERVER="+r.path("api.sock"), "FETTLE_LAB=", "FETTLE_LABS="+r.path("labs"))
+		"FETTLE_SITE="+r.path("site"), "FETTLE_SERVER="+r.path("api.sock"), "FETTLE_LAB=", "FETTLE_STATE_HOME="+r.path("home"), "FETTLE_LABS="+r.path("labs"))
 
 	r.ns.run(t, "ip", "link", "add", "br0", "type", "bridge", "stp_state", "0", "forward_delay", "0")
 	r.ns.run(t, "ip", "addr", "add", "10.90.0.1/24", "dev", "br0")
 	r.ns.run(t, "ip", "link", "set", "br0", "up")
 	r.ns.run(t, "ip", "link", "add", "bmc0", "type", "bridge")
-	for _, a := range []string{"10.91.0.1/24", "10.91.0.11/32"} {
+	for _, a := range []string{"10.91.0.1/24", "10.91.0.11/32", "10.91.0.12/32"} {
 		r.ns.run(t, "ip", "addr", "add", a, "dev", "bmc0")
 	}
 	r.ns.run(t, "ip", "link", "set", "bmc0", "up")
@@ -375,9 +377,9 @@ func (r *rackRig) await(bound time.Duration, what string, ok func() (bool, error
 	}
 }
 
-// serveBMC serves a virtual BMC over HTTPS at an address inside, with a
-// certificate of the site's CA, as a BMC that the technician has set up.
-func (r *rackRig) serveBMC(addr string, ch vbmc.Chassis) {
+// siteCert is a certificate of the site's CA, as a BMC has that the technician
+// has set up.
+func (r *rackRig) siteCert(addr string) tls.Certificate {
 	r.t.Helper()
 	secrets, err := site.OpenSecrets(r.path("site"), r.path("config/fettle/identity.txt"))
 	if err != nil {
@@ -387,11 +389,22 @@ func (r *rackRig) serveBMC(addr string, ch vbmc.Chassis) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
+	return issue(r.t, ca, addr)
+}
+
+func issue(t *testing.T, ca *site.CA, addr string) tls.Certificate {
+	t.Helper()
 	now := time.Now()
 	cert, err := ca.Issue(nil, []netip.Addr{netip.MustParseAddr(addr)}, now.Add(-time.Hour), now.Add(24*time.Hour))
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
+	return cert
+}
+
+// serveBMC serves a virtual BMC over HTTPS at an address inside.
+func (r *rackRig) serveBMC(addr string, cert tls.Certificate, ch vbmc.Chassis) {
+	r.t.Helper()
 	h, err := vbmc.New(vbmc.Config{Chassis: ch, Accounts: []vbmc.Account{{User: rackBMCUser, Password: rackBMCPassword, Role: "Administrator"}}})
 	if err != nil {
 		r.t.Fatal(err)
@@ -400,7 +413,7 @@ func (r *rackRig) serveBMC(addr string, ch vbmc.Chassis) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

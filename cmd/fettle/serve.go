@@ -298,7 +298,7 @@ func siteTarget(m site.Machine, secrets *site.Secrets, ca *site.CA, dial func(ct
 	}
 	return bmc.Target{
 		Name: m.Name, Address: netip.AddrPortFrom(m.BMC.Address, port), Protocol: bmc.Protocol(m.BMC.Protocol),
-		User: user, Password: pw, Dial: dial, RootCAs: ca.Pool(),
+		User: user, Password: pw, Dial: dial, RootCAs: ca.Pool(), Fingerprint: m.BMC.Fingerprint,
 	}, nil
 }
 

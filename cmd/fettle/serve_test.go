@@ -6,10 +6,14 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/fettle-dev/fettle/bmc/vbmc"
+	"github.com/fettle-dev/fettle/site"
 )
 
 // TestServeRefuses starts fettle serve in a namespace where something is
@@ -147,6 +151,34 @@ func TestServeWithoutRoot(t *testing.T) {
 		t.Errorf("fettle machine ls = %s; want node-02", res.stdout)
 	}
 	sv.stop(t)
+}
+
+// TestBMCOfItsOwnMaking is a BMC as it comes, with a certificate that its maker
+// signed: the error names its fingerprint, and the site file may pin that.
+func TestBMCOfItsOwnMaking(t *testing.T) {
+	r := newRackRig(t)
+	maker, err := site.NewCA("maker", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := virtualInfo()
+	info.Serial = "RACK0002"
+	r.serveBMC("10.91.0.12", issue(t, maker, "10.91.0.12"), vbmc.NewMemory(info))
+	status := []string{"bmc", "status", "node-02"}
+	res := r.want(exitFailed, "", status...)
+	pin := regexp.MustCompile(`fingerprint: [0-9a-f]{64}`).FindString(res.stderr)
+	if pin == "" {
+		t.Fatalf("fettle bmc status says %q; want the fingerprint", res.stderr)
+	}
+	t.Log(strings.TrimSpace(res.stderr))
+	r.write("site/machines/r1.yaml", strings.Replace(rackMachinesYAML, "bmc: {address: 10.91.0.12,", "bmc: {"+pin+", address: 10.91.0.12,", 1))
+	if res := r.want(0, "", status...); !strings.Contains(res.stdout, "RACK0002") {
+		t.Errorf("fettle bmc status with the pin = %s; want the BMC's serial", res.stdout)
+	}
+	r.write("site/machines/r1.yaml", strings.Replace(rackMachinesYAML, "bmc: {address: 10.91.0.12,", "bmc: {fingerprint: "+strings.Repeat("ab", 32)+", address: 10.91.0.12,", 1))
+	if res := r.want(exitFailed, "", status...); !strings.Contains(res.stderr, "somebody else answers") {
+		t.Errorf("fettle bmc status with another pin says %s; want that somebody else answers", res.stderr)
+	}
 }
 
 // TestServeGoesOn is a server that lacks images and a secret, says so, reads
