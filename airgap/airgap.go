@@ -70,6 +70,7 @@ type Trust struct {
 	What     string `json:"what"`               // e.g. "suite bookworm"
 	Date     string `json:"date,omitempty"`     // of the signed index, RFC 3339
 	SignedBy string `json:"signedBy,omitempty"` // fingerprint of the OpenPGP key
+	Until    string `json:"until,omitempty"`    // the signed index is valid until then, RFC 3339
 	Source   string `json:"source"`             // keyring, or "the site file"
 }
 

@@ -1,0 +1,109 @@
+package apt
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/fettle-dev/fettle/airgap"
+)
+
+// ClientConfig is a file for /etc/apt/sources.list.d, in deb822 form, for the
+// apt mirrors of a snapshot that is served at base: sources.list(5).
+func ClientConfig(ctx context.Context, s *airgap.Store, snap airgap.Snapshot, base string) (string, error) {
+	var b strings.Builder
+	for _, t := range snap.Trees {
+		if t.Format != "apt" {
+			continue
+		}
+		lm, ok := snap.Lock.Mirror(t.Mirror)
+		if !ok {
+			return "", fmt.Errorf("snapshot %s has no lock of mirror %s", snap.Name, t.Mirror)
+		}
+		signedBy, err := signedByOf(ctx, s, t, lm)
+		if err != nil {
+			return "", fmt.Errorf("mirror %s: %w", t.Mirror, err)
+		}
+		// Components differ between suites: an entry for each set of them.
+		type entry struct{ suites, components, archs []string }
+		var entries []entry
+		for _, suite := range lm.Spec.Suites {
+			e := entry{suites: []string{suite}}
+			e.components, e.archs = contentsOf(t, suite)
+			i := slices.IndexFunc(entries, func(x entry) bool {
+				return slices.Equal(x.components, e.components) && slices.Equal(x.archs, e.archs)
+			})
+			if i >= 0 {
+				entries[i].suites = append(entries[i].suites, suite)
+			} else if len(e.components) > 0 {
+				entries = append(entries, e)
+			}
+		}
+		for _, e := range entries {
+			if b.Len() > 0 {
+				b.WriteByte('\n')
+			}
+			fmt.Fprintf(&b, "# mirror %s, by fettle\nTypes: deb\nURIs: %s/apt/%s/\nSuites: %s\nComponents: %s\nArchitectures: %s\nSigned-By:%s\n",
+				t.Mirror, strings.TrimSuffix(base, "/"), t.Mirror, strings.Join(e.suites, " "), strings.Join(e.components, " "), strings.Join(e.archs, " "), signedBy)
+		}
+	}
+	if b.Len() == 0 {
+		return "", fmt.Errorf("snapshot %s has no apt mirror", snap.Name)
+	}
+	return b.String(), nil
+}
+
+// contentsOf finds what a tree has of a suite.
+func contentsOf(t airgap.Tree, suite string) (components, archs []string) {
+	for _, f := range t.Files {
+		rest, ok := strings.CutPrefix(f.Path, "dists/"+suite+"/")
+		if !ok || strings.Contains(rest, "/by-hash/") {
+			continue
+		}
+		comp, rest, ok := strings.Cut(rest, "/binary-")
+		arch, file, ok2 := strings.Cut(rest, "/")
+		if !ok || !ok2 || !strings.HasPrefix(file, "Packages") {
+			continue
+		}
+		if !slices.Contains(components, comp) {
+			components = append(components, comp)
+		}
+		if arch != "all" && !slices.Contains(archs, arch) {
+			archs = append(archs, arch)
+		}
+	}
+	slices.Sort(components)
+	slices.Sort(archs)
+	return components, archs
+}
+
+// signedByOf is the value of Signed-By: the site's key itself, or where
+// upstream's keyring is.
+func signedByOf(ctx context.Context, s *airgap.Store, t airgap.Tree, lm airgap.LockedMirror) (string, error) {
+	i := slices.IndexFunc(t.Files, func(f airgap.File) bool { return f.Path == keyFile })
+	if i < 0 {
+		if len(lm.Trust) == 0 || !strings.HasPrefix(lm.Trust[0].Source, "/") {
+			return "", fmt.Errorf("upstream's key has no file of its own: set resign in the site file")
+		}
+		return " " + lm.Trust[0].Source, nil
+	}
+	r, err := s.Blobs().Open(ctx, t.Files[i].SHA256)
+	if err != nil {
+		return "", err
+	}
+	defer r.Close()
+	key, err := io.ReadAll(r)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, line := range strings.Split(strings.TrimSpace(string(key)), "\n") {
+		if line == "" {
+			line = "."
+		}
+		b.WriteString("\n " + line)
+	}
+	return b.String(), nil
+}

@@ -1,0 +1,220 @@
+package apt
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ProtonMail/go-crypto/openpgp"
+	"github.com/ProtonMail/go-crypto/openpgp/armor"
+	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
+	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
+	"github.com/ProtonMail/go-crypto/openpgp/packet"
+
+	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/blob"
+)
+
+// clockSlack is by how much a Release may be from the future.
+const clockSlack = 24 * time.Hour
+
+// ErrSignature says that no key that is trusted signed an index.
+var ErrSignature = errors.New("no trusted key signed it")
+
+// release is a suite's index of indexes.
+type release struct {
+	origin, label, suite, codename string
+	date, validUntil               time.Time // validUntil is zero when there is none
+	components, archs              []string
+	byHash                         bool
+	allApart                       bool // packages for all architectures have an index of their own
+	files                          map[string]listed
+}
+
+// listed is a file that a Release names.
+type listed struct {
+	sha256 blob.Digest
+	size   int64
+}
+
+// parseRelease reads a Release.
+func parseRelease(data []byte) (release, error) {
+	var sts []stanza
+	err := readStanzas(bytes.NewReader(data), nil, false, func(s stanza) error { sts = append(sts, s); return nil })
+	if err != nil {
+		return release{}, err
+	}
+	if len(sts) != 1 {
+		return release{}, fmt.Errorf("it has %d stanzas; want one", len(sts))
+	}
+	s := sts[0]
+	r := release{
+		origin: s.get("Origin"), label: s.get("Label"), suite: s.get("Suite"), codename: s.get("Codename"),
+		components: strings.Fields(s.get("Components")), archs: strings.Fields(s.get("Architectures")),
+		byHash:   strings.EqualFold(s.get("Acquire-By-Hash"), "yes"),
+		allApart: !strings.Contains(s.get("No-Support-for-Architecture-all"), "Packages"),
+		files:    map[string]listed{},
+	}
+	if r.date, err = parseDate(s.get("Date")); err != nil {
+		return release{}, fmt.Errorf("its Date is wrong: %w", err)
+	}
+	if v := s.get("Valid-Until"); v != "" {
+		if r.validUntil, err = parseDate(v); err != nil {
+			return release{}, fmt.Errorf("its Valid-Until is wrong: %w", err)
+		}
+	}
+	for _, line := range strings.Split(s.get("SHA256"), "\n") {
+		f := strings.Fields(line)
+		if len(f) == 0 {
+			continue
+		}
+		if len(f) != 3 {
+			return release{}, fmt.Errorf("its SHA256 has the line %q", line)
+		}
+		d, err := blob.ParseDigest("sha256:" + strings.ToLower(f[0]))
+		n, err2 := strconv.ParseInt(f[1], 10, 64)
+		if err := errors.Join(err, err2, airgap.CheckPath(f[2])); err != nil || n < 0 {
+			return release{}, fmt.Errorf("its SHA256 has the line %q: %w", line, err)
+		}
+		if old, twice := r.files[f[2]]; twice && old != (listed{d, n}) {
+			return release{}, fmt.Errorf("it names %s twice and differently", f[2])
+		}
+		r.files[f[2]] = listed{d, n}
+	}
+	if len(r.files) == 0 {
+		return release{}, errors.New("it has no SHA256 digests, and weaker ones are not trusted")
+	}
+	return r, nil
+}
+
+// parseDate reads the dates of a Release, always in UTC.
+func parseDate(s string) (time.Time, error) {
+	s = strings.Replace(s, " GMT", " UTC", 1)
+	s = strings.Replace(s, " +0000", " UTC", 1)
+	t, err := time.Parse("Mon, _2 Jan 2006 15:04:05 MST", s)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("%q is no date: %w", s, err)
+	}
+	if name, _ := t.Zone(); name != "UTC" {
+		return time.Time{}, fmt.Errorf("%q is not in UTC", s)
+	}
+	return t.UTC(), nil
+}
+
+func formatDate(t time.Time) string { return t.UTC().Format("Mon, 02 Jan 2006 15:04:05 MST") }
+
+// check refuses a Release of another suite, an expired one, and one from the
+// future.
+func (r release) check(suite string, now time.Time) error {
+	name := strings.TrimSuffix(suite, "/updates")
+	if suite != r.suite && suite != r.codename && name != r.codename && name != r.suite {
+		return fmt.Errorf("it is of suite %q (%q), not of %s: upstream swapped it", r.suite, r.codename, suite)
+	}
+	if !r.validUntil.IsZero() && now.After(r.validUntil) {
+		return fmt.Errorf("it was valid until %s and is not any more: upstream is stale, or withholds newer ones", r.validUntil.Format(time.RFC3339))
+	}
+	if r.date.After(now.Add(clockSlack)) {
+		return fmt.Errorf("it is dated %s, which is to come: is this machine's clock right?", r.date.Format(time.RFC3339))
+	}
+	return nil
+}
+
+// keyring is the keys of one source and where they come from.
+type keyring struct {
+	keys   openpgp.EntityList
+	source string
+}
+
+// readKeyring reads files of keys, binary or armoured, and armoured texts.
+func readKeyring(paths, texts []string) (keyring, error) {
+	kr := keyring{source: strings.Join(paths, ", ")}
+	for _, p := range paths {
+		data, err := os.ReadFile(p)
+		if err != nil {
+			return keyring{}, fmt.Errorf("reading a keyring: %w", err)
+		}
+		keys, err := parseKeys(data)
+		if err != nil {
+			return keyring{}, fmt.Errorf("reading the keyring %s: %w", p, err)
+		}
+		kr.keys = append(kr.keys, keys...)
+	}
+	for _, t := range texts {
+		keys, err := parseKeys([]byte(t))
+		if err != nil {
+			return keyring{}, fmt.Errorf("reading the key in Signed-By: %w", err)
+		}
+		kr.keys = append(kr.keys, keys...)
+		kr.source = "Signed-By"
+	}
+	if len(kr.keys) == 0 {
+		return keyring{}, errors.New("there is no key to verify with: name keyrings in the site file")
+	}
+	return kr, nil
+}
+
+func parseKeys(data []byte) (openpgp.EntityList, error) {
+	if bytes.Contains(data, []byte("-----BEGIN PGP PUBLIC KEY BLOCK-----")) {
+		return openpgp.ReadArmoredKeyRing(bytes.NewReader(data))
+	}
+	return openpgp.ReadKeyRing(bytes.NewReader(data))
+}
+
+// verifyInline verifies an InRelease and returns exactly what was signed.
+func verifyInline(data []byte, kr keyring, now time.Time) (plain []byte, fingerprint string, err error) {
+	block, rest := clearsign.Decode(data)
+	if block == nil {
+		return nil, "", fmt.Errorf("%w: it is no clear-signed text", ErrSignature)
+	}
+	if !bytes.HasPrefix(data, []byte("-----BEGIN PGP SIGNED MESSAGE-----")) || len(bytes.TrimSpace(rest)) > 0 {
+		return nil, "", fmt.Errorf("%w: something stands around the signed text", ErrSignature)
+	}
+	sig, err := readAll(block.ArmoredSignature)
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: %w", ErrSignature, err)
+	}
+	fingerprint, err = verifyWith(block.Bytes, sig, kr, now)
+	return block.Bytes, fingerprint, err
+}
+
+// verifyDetached verifies a Release with its Release.gpg.
+func verifyDetached(data, sig []byte, kr keyring, now time.Time) (fingerprint string, err error) {
+	if bytes.HasPrefix(bytes.TrimSpace(sig), []byte("-----BEGIN")) {
+		block, err := armor.Decode(bytes.NewReader(sig))
+		if err != nil {
+			return "", fmt.Errorf("%w: %w", ErrSignature, err)
+		}
+		if sig, err = readAll(block); err != nil {
+			return "", fmt.Errorf("%w: %w", ErrSignature, err)
+		}
+	}
+	return verifyWith(data, sig, kr, now)
+}
+
+func readAll(b *armor.Block) ([]byte, error) {
+	var out bytes.Buffer
+	_, err := out.ReadFrom(b.Body)
+	return out.Bytes(), err
+}
+
+// verifyWith tries the keys one by one: an index is signed by several keys,
+// of which some may be unknown here or expired.
+func verifyWith(data, sig []byte, kr keyring, now time.Time) (string, error) {
+	var errs []error
+	for _, e := range kr.keys {
+		_, signer, err := openpgp.VerifyDetachedSignature(openpgp.EntityList{e}, bytes.NewReader(data), bytes.NewReader(sig),
+			&packet.Config{Time: func() time.Time { return now }})
+		if err == nil {
+			return strings.ToUpper(hex.EncodeToString(signer.PrimaryKey.Fingerprint)), nil
+		}
+		if !errors.Is(err, pgperrors.ErrUnknownIssuer) {
+			errs = append(errs, err)
+		}
+	}
+	return "", fmt.Errorf("%w: tried the %d keys of %s: %w", ErrSignature, len(kr.keys), kr.source, errors.Join(append(errs, errors.New("has upstream a new key?"))...))
+}

@@ -1,0 +1,370 @@
+package apt
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/blob"
+)
+
+const (
+	maxRelease = 32 << 20
+	evidence   = ".upstream/"
+	// resolveVersion changes when the same upstream resolves to something else.
+	resolveVersion = "1"
+)
+
+// suite is a source whose Release is verified.
+type suite struct {
+	source
+	rel    release
+	trust  airgap.Trust
+	signed []airgap.Item // InRelease, or Release and Release.gpg
+}
+
+// remade tells whether a mirror gets a Release of the site's own.
+func remade(m airgap.Mirror) bool { return len(m.Packages) > 0 || m.Resign }
+
+// place is where a file of dists/SUITE stands in a mirror's tree.
+func place(m airgap.Mirror, suite, file string) string {
+	if remade(m) {
+		return evidence + suite + "/" + file
+	}
+	return "dists/" + suite + "/" + file
+}
+
+func indexKind(m airgap.Mirror) airgap.Kind {
+	if remade(m) {
+		return airgap.KindEvidence
+	}
+	return airgap.KindIndex
+}
+
+// Resolve implements airgap.Format.
+func (f *Format) Resolve(ctx context.Context, env airgap.Env, m airgap.Mirror, prev *airgap.LockedMirror) (airgap.LockedMirror, error) {
+	if remade(m) && env.Key == nil {
+		return airgap.LockedMirror{}, errors.New("its index is to be signed by the site, and there is no site key: make one with fettle bundle key")
+	}
+	if len(m.Archs) == 0 {
+		return airgap.LockedMirror{}, errors.New("it names no archs, such as amd64")
+	}
+	sources, err := f.sources(m)
+	if err != nil {
+		return airgap.LockedMirror{}, err
+	}
+	var suites []suite
+	for _, candidates := range sources {
+		s, err := firstSuite(ctx, env, m, candidates)
+		if err != nil {
+			return airgap.LockedMirror{}, err
+		}
+		suites = append(suites, s)
+	}
+	inputs, err := inputsOf(m, suites)
+	if err != nil {
+		return airgap.LockedMirror{}, err
+	}
+	if prev != nil {
+		if prev.Inputs == inputs {
+			return *prev, nil
+		}
+		if err := notOlder(prev.Trust, suites); err != nil {
+			return airgap.LockedMirror{}, err
+		}
+	}
+	out := airgap.LockedMirror{Inputs: inputs}
+	set := map[string]airgap.Item{}
+	put := func(it airgap.Item) error {
+		if old, ok := set[it.Path]; ok {
+			if old.SHA256 != it.SHA256 {
+				return fmt.Errorf("two suites have different files at %s: mirror them apart", it.Path)
+			}
+			return nil
+		}
+		set[it.Path] = it
+		return nil
+	}
+	for _, s := range suites {
+		out.Trust = append(out.Trust, s.trust)
+		for _, it := range s.signed {
+			if err := put(it); err != nil {
+				return airgap.LockedMirror{}, err
+			}
+		}
+	}
+	pkgs, err := readIndexes(ctx, env, m, suites, put)
+	if err != nil {
+		return airgap.LockedMirror{}, err
+	}
+	picked, err := pick(m, pkgs)
+	if err != nil {
+		return airgap.LockedMirror{}, err
+	}
+	for _, c := range picked {
+		err := put(airgap.Item{Path: c.p.filename, URL: c.p.base + "/" + c.p.filename, Size: c.p.size, SHA256: c.p.sha256,
+			Kind: airgap.KindPackage, Name: c.p.name, Version: c.p.version, Arch: c.p.arch, Why: c.why})
+		if err != nil {
+			return airgap.LockedMirror{}, err
+		}
+	}
+	out.Items = slices.Collect(maps.Values(set))
+	return out, nil
+}
+
+// pick takes the packages of a mirror: all, or those named with what they need.
+func pick(m airgap.Mirror, pkgs []*pkg) ([]chosen, error) {
+	if len(m.Packages) == 0 {
+		var out []chosen
+		for _, p := range pkgs {
+			out = append(out, chosen{p, ""})
+		}
+		return out, nil
+	}
+	var out []chosen
+	var errs []error
+	for _, arch := range m.Archs {
+		if arch == "all" {
+			continue
+		}
+		c, err := newUniverse(arch, pkgs).closure(m.Packages, m.Recommends)
+		out = append(out, c...)
+		errs = append(errs, err)
+	}
+	return out, errors.Join(errs...)
+}
+
+// inputsOf is a digest over everything that a resolution depends on.
+func inputsOf(m airgap.Mirror, suites []suite) (blob.Digest, error) {
+	type in struct {
+		Base    string
+		Trust   airgap.Trust
+		Release blob.Digest
+	}
+	var ins []in
+	for _, s := range suites {
+		ins = append(ins, in{s.base, s.trust, s.signed[0].SHA256})
+	}
+	b, err := json.Marshal([]any{resolveVersion, m, ins})
+	return blob.FromBytes(b), err
+}
+
+// notOlder refuses a Release that is older than the one that was locked.
+func notOlder(prev []airgap.Trust, suites []suite) error {
+	for _, s := range suites {
+		for _, t := range prev {
+			if old, err := time.Parse(time.RFC3339, t.Date); t.What == s.trust.What && err == nil && s.rel.date.Before(old) {
+				return fmt.Errorf("%s at %s is of %s, older than the locked one of %s: upstream, or somebody on the way, replays an old index", t.What, s.base, s.trust.Date, t.Date)
+			}
+		}
+	}
+	return nil
+}
+
+// firstSuite is the first candidate that has the suite.
+func firstSuite(ctx context.Context, env airgap.Env, m airgap.Mirror, candidates []source) (suite, error) {
+	var errs []error
+	for _, src := range candidates {
+		s, err := fetchSuite(ctx, env, m, src)
+		if err == nil {
+			return s, nil
+		}
+		errs = append(errs, err)
+		if !errors.Is(err, airgap.ErrGone) {
+			break
+		}
+	}
+	return suite{}, errors.Join(errs...)
+}
+
+// fetchSuite fetches and verifies a suite's Release.
+func fetchSuite(ctx context.Context, env airgap.Env, m airgap.Mirror, src source) (suite, error) {
+	kr, err := readKeyring(src.keyrings, src.keyTexts)
+	if err != nil {
+		return suite{}, err
+	}
+	s := suite{source: src}
+	at := src.base + "/dists/" + src.suite + "/"
+	item := func(name string, data []byte) airgap.Item {
+		return airgap.Item{Path: place(m, src.suite, name), URL: at + name, Size: int64(len(data)), SHA256: blob.FromBytes(data), Kind: indexKind(m)}
+	}
+	now := env.Now()
+	var fingerprint string
+	data, err := env.Fetch.Index(ctx, at+"InRelease", maxRelease)
+	switch {
+	case err == nil:
+		s.signed = []airgap.Item{item("InRelease", data)}
+		if data, fingerprint, err = verifyInline(data, kr, now); err != nil {
+			return suite{}, fmt.Errorf("%sInRelease: %w", at, err)
+		}
+	case errors.Is(err, airgap.ErrGone):
+		if data, err = env.Fetch.Index(ctx, at+"Release", maxRelease); err != nil {
+			return suite{}, err
+		}
+		sig, err := env.Fetch.Index(ctx, at+"Release.gpg", maxRelease)
+		if err != nil {
+			return suite{}, err
+		}
+		if fingerprint, err = verifyDetached(data, sig, kr, now); err != nil {
+			return suite{}, fmt.Errorf("%sRelease: %w", at, err)
+		}
+		s.signed = []airgap.Item{item("Release", data), item("Release.gpg", sig)}
+	default:
+		return suite{}, err
+	}
+	if s.rel, err = parseRelease(data); err != nil {
+		return suite{}, fmt.Errorf("%s: the signed Release: %w", at, err)
+	}
+	if err := s.rel.check(src.suite, now); err != nil {
+		return suite{}, fmt.Errorf("%s: the signed Release: %w", at, err)
+	}
+	s.trust = airgap.Trust{What: "suite " + src.suite, Date: s.rel.date.Format(time.RFC3339), SignedBy: fingerprint, Source: kr.source}
+	if !s.rel.validUntil.IsZero() {
+		s.trust.Until = s.rel.validUntil.Format(time.RFC3339)
+	}
+	return s, nil
+}
+
+// wanted is an index of packages to be read.
+type wanted struct {
+	suite  suite
+	file   string // COMPONENT/binary-ARCH/Packages
+	suffix string
+	item   airgap.Item
+}
+
+// readIndexes fetches the indexes of packages and reads them.
+func readIndexes(ctx context.Context, env airgap.Env, m airgap.Mirror, suites []suite, put func(airgap.Item) error) ([]*pkg, error) {
+	var read []wanted
+	var items []airgap.Item
+	for _, s := range suites {
+		r, its, err := indexesOf(m, s)
+		if err != nil {
+			return nil, fmt.Errorf("suite %s: %w", s.suite, err)
+		}
+		read = append(read, r...)
+		items = append(items, its...)
+	}
+	if err := fetchIndexes(ctx, env, items); err != nil {
+		return nil, err
+	}
+	for _, it := range items {
+		if err := put(it); err != nil {
+			return nil, err
+		}
+	}
+	var out []*pkg
+	for _, w := range read {
+		ps, err := readPackages(ctx, env.Blobs, w)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", w.item.URL, err)
+		}
+		out = append(out, ps...)
+	}
+	return out, nil
+}
+
+// indexesOf are the indexes of a suite: one of each to read, and all that the
+// lock takes.
+func indexesOf(m airgap.Mirror, s suite) (read []wanted, items []airgap.Item, err error) {
+	components := s.components
+	if len(components) == 0 {
+		components = s.rel.components
+	}
+	item := func(file string) airgap.Item {
+		l := s.rel.files[file]
+		at := file
+		if s.rel.byHash {
+			at = path.Dir(file) + "/by-hash/SHA256/" + l.sha256.Hex()
+		}
+		return airgap.Item{Path: place(m, s.suite, file), URL: s.base + "/dists/" + s.suite + "/" + at, Size: l.size, SHA256: l.sha256, Kind: indexKind(m)}
+	}
+	for _, comp := range components {
+		for _, arch := range archsOf(m, s.rel) {
+			file := comp + "/binary-" + arch + "/Packages"
+			i := slices.IndexFunc(suffixes, func(x string) bool { _, ok := s.rel.files[file+x]; return ok })
+			if i < 0 {
+				if arch == "all" {
+					continue
+				}
+				return nil, nil, fmt.Errorf("its Release has no %s: components are %v, architectures %v", file, s.rel.components, s.rel.archs)
+			}
+			w := wanted{s, file, suffixes[i], item(file + suffixes[i])}
+			read = append(read, w)
+			items = append(items, w.item)
+			if !remade(m) {
+				items = append(items, variants(s.rel, file, suffixes[i], item)...)
+			}
+		}
+		if !remade(m) {
+			items = append(items, variants(s.rel, comp+"/i18n/Translation-en", "-", item)...)
+		}
+	}
+	return read, items, nil
+}
+
+// variants are the other compressed forms of an index: apt takes the one that
+// it likes best of those that the Release names.
+func variants(r release, file, but string, item func(string) airgap.Item) []airgap.Item {
+	var out []airgap.Item
+	for _, x := range []string{".xz", ".gz", ".zst", ".bz2", ".lzma"} {
+		if _, ok := r.files[file+x]; ok && x != but {
+			out = append(out, item(file+x))
+		}
+	}
+	return out
+}
+
+// archsOf are the architectures whose indexes are read.
+func archsOf(m airgap.Mirror, r release) []string {
+	out := slices.Clone(m.Archs)
+	if r.allApart && slices.Contains(r.archs, "all") && !slices.Contains(out, "all") {
+		out = append(out, "all")
+	}
+	return out
+}
+
+// fetchIndexes takes indexes by their digest where the archive offers that,
+// so that an update of it meanwhile does no harm; where it only says so, under
+// their names.
+func fetchIndexes(ctx context.Context, env airgap.Env, items []airgap.Item) error {
+	err := env.Fetch.All(ctx, items)
+	if !errors.Is(err, airgap.ErrGone) {
+		return err
+	}
+	for i, it := range items {
+		if at, _, ok := strings.Cut(it.URL, "/by-hash/"); ok {
+			items[i].URL = at + "/" + path.Base(it.Path)
+		}
+	}
+	return env.Fetch.All(ctx, items)
+}
+
+// readPackages reads an index that is in the store.
+func readPackages(ctx context.Context, s *blob.Store, w wanted) (out []*pkg, err error) {
+	var plain *listed
+	if l, ok := w.suite.rel.files[w.file]; ok {
+		plain = &l
+	}
+	r, done, err := openIndex(ctx, s, w.item.SHA256, w.suffix, plain)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, done()) }()
+	err = readStanzas(r, packageFields(), false, func(st stanza) error {
+		p, err := parsePackage(st, w.suite.base)
+		if err != nil {
+			return err
+		}
+		out = append(out, p)
+		return nil
+	})
+	return out, err
+}
