@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -195,7 +196,7 @@ func TestServeVirtual(t *testing.T) {
 	app := &cli.App{Name: "fettle", Writer: io.Discard, ErrWriter: io.Discard, Commands: bmcCommands(e, nil), ExitErrHandler: func(*cli.Context, error) {}}
 	done := make(chan error, 1)
 	go func() {
-		err := app.RunContext(ctx, []string{"fettle", "bmc", "serve-virtual", "--listen", "127.0.0.1:0"})
+		err := app.RunContext(ctx, []string{"fettle", "bmc", "serve-virtual", "--listen", "127.0.0.1:0", "--ipmi-listen", "127.0.0.1:0"})
 		pw.CloseWithError(io.EOF)
 		done <- err
 	}()
@@ -208,7 +209,8 @@ func TestServeVirtual(t *testing.T) {
 		}
 	}
 	f := strings.Fields(text)
-	base, pin := f[2], f[len(f)-1]
+	at := slices.Index(f, "IPMI") + 2
+	lan, base, pin := f[at], f[slices.IndexFunc(f, func(w string) bool { return strings.HasPrefix(w, "https://") })], f[len(f)-1]
 	u, err := url.Parse(base)
 	if err != nil {
 		t.Fatal(err)
@@ -223,6 +225,17 @@ func TestServeVirtual(t *testing.T) {
 	}
 	if err := c.SetPower(ctx, bmc.PowerOn); err != nil {
 		t.Error(err)
+	}
+	if err := c.Close(ctx); err != nil {
+		t.Error(err)
+	}
+	// The same machine by IPMI.
+	c, err = bmc.Open(ctx, bmc.Target{Name: "v", Address: netip.MustParseAddrPort(lan), Protocol: bmc.IPMI, User: "root", Password: "s3cret", Timeout: 5 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st, err := c.Status(ctx); err != nil || st.Power != bmc.On || st.Serial != virtualInfo().Serial {
+		t.Errorf("Status() over IPMI = %+v, %v; want on, serial %s", st, err, virtualInfo().Serial)
 	}
 	if err := c.Close(ctx); err != nil {
 		t.Error(err)

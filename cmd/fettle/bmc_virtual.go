@@ -23,9 +23,10 @@ import (
 // serveVirtualCommand is a virtual BMC for those who develop BMC clients.
 func serveVirtualCommand(e *env) *cli.Command {
 	return &cli.Command{
-		Name: "serve-virtual", Usage: "serve a virtual BMC (Redfish) over a machine in memory, to try BMC clients on",
+		Name: "serve-virtual", Usage: "serve a virtual BMC (Redfish, and IPMI with --ipmi-listen) over a machine in memory, to try BMC clients on",
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:8443", Usage: "address and port"},
+			&cli.StringFlag{Name: "ipmi-listen", Usage: "UDP address and port for IPMI 2.0, such as 127.0.0.1:623 (default: no IPMI)"},
 			&cli.StringFlag{Name: "cert", TakesFile: true, Usage: "PEM certificate (default: a new one, whose fingerprint is printed)"},
 			&cli.StringFlag{Name: "key", TakesFile: true, Usage: "PEM key of --cert"},
 			&cli.StringFlag{Name: "user", Value: "root", Usage: "user name"},
@@ -50,6 +51,9 @@ func virtualInfo() vbmc.Info {
 	return in
 }
 
+// ipmiPasswordMax is the longest password of IPMI 2.0 (§22.30).
+const ipmiPasswordMax = 20
+
 func serveVirtual(c *cli.Context, e *env) error {
 	if c.Args().Present() {
 		return usage("serve-virtual takes no arguments; got %q", c.Args().First())
@@ -65,7 +69,10 @@ func serveVirtual(c *cli.Context, e *env) error {
 	password := e.getenv("FETTLE_BMC_PASSWORD")
 	made := password == ""
 	if made {
-		password = rand.Text()
+		password = rand.Text()[:ipmiPasswordMax]
+	}
+	if c.String("ipmi-listen") != "" && len(password) > ipmiPasswordMax {
+		return usage("FETTLE_BMC_PASSWORD has %d characters; IPMI takes %d at most", len(password), ipmiPasswordMax)
 	}
 	srv, err := vbmc.New(vbmc.Config{Chassis: vbmc.NewMemory(virtualInfo()), Accounts: []vbmc.Account{{User: c.String("user"), Password: password}}, Logger: e.log})
 	if err != nil {
@@ -74,6 +81,17 @@ func serveVirtual(c *cli.Context, e *env) error {
 	l, err := (&net.ListenConfig{}).Listen(c.Context, "tcp", addr)
 	if err != nil {
 		return fail(exitFailed, fmt.Errorf("--listen: %w: is another program there?", err))
+	}
+	ctx, cancel := context.WithCancel(c.Context)
+	defer cancel()
+	var udp net.PacketConn
+	if at := c.String("ipmi-listen"); at != "" {
+		if udp, err = (&net.ListenConfig{}).ListenPacket(ctx, "udp", at); err != nil {
+			_ = l.Close() // nothing was served on it
+			return fail(exitFailed, fmt.Errorf("--ipmi-listen: %w: is another program there, or may only root use the port?", err))
+		}
+		defer udp.Close()
+		fmt.Fprintf(e.stdout, "virtual BMC: IPMI at %s user %s\n", udp.LocalAddr(), c.String("user"))
 	}
 	sum := sha256.Sum256(cert.Certificate[0])
 	fmt.Fprintf(e.stdout, "virtual BMC: https://%s/redfish/v1/ user %s\n", l.Addr(), c.String("user"))
@@ -90,20 +108,31 @@ func serveVirtual(c *cli.Context, e *env) error {
 		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
 		ErrorLog:  slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	done := make(chan error, 1)
-	go func() { done <- hs.ServeTLS(l, "", "") }()
-	select {
-	case err := <-done:
+	// Whichever ends first ends the other.
+	ended := make(chan error, 2)
+	parts := []func() error{func() error {
+		if err := hs.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	}}
+	if udp != nil {
+		parts = append(parts, func() error { return srv.ServeIPMI(ctx, udp) })
+	}
+	for _, part := range parts {
+		go func() { defer cancel(); ended <- part() }()
+	}
+	<-ctx.Done()
+	sctx, stop := context.WithTimeout(context.WithoutCancel(c.Context), 2*time.Second)
+	defer stop()
+	err = hs.Shutdown(sctx)
+	for range parts {
+		err = errors.Join(err, <-ended)
+	}
+	if err != nil {
 		return fail(exitFailed, fmt.Errorf("serving the virtual BMC: %w", err))
-	case <-c.Context.Done():
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), 2*time.Second)
-	defer cancel()
-	err = hs.Shutdown(ctx)
-	if serr := <-done; serr != nil && !errors.Is(serr, http.ErrServerClosed) {
-		err = errors.Join(err, serr)
-	}
-	return err
+	return nil
 }
 
 // virtualCert is the given certificate, or a new one for the listening address.
