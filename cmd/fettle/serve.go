@@ -224,10 +224,9 @@ func listenAPI(c *cli.Context, ca *site.CA, sv *services, addr string) error {
 	if err != nil {
 		return err
 	}
-	now := time.Now()
-	cert, err := ca.Issue([]string{host, "localhost"}, ips, now.Add(-24*time.Hour), now.AddDate(1, 0, 0))
+	conf, err := serverTLS(ca, []string{host, "localhost"}, ips, time.Now)
 	if err != nil {
-		return fmt.Errorf("certificate of the API: %w", err)
+		return fmt.Errorf("API: %w", err)
 	}
 	ln, err := (&net.ListenConfig{}).Listen(c.Context, "tcp", at.String())
 	if errors.Is(err, syscall.EADDRNOTAVAIL) {
@@ -236,7 +235,7 @@ func listenAPI(c *cli.Context, ca *site.CA, sv *services, addr string) error {
 	if err != nil {
 		return portTaken(fmt.Errorf("--listen: %w", err))
 	}
-	sv.apiTLS = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
+	sv.apiTLS = tls.NewListener(ln, conf)
 	return nil
 }
 
@@ -296,10 +295,14 @@ func siteTarget(m site.Machine, secrets *site.Secrets, ca *site.CA, dial func(ct
 			port = 623
 		}
 	}
-	return bmc.Target{
+	t := bmc.Target{
 		Name: m.Name, Address: netip.AddrPortFrom(m.BMC.Address, port), Protocol: bmc.Protocol(m.BMC.Protocol),
 		User: user, Password: pw, Dial: dial, RootCAs: ca.Pool(), Fingerprint: m.BMC.Fingerprint,
-	}, nil
+	}
+	if dial != nil { // IPMI goes the same way
+		t.DialUDP = func(ctx context.Context, addr string) (net.Conn, error) { return dial(ctx, "udp", addr) }
+	}
+	return t, nil
 }
 
 // stateHome is where fettle keeps what it remembers.

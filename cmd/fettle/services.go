@@ -155,12 +155,11 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 		if err != nil {
 			return fmt.Errorf("agent's endpoint on network %s: %w", n.Name, err)
 		}
-		now := time.Now()
-		cert, err := s.ca.Issue(nil, []netip.Addr{n.Server}, now.Add(-24*time.Hour), now.AddDate(1, 0, 0))
+		conf, err := serverTLS(s.ca, nil, []netip.Addr{n.Server}, time.Now)
 		if err != nil {
-			return fmt.Errorf("certificate of the agent's endpoint on network %s: %w", n.Name, err)
+			return fmt.Errorf("agent's endpoint on network %s: %w", n.Name, err)
 		}
-		serveHTTP(ctx, g, tls.NewListener(agent, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}), p.Handler())
+		serveHTTP(ctx, g, tls.NewListener(agent, conf), p.Handler())
 	}
 	return nil
 }
