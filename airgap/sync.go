@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -113,6 +114,9 @@ func (s *Syncer) Sync(ctx context.Context, lock Lock, name string) (snap Snapsho
 		return last, false, s.Store.Use(last.Name)
 	}
 	snap.Serial = last.Serial + 1
+	if _, err := os.Lstat(s.Store.snapshotPath(snap.Name)); err == nil && name == "" {
+		snap.Name = fmt.Sprintf("%s-%d", snap.Name, snap.Serial) // two in one second
+	}
 	if err := snap.check(); err != nil {
 		return Snapshot{}, false, err
 	}
