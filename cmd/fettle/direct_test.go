@@ -12,17 +12,13 @@ import (
 )
 
 // directRun runs the whole command line as a user whose state lives in home and
-// whose default server is sock. It is interrupted before it starts, so that
-// nothing is sent to the BMC of the starter's machine: a command that gets so
-// far ends with exitInterrupted.
-func directRun(t *testing.T, home, sock, site string, args ...string) runResult {
+// whose default server is sock.
+func directRun(ctx context.Context, t *testing.T, home, sock, site string, args ...string) runResult {
 	t.Helper()
 	var out, errb bytes.Buffer
 	e := &env{stdin: strings.NewReader(""), stdout: &out, stderr: &errb, getenv: func(name string) string {
 		return map[string]string{"FETTLE_STATE_HOME": home, "FETTLE_SERVER": sock, "SUDO_USER": "alice", "HOME": home}[name]
 	}}
-	ctx, interrupt := context.WithCancel(t.Context())
-	interrupt()
 	status := run(ctx, e, append([]string{"fettle"}, append(args, "--site", site)...))
 	return runResult{stdout: out.String(), stderr: errb.String(), status: status}
 }
@@ -46,12 +42,16 @@ func TestBMCDirect(t *testing.T) {
 		}
 	}
 	audit := filepath.Join(home, auditFile)
+	// A command that reaches the BMC of the starter's machine is interrupted
+	// before it starts, so that nothing is sent.
+	interrupted, interrupt := context.WithCancel(t.Context())
+	interrupt()
 
-	r := directRun(t, home, sock, site, "bmc", "power", "off", "node-01")
+	r := directRun(t.Context(), t, home, sock, site, "bmc", "power", "off", "node-01")
 	if _, err := os.Stat(audit); r.status != exitRefused || err == nil {
 		t.Errorf("power off without a yes = %d, line left: %v; want %d and none\n%s", r.status, err == nil, exitRefused, r.stderr)
 	}
-	r = directRun(t, home, sock, site, "bmc", "power", "off", "--yes", "node-01")
+	r = directRun(interrupted, t, home, sock, site, "bmc", "power", "off", "--yes", "node-01")
 	if want := "directly to the BMC, past any server's events; noted in " + audit; r.status != exitInterrupted || !strings.Contains(r.stderr, want) {
 		t.Errorf("power off --yes = %d, %s; want %d and %q", r.status, r.stderr, exitInterrupted, want)
 	}
@@ -60,11 +60,11 @@ func TestBMCDirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	r = directRun(t, home, sock, site, "bmc", "status", "node-01")
+	r = directRun(t.Context(), t, home, sock, site, "bmc", "status", "node-01")
 	if r.status != exitRefused || !strings.Contains(r.stderr, "fettle serves at "+sock) || !strings.Contains(r.stderr, "--direct") {
 		t.Errorf("beside a server = %d, %s; want %d and --direct", r.status, r.stderr, exitRefused)
 	}
-	r = directRun(t, home, sock, site, "bmc", "status", "--direct", "node-01")
+	r = directRun(interrupted, t, home, sock, site, "bmc", "status", "--direct", "node-01")
 	if r.status != exitInterrupted || !strings.Contains(r.stderr, "directly to the BMC") {
 		t.Errorf("beside a server with --direct = %d, %s; want it to have gone to the BMC", r.status, r.stderr)
 	}
