@@ -1,6 +1,7 @@
 package pxe
 
 import (
+	"bytes"
 	"encoding/hex"
 	"fmt"
 	"net"
@@ -41,10 +42,14 @@ const (
 	optArch          = 93  // RFC 4578 §2.1
 	optUUID          = 97  // RFC 4578 §2.3
 	optSubnetSel     = 118 // RFC 3011
+	optSearch        = 119 // RFC 3397
+	optRoutes        = 121 // RFC 3442
 	optIPXE          = 175 // iPXE's own encapsulated options
+	optRoutesMS      = 249 // what Windows before Vista asks for instead of 121
 	optEnd           = 255
 
-	relaySubnetSel = 5 // RFC 3527: link selection
+	relaySubnetSel = 5  // RFC 3527: link selection
+	relayServerID  = 11 // RFC 5107: the client shall speak to the relay
 
 	pxeBootItem = 71 // 43.71: the boot item that a client asks for (PXE 2.1 §2.2.3)
 
@@ -267,6 +272,9 @@ func (r *request) wants(code uint8) bool {
 	}
 	return false
 }
+
+// asks reports whether the client names an option in its list (55).
+func (r *request) asks(code uint8) bool { return bytes.IndexByte(r.opt(optRequestList), code) >= 0 }
 
 // describe names a client's firmware in a sentence.
 func (c Client) describe() string {

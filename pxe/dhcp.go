@@ -32,8 +32,9 @@ func (s *Server) ServeDHCP(ctx context.Context, network string, conn net.PacketC
 	if n == nil {
 		return fmt.Errorf("pxe: no network named %q is configured", network)
 	}
+	probe, _ := conn.(Prober)
 	return s.serveRequests(ctx, n, conn, "DHCP on network "+network, func(ctx context.Context, b []byte, _ netip.AddrPort) *reply {
-		return s.answer(ctx, n, b)
+		return s.answer(ctx, n, b, probe)
 	})
 }
 
@@ -103,7 +104,7 @@ func readPackets(ctx context.Context, conn net.PacketConn, size int, what string
 }
 
 // answer is a whole DHCP exchange without a socket: nil means silence.
-func (s *Server) answer(ctx context.Context, on *Network, packet []byte) *reply {
+func (s *Server) answer(ctx context.Context, on *Network, packet []byte, probe Prober) *reply {
 	start := s.now()
 	r, err := parseRequest(packet, dhcpMaxPacket)
 	if err != nil {
@@ -116,7 +117,7 @@ func (s *Server) answer(ctx context.Context, on *Network, packet []byte) *reply 
 		return nil
 	}
 	r.client.Network = n.Name
-	x := &exchange{s: s, start: start, on: on, n: n, r: r}
+	x := &exchange{s: s, start: start, on: on, n: n, r: r, probe: probe}
 	if n.Proxy {
 		return x.proxy(ctx)
 	}
@@ -143,6 +144,11 @@ func (s *Server) answer(ctx context.Context, on *Network, packet []byte) *reply 
 // the network lists.
 func (s *Server) subnet(on *Network, r *request) (*Network, error) {
 	if !r.giaddr.IsValid() {
+		// A client that a relay brought here renews by unicast, past the relay
+		// (RFC 2131 §4.3.2): its address tells its network.
+		if n := s.networkOf(r.ciaddr); n != nil && len(n.Relays) > 0 && !on.Prefix.Contains(r.ciaddr) {
+			return n, nil
+		}
 		return on, nil
 	}
 	at := r.giaddr

@@ -35,7 +35,7 @@ type reply struct {
 func (x *exchange) reply(kind byte, lease Lease, boot bootInfo) *reply {
 	r, n := x.r, x.n
 	server := x.on.Server
-	e := newEncoder(r, kind, server)
+	e := newEncoder(r, kind, x.serverID())
 	if lease.Addr.IsValid() {
 		e.header(16, lease.Addr)
 		secs := leaseSeconds(lease.Duration)
@@ -66,6 +66,10 @@ func (x *exchange) reply(kind byte, lease Lease, boot bootInfo) *reply {
 	if r.wants(optNTP) {
 		e.addrs(optNTP, n.NTP...)
 	}
+	if r.giaddr.IsValid() {
+		e.bytes(optSubnetSel, r.opt(optSubnetSel)) // it was heeded (RFC 3011 §2)
+	}
+	n.extras(e)
 	p := &reply{bytes: e.finish(boot.file), mac: r.client.MAC}
 	p.destination(r, lease.Addr, false)
 	return p
@@ -74,7 +78,7 @@ func (x *exchange) reply(kind byte, lease Lease, boot bootInfo) *reply {
 // nakReply encodes a NAK (RFC 2131 table 3). Through a relay it carries the
 // broadcast flag, so that the relay broadcasts it (§4.3.2).
 func (x *exchange) nakReply(why string) *reply {
-	e := newEncoder(x.r, msgNak, x.on.Server)
+	e := newEncoder(x.r, msgNak, x.serverID())
 	clear(e.b[12:24])
 	if x.r.giaddr.IsValid() {
 		e.b[10] |= 0x80

@@ -15,6 +15,7 @@ type exchange struct {
 	on    *Network // where the packet came in, whose address we answer with
 	n     *Network // the client's
 	r     *request
+	probe Prober // may be nil
 }
 
 func (x *exchange) record(kind, text string, err error) {
@@ -26,7 +27,7 @@ func (x *exchange) discover(ctx context.Context) *reply {
 	c := &x.r.client
 	x.record("dhcp.discover", fmt.Sprintf("asked for an address on %s: %s", x.n.Name, c.describe()), nil)
 	x.s.noteDiscover(x)
-	lease, err := x.s.leases.Offer(ctx, *c, x.r.want)
+	lease, err := x.lease(ctx)
 	if err != nil {
 		x.refuse("dhcp.offer", "was offered no address", err)
 		return nil
@@ -47,7 +48,7 @@ func (x *exchange) request(ctx context.Context) *reply {
 	r := x.r
 	switch {
 	case r.server.IsValid(): // selecting
-		if !x.s.serves(r.server) {
+		if !x.ours(r.server) {
 			x.s.noteRefused(r.client, r.server)
 			x.record("dhcp.refused", fmt.Sprintf("took the offer of another DHCP server, %v: if that is not meant, stop that server or use ProxyDHCP", r.server), nil)
 			return nil
@@ -70,6 +71,21 @@ func (x *exchange) request(ctx context.Context) *reply {
 	}
 	x.record("dhcp.drop", "sent a REQUEST that names no address at all", nil)
 	return nil
+}
+
+// serverID is what a client knows this server by (option 54): our address on
+// the interface, or the relay's own where the relay wants so (RFC 5107 §4).
+func (x *exchange) serverID() netip.Addr {
+	if x.r.giaddr.IsValid() {
+		if a := addrOf(subOption(x.r.opt(optRelayInfo), relayServerID)); a.IsValid() {
+			return a
+		}
+	}
+	return x.on.Server
+}
+
+func (x *exchange) ours(server netip.Addr) bool {
+	return x.s.serves(server) || server == x.serverID()
 }
 
 // elsewhere answers a client that remembers an address of another network:
@@ -120,7 +136,7 @@ func (x *exchange) nak(why string) *reply {
 // decline takes a DHCPDECLINE: the client found the address in use
 // (RFC 2131 §4.3.3).
 func (x *exchange) decline(ctx context.Context) *reply {
-	if x.r.server.IsValid() && !x.s.serves(x.r.server) {
+	if x.r.server.IsValid() && !x.ours(x.r.server) {
 		return nil
 	}
 	if !x.r.want.IsValid() {
@@ -134,7 +150,7 @@ func (x *exchange) decline(ctx context.Context) *reply {
 
 // release takes a DHCPRELEASE (RFC 2131 §4.3.4).
 func (x *exchange) release(ctx context.Context) *reply {
-	if x.r.server.IsValid() && !x.s.serves(x.r.server) || !x.r.ciaddr.IsValid() {
+	if x.r.server.IsValid() && !x.ours(x.r.server) || !x.r.ciaddr.IsValid() {
 		return nil
 	}
 	err := x.s.leases.Release(ctx, x.r.client, x.r.ciaddr)

@@ -65,7 +65,7 @@ func decode(t *testing.T, p *reply) *dhcpv4.DHCPv4 {
 }
 
 func (f *fixture) ask(kind dhcpv4.MessageType, opts map[byte][]byte, change ...func(*dhcpv4.DHCPv4)) *reply {
-	return f.answer(context.Background(), f.order[0], ask(kind, opts, change...))
+	return f.answer(context.Background(), f.order[0], ask(kind, opts, change...), nil)
 }
 
 // order lists a packet's option codes as they lie.
@@ -404,7 +404,7 @@ func TestOverloadedRequest(t *testing.T) {
 	b := ask(dhcpv4.MessageTypeDiscover, map[byte][]byte{optOverload: {1}, optVendorClass: []byte(classUEFI)})
 	copy(b[108:], []byte{optArch, 2, 0, 7, optEnd})
 	f := newFixture(t)
-	if got := decode(t, f.answer(context.Background(), f.order[0], b)).BootFileName; got != "snponly.efi" {
+	if got := decode(t, f.answer(context.Background(), f.order[0], b, nil)).BootFileName; got != "snponly.efi" {
 		t.Errorf("file = %q; want snponly.efi, by option 93 in the overloaded file field", got)
 	}
 }

@@ -18,7 +18,7 @@ func FuzzDHCP(f *testing.F) {
 	f.Add(ask(dhcpv4.MessageTypeInform, nil, func(p *dhcpv4.DHCPv4) { p.ClientIPAddr = testAddr.AsSlice() }))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		fx := newFixture(t)
-		p := fx.answer(context.Background(), fx.order[0], b)
+		p := fx.answer(context.Background(), fx.order[0], b, nil)
 		if p == nil {
 			return
 		}
@@ -71,7 +71,7 @@ func BenchmarkDHCPExchange(b *testing.B) {
 	request := ask(dhcpv4.MessageTypeRequest, map[byte][]byte{optVendorClass: []byte(classUEFI), optArch: arch(7), optServerID: {192, 0, 2, 1}, optRequestedAddr: {192, 0, 2, 10}})
 	b.ReportAllocs()
 	for b.Loop() {
-		if f.answer(b.Context(), f.order[0], discover) == nil || f.answer(b.Context(), f.order[0], request) == nil {
+		if f.answer(b.Context(), f.order[0], discover, nil) == nil || f.answer(b.Context(), f.order[0], request, nil) == nil {
 			b.Fatal("silence")
 		}
 	}

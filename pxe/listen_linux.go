@@ -15,7 +15,8 @@ import (
 // dhcpReceiveBuffer holds a burst of a few thousand requests.
 const dhcpReceiveBuffer = 8 << 20
 
-// DHCPConn is a DHCP server's socket on one interface. It is a [FrameSender].
+// DHCPConn is a DHCP server's socket on one interface. It is a [FrameSender]
+// and a [Prober].
 type DHCPConn struct {
 	*net.UDPConn
 	ifname string
@@ -23,6 +24,7 @@ type DHCPConn struct {
 	mac    net.HardwareAddr
 	frames *os.File // an AF_PACKET socket that receives nothing
 	raw    syscall.RawConn
+	arp    *arpSocket
 }
 
 // ListenDHCP opens port 67 on one interface, and a packet socket for replies
@@ -59,7 +61,13 @@ func ListenDHCP(ifname string) (*DHCPConn, error) {
 		frames.Close()
 		return nil, fmt.Errorf("packet socket on %s: %w", ifname, err)
 	}
-	return &DHCPConn{UDPConn: udp, ifname: ifname, index: ifi.Index, mac: ifi.HardwareAddr, frames: frames, raw: raw}, nil
+	arp, err := openARP(ifi.Index, ifname)
+	if err != nil {
+		udp.Close()
+		frames.Close()
+		return nil, err
+	}
+	return &DHCPConn{UDPConn: udp, ifname: ifname, index: ifi.Index, mac: ifi.HardwareAddr, frames: frames, raw: raw, arp: arp}, nil
 }
 
 // dhcpSockopts binds a socket to the interface: replies leave where requests
@@ -111,5 +119,7 @@ func (c *DHCPConn) SendFrame(to net.HardwareAddr, src, dst netip.AddrPort, paylo
 	return nil
 }
 
-// Close closes both sockets.
-func (c *DHCPConn) Close() error { return errors.Join(c.UDPConn.Close(), c.frames.Close()) }
+// Close closes all its sockets.
+func (c *DHCPConn) Close() error {
+	return errors.Join(c.UDPConn.Close(), c.frames.Close(), c.arp.close())
+}

@@ -27,7 +27,7 @@ func (x *exchange) proxy(ctx context.Context) *reply {
 		x.s.noteDiscover(x)
 		return x.proxyOffer(ctx)
 	case dhcpv4.MessageTypeRequest:
-		if !x.s.serves(r.server) {
+		if !x.ours(r.server) {
 			x.learn()
 			return nil
 		}
@@ -141,7 +141,7 @@ func (x *exchange) binl(ctx context.Context) *reply {
 
 // proxyReply encodes an OFFER or ACK that gives no address: yiaddr is 0.
 func (x *exchange) proxyReply(kind byte, boot bootInfo) *reply {
-	e := newEncoder(x.r, kind, x.on.Server)
+	e := newEncoder(x.r, kind, x.serverID())
 	e.proxy = true
 	e.boot(x.on.Server, boot.file, x.r)
 	p := &reply{bytes: e.finish(boot.file), mac: x.r.client.MAC}

@@ -66,6 +66,9 @@ type Lease struct {
 	Addr     netip.Addr
 	Hostname string
 	Duration time.Duration
+	// Unproven says that the address is from a pool and was not this client's
+	// before: somebody else may use it without asking.
+	Unproven bool
 }
 
 // ErrNoLease means that this server has no address for the client: stay silent.
@@ -109,6 +112,9 @@ type Network struct {
 	DNS      []netip.Addr
 	NTP      []netip.Addr
 	Domain   string
+	Search   []string // DNS search list
+	Routes   []Route
+	Options  []Option // further ones
 	MTU      int
 	HTTPPort int // boot HTTP at http://Server:HTTPPort/boot/; default 80
 
@@ -126,6 +132,22 @@ type Network struct {
 	// ReplyDelay holds back every DHCP reply: some ROMs miss an answer that
 	// comes at once.
 	ReplyDelay time.Duration
+	// Probe asks the wire for an address from a pool before it is offered, if
+	// the DHCP socket is a [Prober].
+	Probe bool
+}
+
+// Route is a static route (RFC 3442).
+type Route struct {
+	To  netip.Prefix
+	Via netip.Addr
+}
+
+// Option is a DHCP option that the server does not know.
+type Option struct {
+	Number byte
+	Value  []byte
+	Always bool // also to clients that do not ask for it (option 55)
 }
 
 // BaseURL is where the network's clients find the boot HTTP server, with the
@@ -156,6 +178,13 @@ type Exchange struct {
 // Recorder is told of every exchange. It must not block.
 type Recorder interface {
 	Record(e Exchange)
+}
+
+// Prober is an optional extra of a DHCP socket: it asks whether an address is
+// in use (ARP probe, RFC 5227 §2.1.1), and by whom. It waits for an answer for
+// well under a second.
+type Prober interface {
+	Probe(ctx context.Context, addr netip.Addr) (by net.HardwareAddr, inUse bool, err error)
 }
 
 // FrameSender is an optional extra of a DHCP socket: it sends a UDP datagram

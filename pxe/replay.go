@@ -121,7 +121,7 @@ func (p *replay) dhcp(ctx context.Context, packet Packet, a *Answer, binl bool) 
 	} else {
 		b, note := p.asOurs(r, b)
 		a.Request += note
-		rep = p.s.answer(ctx, p.on, b)
+		rep = p.s.answer(ctx, p.on, b, nil)
 	}
 	if rep == nil {
 		a.Reply = silence

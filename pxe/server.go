@@ -98,8 +98,20 @@ func (n Network) check() error {
 		return fmt.Errorf("pxe: network %q: server address %v is outside %v: only a network behind a relay (Relays) may be served from elsewhere", n.Name, n.Server, n.Prefix)
 	case n.Gateway.IsValid() && !n.Prefix.Contains(n.Gateway):
 		return fmt.Errorf("pxe: network %q: gateway %v is outside %v", n.Name, n.Gateway, n.Prefix)
+	case n.Proxy && n.Probe:
+		return fmt.Errorf("pxe: network %q: Probe is for addresses that this server gives, and Proxy gives none", n.Name)
 	case n.HTTPPort < 0 || n.HTTPPort > 65535:
 		return fmt.Errorf("pxe: network %q: HTTP port %d is not a port", n.Name, n.HTTPPort)
+	}
+	for _, r := range n.Routes {
+		if !r.To.IsValid() || !r.To.Addr().Is4() || !r.Via.Is4() {
+			return fmt.Errorf("pxe: network %q: the route to %v through %v is not an IPv4 route", n.Name, r.To, r.Via)
+		}
+	}
+	for _, o := range n.Options {
+		if o.Number == 0 || o.Number == optEnd || len(o.Value) == 0 {
+			return fmt.Errorf("pxe: network %q: option %d of %d bytes cannot be sent", n.Name, o.Number, len(o.Value))
+		}
 	}
 	return nil
 }
@@ -164,7 +176,9 @@ type seen struct {
 	asked    int // DISCOVERs since its last REQUEST
 	stage    stage
 	stageAt  time.Time
-	what     string // what the stage was about: a file name
+	what     string     // what the stage was about: a file name
+	probed   netip.Addr // an address that answered no probe
+	probedAt time.Time
 	refused  string // the other server whose offer it took
 	prev, nx *seen  // a ring by last use; the newest after the root
 	key      [6]byte
