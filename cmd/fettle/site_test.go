@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -23,6 +24,7 @@ func siteApp(e *env) *cli.App {
 // TestSiteScripts runs testdata/site/*.txtar. In them, `fettle ARGS [<FILE]`
 // runs a command and `status N` checks the exit status of the last one.
 func TestSiteScripts(t *testing.T) {
+	var one sync.Mutex // scripts run in parallel, and package cli has its help flag in a variable
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/site",
 		RequireExplicitExec: true,
@@ -48,7 +50,9 @@ func TestSiteScripts(t *testing.T) {
 					}
 				}
 				e := &env{stdin: strings.NewReader(stdin), stdout: ts.Stdout(), stderr: ts.Stderr(), getenv: ts.Getenv}
+				one.Lock()
 				err := siteApp(e).Run(append([]string{"fettle"}, args...))
+				one.Unlock()
 				*ts.Value("status").(*int) = exitStatus(err)
 				if err != nil {
 					fmt.Fprintf(ts.Stderr(), "fettle: %v\n", err)
