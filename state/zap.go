@@ -52,6 +52,7 @@ var quiet = map[string]bool{
 	// What it says when it is closed before it has noted its own version.
 	"Failed to detect schema version":  true,
 	"failed to update storage version": true,
+	"failed to update cluster version": true,
 }
 
 func (c *slogCore) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
