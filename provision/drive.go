@@ -209,33 +209,36 @@ func (p *Provisioner) watch(ctx context.Context, r *run, d Run) error {
 	if err != nil {
 		return err
 	}
-	silent := p.now().Sub(d.Heard)
-	if silent < p.limits.PowerPoll {
-		return nil
+	if p.now().Sub(d.Heard) >= p.limits.PowerPoll && p.isOff(ctx, m) {
+		return p.again(ctx, r, d.Phase, "it lost power")
 	}
-	var power bmc.Power
-	if err := p.withBMC(ctx, m, func(ctx context.Context, c BMC) error {
+	phase := d.Phase
+	d = r.doc() // a BMC takes its time
+	since := d.Heard
+	switch phase {
+	case state.Firmware, state.Netboot, state.FirstBoot:
+		// A machine that starts over and over is never silent.
+		since = d.Since
+	}
+	if limit, what := p.limit(phase); p.now().Sub(since) > limit {
+		return p.again(ctx, r, phase, what)
+	}
+	return nil
+}
+
+// isOff looks at a machine's power. One look that fails decides nothing;
+// silence does.
+func (p *Provisioner) isOff(ctx context.Context, m site.Machine) bool {
+	power := bmc.PowerUnknown
+	err := p.withBMC(ctx, m, func(ctx context.Context, c BMC) error {
 		var err error
 		power, err = c.Power(ctx)
 		return err
-	}); err != nil {
-		// One look that fails decides nothing; silence does.
+	})
+	if err != nil {
 		p.log.Warn("cannot see the power of a machine in a run", "machine", m.Name, "err", err)
-		power = bmc.PowerUnknown
 	}
-	if power == bmc.Off {
-		return p.again(ctx, r, d.Phase, "it lost power")
-	}
-	limit, what := p.limit(d.Phase)
-	switch d.Phase {
-	case state.Firmware, state.Netboot, state.FirstBoot:
-		// A machine that starts over and over is never silent.
-		silent = p.now().Sub(d.Since)
-	}
-	if silent > limit {
-		return p.again(ctx, r, d.Phase, what)
-	}
-	return nil
+	return err == nil && power == bmc.Off
 }
 
 // limit is how long a phase may be silent, and how the silence is put.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fettle-dev/fettle/agent/wire"
+	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/pxe"
 )
 
@@ -33,7 +34,10 @@ func (p *Provisioner) Open(ctx context.Context, name string) (*pxe.File, error) 
 		}
 	}
 	if name == caPath {
-		b := caRamdisk(p.c.CA)
+		b, err := caRamdisk(p.c.CA)
+		if err != nil {
+			return nil, fmt.Errorf("ramdisk of the site's CA: %w", err)
+		}
 		return &pxe.File{ReadSeekCloser: nopCloser{bytes.NewReader(b)}, Size: int64(len(b)), ModTime: time.Unix(0, 0)}, nil
 	}
 	return nil, fmt.Errorf("boot file %q: %w", name, fs.ErrNotExist)
@@ -64,33 +68,9 @@ type nopCloser struct{ io.ReadSeeker }
 
 func (nopCloser) Close() error { return nil }
 
-// caRamdisk is a cpio archive ("newc", Linux Documentation/driver-api/
-// early-userspace/buffer-format) with one file: the CA, at wire.PathCA.
-func caRamdisk(pem []byte) []byte {
+// caRamdisk is a ramdisk with one file: the CA, at wire.PathCA.
+func caRamdisk(pem []byte) ([]byte, error) {
 	var b bytes.Buffer
-	ino := 0
-	entry := func(name string, mode uint32, data []byte) {
-		ino++
-		// magic, ino, mode, uid, gid, nlink, mtime, size, devs, namesize, check
-		fmt.Fprintf(&b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X",
-			ino, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name)+1, 0)
-		b.WriteString(name)
-		b.WriteByte(0)
-		pad(&b)
-		b.Write(data)
-		pad(&b)
-	}
-	parts := strings.Split(strings.Trim(wire.PathCA, "/"), "/")
-	for i := range parts[:len(parts)-1] {
-		entry(strings.Join(parts[:i+1], "/"), 0o40755, nil)
-	}
-	entry(strings.Join(parts, "/"), 0o100644, pem)
-	entry("TRAILER!!!", 0, nil)
-	return b.Bytes()
-}
-
-func pad(b *bytes.Buffer) {
-	for b.Len()%4 != 0 {
-		b.WriteByte(0)
-	}
+	err := images.WriteCPIO(&b, []images.Entry{{Path: strings.TrimPrefix(wire.PathCA, "/"), Mode: 0o644, Data: pem}})
+	return b.Bytes(), err
 }

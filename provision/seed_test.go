@@ -130,7 +130,10 @@ func TestTargetDisk(t *testing.T) {
 }
 
 func TestCARamdiskIsWhereTheAgentLooks(t *testing.T) {
-	b := caRamdisk([]byte("PEM"))
+	b, err := caRamdisk([]byte("PEM"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if len(b)%4 != 0 {
 		t.Errorf("ramdisk has %d bytes; want a multiple of 4, since others follow", len(b))
 	}
