@@ -56,7 +56,7 @@ func ParsePublicKey(text string) (PublicKey, error) {
 }
 
 func keyBytes(text, prefix string, n int) ([]byte, error) {
-	rest, ok := strings.CutPrefix(strings.TrimSpace(text), prefix)
+	rest, ok := strings.CutPrefix(strings.TrimSpace(text), prefix) // people paste it
 	if !ok {
 		return nil, fmt.Errorf("it must begin with %q", prefix)
 	}
@@ -118,7 +118,8 @@ func (k *Key) signatureLine(purpose string, data []byte) []byte {
 func (p PublicKey) verifyLine(purpose string, data, line []byte) error {
 	text, ok := strings.CutSuffix(string(line), "\n")
 	f := strings.Split(text, " ")
-	if !ok || len(f) != 3 || f[0] != signaturePrefix {
+	// The base64 decoder would pass over line ends.
+	if !ok || len(f) != 3 || f[0] != signaturePrefix || strings.ContainsAny(text, "\r\n") {
 		return fmt.Errorf("%w: its file is malformed", ErrSignature)
 	}
 	sig, err := base64.StdEncoding.Strict().DecodeString(f[2])
