@@ -265,7 +265,6 @@ type fakeServer struct {
 	reports     []wire.Report
 	inventories int
 	auth        []string
-	dataCalls   int
 	got         chan wire.Report // final reports
 	// fault may answer a request itself (true) before it is served; n counts
 	// requests of this path from 1.

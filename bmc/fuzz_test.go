@@ -16,7 +16,7 @@ func FuzzResource(f *testing.F) {
 		if json.Unmarshal(b, &s) == nil {
 			host([]computerSystem{s})
 			s.Links.Chassis.first()
-			parsePower(string(s.PowerState))
+			_ = parsePower(string(s.PowerState))
 			if s.Boot != nil {
 				s.Boot.nextBoot()
 			}

@@ -37,7 +37,6 @@ type apt struct {
 	sources []Source
 	acquire []string // lines of configuration: proxies and the like
 	arch    string
-	lists   blob.Digest // of the package lists
 	unlock  func()
 }
 

@@ -122,7 +122,8 @@ func (f folder) hold(lab string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("lab %s: locking %s: %w", lab, f.lock(), err)
 	}
-	if err := file.Truncate(0); err == nil {
+	err = file.Truncate(0)
+	if err == nil {
 		_, err = file.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
 	if err != nil {

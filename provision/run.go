@@ -125,6 +125,12 @@ func (r *run) publish(d Run) {
 	}
 }
 
+// settle waits until a change that is being made is shown.
+func (r *run) settle() {
+	r.turn.Lock()
+	defer r.turn.Unlock()
+}
+
 // update changes a run that has not ended: it makes the change durable, appends
 // the events that it is worth, and then shows it and wakes who waits. Changes
 // take turns, so that the timeline has them in order, and the end of a run is
@@ -255,8 +261,7 @@ func (p *Provisioner) start(ctx context.Context, s *site.Site, d Run) (Run, erro
 	if old, ok := p.latest(d.Machine); ok {
 		// Who has seen the old run's end on the timeline may start the next at
 		// once: let that change be shown.
-		old.turn.Lock()
-		old.turn.Unlock() //nolint:staticcheck // only waits
+		old.settle()
 	}
 	p.mu.Lock()
 	old := p.runs[d.Machine]

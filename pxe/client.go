@@ -230,7 +230,7 @@ func uuidOf(b []byte) string {
 	}
 	var u [16]byte
 	copy(u[:], b[1:17])
-	if u == ([16]byte{}) || strings.Trim(string(u[:]), "\xff") == "" {
+	if u == ([16]byte{}) || bytes.Count(u[:], []byte{0xff}) == len(u) {
 		return ""
 	}
 	u[0], u[1], u[2], u[3] = u[3], u[2], u[1], u[0]

@@ -83,7 +83,7 @@ func (s *Site) selectOne(part string) ([]string, error) {
 	}
 	if part == "all" {
 		if len(names) == 0 {
-			return nil, errors.New("the site has no machines yet; add some under machines:")
+			return nil, errors.New("the site has no machines yet; add some under the key machines")
 		}
 		return names, nil
 	}

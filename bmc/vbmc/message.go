@@ -231,10 +231,6 @@ func msgExists(kind, name, value string) *message {
 		Text: fmt.Sprintf("The requested resource of type %s with the property %s with the value '%s' already exists.", kind, name, value)}
 }
 
-func msgSuccess() *message {
-	return &message{Status: http.StatusOK, ID: "Success", Severity: "OK", Text: "The request completed successfully."}
-}
-
 func jsonText(v any) string {
 	if s, ok := v.(string); ok {
 		return s

@@ -60,7 +60,6 @@ type Server struct {
 	log       *slog.Logger
 	now       func() time.Time
 	resources []*resource
-	serviceID string
 
 	mu           sync.Mutex // guards what follows
 	accounts     []*account

@@ -205,8 +205,7 @@ func (h *Host) isGone() bool {
 // listener is gonet's with net.ErrClosed where net's callers expect it.
 type listener struct {
 	*gonet.TCPListener
-	once   sync.Once
-	closed atomic.Bool
+	once sync.Once
 }
 
 func (l *listener) Accept() (net.Conn, error) {
