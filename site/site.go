@@ -194,7 +194,19 @@ type Mirror struct {
 	Suites     []string
 	Components []string
 	Archs      []string
-	Packages   []string
+	Packages   []string     // what to take with its dependencies; none: all
+	URLs       []string     // apt: archives; none: this machine's own apt sources
+	Keyrings   []string     // apt: files of OpenPGP keys, relative to the site folder
+	Recommends bool         // apt: what packages recommend comes too
+	Resign     bool         // apt: sign a whole mirror with the site's key
+	Files      []MirrorFile // files: each by address and digest
+}
+
+// MirrorFile is one file to be mirrored.
+type MirrorFile struct {
+	URL    string
+	SHA256 string // 64 hex digits
+	Path   string // where it is served; "" = the last part of its address
 }
 
 // SecretName names one entry of the secrets file and says what it is for.

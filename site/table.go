@@ -251,13 +251,24 @@ func tables() *object {
 		{key: "packages", goName: "Packages", kind: debianPackages, doc: "packages of every machine with this image"},
 		{key: "size", goName: "Size", kind: kindBytes(), def: "3GiB", doc: "size of the disk image before it grows"},
 	}}
+	address := matching("address", `^https?://[^\s/?#]+(/\S*)?$`, 1024, "write an http or https address")
+	mirrorFile := &object{name: "file", doc: "A file to be mirrored; its digest is the reason to trust it.", fields: []field{
+		{key: "url", goName: "URL", kind: address, required: true, doc: "where it is"},
+		{key: "sha256", goName: "SHA256", kind: matching("digest", `^[0-9a-f]{64}$`, 64, "write 64 lower-case hex digits"), required: true, doc: "its digest"},
+		{key: "path", goName: "Path", kind: kindText("path"), doc: "where it is served; unsaid: the last part of its address"},
+	}}
 	mirror := &object{name: "mirror", doc: "A package source to be mirrored.", fields: []field{
 		name("mirror"),
 		{key: "format", goName: "Format", kind: oneOf("format", "apt", "oci", "pypi", "files", "rpm", "npm", "go", "helm"), required: true, doc: "what kind of source"},
 		{key: "suites", goName: "Suites", kind: words, doc: "apt: suites"},
 		{key: "components", goName: "Components", kind: words, doc: "apt: components"},
 		{key: "archs", goName: "Archs", kind: words, doc: "architectures"},
-		{key: "packages", goName: "Packages", kind: list{of: kindText("text")}, doc: "what to take; unsaid: all"},
+		{key: "packages", goName: "Packages", kind: list{of: kindText("text")}, doc: "what to take, with what it depends on; unsaid: all"},
+		{key: "urls", goName: "URLs", kind: list{of: address}, doc: "apt: archives; unsaid: this machine's own apt sources"},
+		{key: "keyrings", goName: "Keyrings", kind: list{of: matching("path", `^[A-Za-z0-9._/+-]+$`, 256, "write a path")}, doc: "apt: files of OpenPGP keys, relative to the site folder; needed with urls"},
+		{key: "recommends", goName: "Recommends", kind: truth{}, doc: "apt: what packages recommend comes too"},
+		{key: "resign", goName: "Resign", kind: truth{}, doc: "apt: sign a whole mirror with the site's key, without an end of validity"},
+		{key: "files", goName: "Files", kind: list{of: mirrorFile}, doc: "files: each by address and digest"},
 	}}
 	secret := &object{name: "secret", doc: "The name of an entry of the secrets file; its value is never here.", fields: []field{
 		name("secret"),
