@@ -56,6 +56,30 @@ type Network struct {
 	MTU     int    // default 1500
 	Lease   time.Duration
 	Pools   []Pool
+
+	Search        []string // DNS search list
+	Routes        []Route  // static routes for machines
+	Options       []DHCPOption
+	Proxy         bool          // addresses are somebody else's DHCP server's
+	Relays        []netip.Addr  // DHCP relay agents that it is behind
+	ReplyDelay    time.Duration // of DHCP, for ROMs that miss an instant answer
+	NativeDrivers bool          // UEFI: iPXE with its own NIC drivers
+	Probe         bool          // ask the wire before a pool's address is given
+}
+
+// Route is a static route that machines are told of by DHCP.
+type Route struct {
+	To  netip.Prefix // masked
+	Via netip.Addr
+}
+
+// DHCPOption is a DHCP option that fettle has no key for. Value is written as
+// its Type says.
+type DHCPOption struct {
+	Number int
+	Type   OptionType
+	Value  string
+	Always bool // also to clients that do not ask for it
 }
 
 // Pool is an inclusive range of addresses for clients without a reservation.

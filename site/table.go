@@ -112,6 +112,31 @@ func kindDuration() *scalar {
 	}, time.Duration.String, map[string]any{"pattern": `^([0-9]+(\.[0-9]+)?(s|m|h|ms|us|ns))+$`})
 }
 
+// kindDelay bounds a delay well below the 4 s after which clients ask again.
+func kindDelay() *scalar {
+	return word("delay", func(s string) (time.Duration, error) {
+		d, err := time.ParseDuration(s)
+		if err != nil || d < time.Millisecond || d > 2*time.Second {
+			return d, fmt.Errorf("%q is not a delay; write from 1ms to 2s, such as 300ms", s)
+		}
+		return d, nil
+	}, time.Duration.String, map[string]any{"pattern": `^([0-9]+(\.[0-9]+)?(s|ms|us|µs|ns))+$`})
+}
+
+// kindDestination is a prefix of any length.
+func kindDestination() *scalar {
+	return word("IPv4 destination", func(s string) (netip.Prefix, error) {
+		p, err := netip.ParsePrefix(s)
+		switch {
+		case err != nil || !p.Addr().Is4():
+			return p, fmt.Errorf("%q is not an IPv4 prefix; write such as 10.8.0.0/16, or 0.0.0.0/0", s)
+		case p != p.Masked():
+			return p, fmt.Errorf("%s has host bits; did you mean %q?", s, p.Masked())
+		}
+		return p, nil
+	}, netip.Prefix.String, map[string]any{"pattern": `^[0-9]{1,3}(\.[0-9]{1,3}){3}/([0-9]|[12][0-9]|3[0-2])$`})
+}
+
 func kindBytes() *scalar {
 	k := word("size", func(s string) (Bytes, error) {
 		b, err := ParseBytes(s)
@@ -156,6 +181,16 @@ func tables() *object {
 		{key: "from", goName: "From", kind: kindAddr(), required: true, doc: "first address"},
 		{key: "to", goName: "To", kind: kindAddr(), required: true, doc: "last address, itself included"},
 	}}
+	route := &object{name: "route", doc: "A static route that machines are told of by DHCP (option 121).", fields: []field{
+		{key: "to", goName: "To", kind: kindDestination(), required: true, doc: "where to, such as 10.8.0.0/16; 0.0.0.0/0 is everywhere"},
+		{key: "via", goName: "Via", kind: kindAddr(), required: true, doc: "the router, on this network"},
+	}}
+	option := &object{name: "DHCP option", doc: "A DHCP option that has no key of its own here.", fields: []field{
+		{key: "number", goName: "Number", kind: integer{"option number", 1, 254}, required: true, doc: "IANA's number; those that fettle sets itself are refused"},
+		{key: "type", goName: "Type", kind: oneOf("type", OptionText, OptionAddress, OptionNumber8, OptionNumber16, OptionNumber32, OptionHex), required: true, doc: "how value is written: text; address (one or more, with commas); number of 8, 16 or 32 bits; hex (bytes)"},
+		{key: "value", goName: "Value", kind: numeric(kindText("text")), required: true, doc: "what is sent"},
+		{key: "always", goName: "Always", kind: truth{}, doc: "send it to clients that do not ask for it too"},
+	}}
 	network := &object{name: "network", doc: "One IPv4 subnet on one VLAN.", fields: []field{
 		name("network"),
 		{key: "purpose", goName: "Purpose", kind: oneOf("purpose", PurposeBoot, PurposeBMC, PurposeData), required: true, doc: "boot: machines PXE-boot from it; bmc: BMCs live on it; data: only for installed machines"},
@@ -169,6 +204,14 @@ func tables() *object {
 		{key: "mtu", goName: "MTU", kind: integer{"bytes", 576, 9216}, def: "1500", doc: "largest packet"},
 		{key: "lease", goName: "Lease", kind: kindDuration(), def: "1h0m0s", doc: "how long an address is lent"},
 		{key: "pools", goName: "Pools", kind: list{of: pool, sorted: true}, doc: "addresses for clients without a reservation; reserved addresses inside a pool are skipped"},
+		{key: "search", goName: "Search", kind: list{of: kindDomain()}, doc: "DNS search list of machines"},
+		{key: "routes", goName: "Routes", kind: list{of: route}, doc: "static routes of machines"},
+		{key: "options", goName: "Options", kind: list{of: option}, doc: "further DHCP options"},
+		{key: "proxy", goName: "Proxy", kind: truth{}, doc: "another DHCP server gives addresses there; fettle gives boot files alone (ProxyDHCP)"},
+		{key: "relays", goName: "Relays", kind: addrs, doc: "the network is behind these DHCP relay agents: their addresses on it, or as they write them in giaddr; server is then fettle's address on another boot network"},
+		{key: "reply-delay", goName: "ReplyDelay", kind: kindDelay(), derived: "none", doc: "hold back DHCP replies, for boot ROMs that miss one that comes at once"},
+		{key: "native-drivers", goName: "NativeDrivers", kind: truth{}, doc: "give UEFI machines iPXE with its own NIC drivers (ipxe.efi) instead of the firmware's (snponly.efi)"},
+		{key: "probe", goName: "Probe", kind: truth{}, doc: "ask by ARP whether an address of a pool is in use before it is given"},
 	}}
 	rack := &object{name: "rack", doc: "A place for machines.", fields: []field{
 		name("rack"),

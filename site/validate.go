@@ -142,7 +142,9 @@ func (v *validator) checkNetworks() {
 	for i := range v.s.Networks {
 		n, path := &v.s.Networks[i], fmt.Sprintf("networks[%d]", i)
 		who := "network " + n.Name
-		if other, ok := vlans[n.VLAN]; ok {
+		if len(n.Relays) > 0 {
+			// It is elsewhere, where VLAN numbers are others.
+		} else if other, ok := vlans[n.VLAN]; ok {
 			vlan := fmt.Sprintf("VLAN %d", n.VLAN)
 			if n.VLAN == 0 {
 				vlan = "untagged"
@@ -159,13 +161,16 @@ func (v *validator) checkNetworks() {
 		if n.Purpose == PurposeBoot && !n.Server.IsValid() {
 			v.add(path+".server", "add server: with the address that fettle shall have there", "%s is for booting but has no server address", who)
 		}
-		if v.usable(who, "server", n.Server, n, path+".server") {
+		if len(n.Relays) > 0 {
+			v.relayed(n, who, path)
+		} else if v.usable(who, "server", n.Server, n, path+".server") {
 			unique(v, v.addrs, n.Server, "address", who+"'s server", path+".server", "give each its own address")
 		}
 		if v.usable(who, "gateway", n.Gateway, n, path+".gateway") && n.Gateway != n.Server {
 			unique(v, v.addrs, n.Gateway, "address", who+"'s gateway", path+".gateway", "give each its own address")
 		}
 		v.pools(n, who, path)
+		v.dhcp(n, who, path)
 	}
 }
 

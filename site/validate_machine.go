@@ -69,7 +69,7 @@ func (v *validator) nics(m *Machine, who, path string) {
 			v.add(at+".boot", "add network: with the name of a network of purpose boot", "%s boots from a port that is on no network", who)
 		case n != nil && n.Purpose != PurposeBoot:
 			v.add(at+".network", "name a network of purpose boot", "%s boots from network %s, which is for %s", who, n.Name, n.Purpose)
-		case n != nil && !nic.Address.IsValid() && len(n.Pools) == 0 && !v.bad[at+".address"]:
+		case n != nil && !nic.Address.IsValid() && len(n.Pools) == 0 && !n.Proxy && !v.bad[at+".address"]:
 			v.add(at+".address", "add address: to the port or a pool to the network", "%s has no address on network %s, which has no pool", who, n.Name)
 		}
 	}
