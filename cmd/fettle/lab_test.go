@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -157,6 +158,8 @@ type deployBench struct {
 	store   *state.Store
 	outcome map[string]state.Phase
 	client  *web.Client
+	sock    string // where the server listens
+	changed bool   // Deploy finds another plan than was shown
 
 	deployed []string
 	followed func() // called when somebody follows the events
@@ -171,12 +174,32 @@ func (b *deployBench) Plan(_ context.Context, machines []string) (state.Plan, er
 }
 
 func (b *deployBench) Deploy(_ context.Context, _, _ string, machines []string) ([]string, error) {
+	if b.changed {
+		return nil, state.ErrPlanChanged
+	}
 	b.deployed = append(b.deployed, machines...)
 	for _, m := range machines {
+		b.run(m, "deploy")
 		b.phase(m, state.PoweringOn)
-		b.phase(m, b.outcome[m])
+		b.end(m, b.outcome[m])
 	}
 	return machines, nil
+}
+
+func (b *deployBench) Inspect(_ context.Context, _ string, machines []string) ([]string, error) {
+	for _, m := range machines {
+		b.run(m, "inspect")
+		b.inspected(m)
+	}
+	return []string{"1"}, nil
+}
+
+func (b *deployBench) Abort(_ context.Context, _, machine string) error {
+	return fmt.Errorf("%s: no run is under way", machine)
+}
+
+func (b *deployBench) Why(_ context.Context, machine string) ([]string, error) {
+	return []string{machine + " was made for a test."}, nil
 }
 
 func (b *deployBench) phase(machine string, p state.Phase) {
@@ -185,7 +208,29 @@ func (b *deployBench) phase(machine string, p state.Phase) {
 	if p == state.Failed {
 		d.Reason = "its disk is gone"
 	}
-	if _, err := b.store.Append(b.t.Context(), state.Event{Time: time.Now(), Machine: machine, Kind: state.KindPhase, Text: "now " + string(p), Data: encode(b.t, d)}); err != nil {
+	events := []state.Event{{Time: time.Now(), Machine: machine, Kind: state.KindPhase, Text: "now " + string(p), Data: encode(b.t, d)}}
+	if p == state.Ready || p == state.Failed { // its run ends with it, as package provision has it
+		events = append(events, state.Event{Time: time.Now(), Machine: machine, Kind: state.KindRunEnd, Text: "the run is over", Run: "1", Data: encode(b.t, state.RunEndData{OK: p == state.Ready, Reason: d.Reason})})
+	}
+	if _, err := b.store.Append(b.t.Context(), events...); err != nil {
+		b.t.Error(err)
+	}
+}
+
+// inspected ends an inspection: the machine is off again.
+func (b *deployBench) inspected(machine string) {
+	b.t.Helper()
+	b.phase(machine, state.Inspected)
+	if _, err := b.store.Append(b.t.Context(), state.Event{Time: time.Now(), Machine: machine, Kind: state.KindRunEnd, Text: "the run is over", Run: "1", Data: encode(b.t, state.RunEndData{OK: true})}); err != nil {
+		b.t.Error(err)
+	}
+}
+
+// end ends a machine's run in a phase.
+func (b *deployBench) end(machine string, p state.Phase) {
+	b.t.Helper()
+	b.phase(machine, p)
+	if _, err := b.store.Append(b.t.Context(), state.Event{Time: time.Now(), Machine: machine, Run: "1", Kind: state.KindRunEnd, Text: "the run ended", Data: encode(b.t, state.RunEndData{OK: p != state.Failed})}); err != nil {
 		b.t.Error(err)
 	}
 }
@@ -215,12 +260,20 @@ func newDeployBench(t *testing.T, machines ...string) *deployBench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ts := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+	b.sock = filepath.Join(t.TempDir(), "s")
+	ln, err := net.Listen("unix", b.sock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ts := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if b.followed != nil && req.URL.Query().Get("follow") != "" {
 			b.followed()
 		}
 		srv.ServeHTTP(w, req)
 	}))
+	ts.Listener.Close()
+	ts.Listener = ln
+	ts.Start()
 	t.Cleanup(func() {
 		srv.Close()
 		ts.Close()
@@ -228,7 +281,7 @@ func newDeployBench(t *testing.T, machines ...string) *deployBench {
 			t.Error(err)
 		}
 	})
-	b.client = web.NewClient(ts.URL, ts.Client(), "")
+	b.client = web.NewUnixClient(b.sock)
 	return b
 }
 
@@ -259,7 +312,7 @@ func TestLabDeploy(t *testing.T) {
 		t.Fatalf("labDeploy = %v while a machine restarts; want it to follow that", err)
 	default:
 	}
-	b.phase("restarting", state.Ready)
+	b.end("restarting", state.Ready)
 	if err := <-done; err != nil {
 		t.Errorf("labDeploy = %v; want nil\n%s", err, &errOut)
 	}
@@ -276,6 +329,30 @@ func TestLabDeploy(t *testing.T) {
 	}
 	if err := e.labDeploy(ctx, b.client, build); err != nil || len(b.deployed) != 2 || len(built) != 2 {
 		t.Errorf("labDeploy of a lab that is ready = %v with %v deployed, images of %v built; want nothing done", err, b.deployed[2:], built[2:])
+	}
+}
+
+func TestLabDeployLeavesAnInstalledSystemAlone(t *testing.T) {
+	b := newDeployBench(t, "was-ready", "empty")
+	for m, image := range map[string]string{"was-ready": "debian-12", "empty": ""} {
+		if image != "" {
+			if _, err := b.store.Append(t.Context(), state.Event{Machine: m, Kind: state.KindRun, Text: "a run", Run: "0", Data: encode(t, state.RunData{Action: "deploy", Image: image})}); err != nil {
+				t.Fatal(err)
+			}
+			b.phase(m, state.Ready)
+		}
+		b.run(m, "inspect")
+		b.phase(m, state.Failed)
+	}
+	b.outcome["empty"] = state.Ready
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	err := (&env{stdout: io.Discard, stderr: io.Discard}).labDeploy(ctx, b.client, nil)
+	if err == nil || !strings.Contains(err.Error(), "was-ready failed to be inspected and is left alone, with image debian-12") {
+		t.Errorf("labDeploy after a failed inspection = %v; want that the machine is left alone", err)
+	}
+	if !slices.Equal(b.deployed, []string{"empty"}) {
+		t.Errorf("labDeploy deployed %v; want only the machine that never had a system", b.deployed)
 	}
 }
 

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fettle-dev/fettle/state"
+)
+
+// command runs a command against the bench's server.
+func (b *deployBench) command(stdin string, tty bool, args ...string) (status int, stdout, stderr string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(b.t.Context(), time.Minute)
+	defer cancel()
+	return commandLine(ctx, stdin, tty, append(args, "--server", b.sock)...)
+}
+
+func TestMachineCommands(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		args   string
+		stdin  string
+		tty    bool
+		status int
+		want   []string // in stdout or stderr
+		runs   int      // that were started
+	}{
+		{name: "ls", args: "machine ls", want: []string{"MACHINE", "gpu-01   ready", "gpu-02   failed", "its disk is gone"}},
+		{name: "show", args: "machine show gpu-01", want: []string{`"phase": "ready"`}},
+		{name: "show nobody", args: "machine show gpu-09", status: exitFailed, want: []string{"gpu-09"}},
+		{name: "why", args: "machine why gpu-01", want: []string{"gpu-01 was made for a test."}},
+		{name: "plan", args: "plan gpu-01 gpu-02", want: []string{"gpu-01 (now ", "plan sha256:"}},
+		{name: "plan of nothing", args: "plan", status: exitUsage, want: []string{"takes machines"}},
+		{name: "deploy without a yes", args: "machine deploy gpu-01 gpu-02", status: exitRefused,
+			want: []string{"gpu-01 (now", "wipe the disks above and restart 2 machines: say --yes"}},
+		{name: "a person says no", args: "machine deploy gpu-01", stdin: "no\n", tty: true, status: exitRefused, want: []string{"Type yes: ", "not confirmed"}},
+		{name: "a person says yes", args: "machine deploy gpu-01", stdin: "yes\n", tty: true, want: []string{"ready"}, runs: 1},
+		{name: "deploy", args: "machine deploy --yes gpu-01", want: []string{"powering-on", "ready"}, runs: 1},
+		{name: "deploy that fails", args: "machine deploy --yes gpu-01 gpu-02", status: exitFailed, want: []string{"gpu-02 failed: its disk is gone"}, runs: 2},
+		{name: "deploy without waiting", args: "machine deploy --yes --wait=false gpu-02", runs: 1},
+		{name: "inspect", args: "machine inspect --yes gpu-01", want: []string{"inspected"}},
+		{name: "inspect without a yes", args: "machine inspect gpu-01", status: exitRefused, want: []string{"restart gpu-01 into the agent: say --yes"}},
+		{name: "abort", args: "machine abort gpu-01", status: exitFailed, want: []string{"no run is under way"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newDeployBench(t, "gpu-01", "gpu-02")
+			b.phase("gpu-01", state.Ready)
+			b.phase("gpu-02", state.Failed)
+			b.outcome["gpu-01"], b.outcome["gpu-02"] = state.Ready, state.Failed
+			status, out, errOut := b.command(tt.stdin, tt.tty, strings.Fields(tt.args)...)
+			if status != tt.status {
+				t.Errorf("fettle %s = %d; want %d\n%s%s", tt.args, status, tt.status, out, errOut)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(out+errOut, want) {
+					t.Errorf("fettle %s printed\n%s%s\nwant %q", tt.args, out, errOut, want)
+				}
+			}
+			if len(b.deployed) != tt.runs {
+				t.Errorf("fettle %s deployed %v; want %d machines", tt.args, b.deployed, tt.runs)
+			}
+		})
+	}
+}
+
+// A plan that changed between its showing and the yes is refused.
+func TestDeployOfAChangedPlan(t *testing.T) {
+	b := newDeployBench(t, "gpu-01")
+	b.changed = true
+	if status, _, errOut := b.command("", false, "machine", "deploy", "--yes", "gpu-01"); status != exitRefused || len(b.deployed) != 0 {
+		t.Errorf("deploy of a changed plan = %d, %q; want %d", status, errOut, exitRefused)
+	}
+}
+
+// With --output json stdout is JSON and nothing else, whatever the command.
+func TestOutputIsJSON(t *testing.T) {
+	b := newDeployBench(t, "gpu-01")
+	b.outcome["gpu-01"] = state.Ready
+	b.phase("gpu-01", state.Ready)
+	server := " --server " + b.sock
+	empty := t.TempDir()
+	for _, args := range []string{
+		"machine ls" + server, "machine show gpu-01" + server, "machine why gpu-01" + server, "plan gpu-01" + server,
+		"events" + server, "machine deploy --yes gpu-01" + server, "machine inspect --yes gpu-01" + server,
+		"lab ls --labs " + empty, "image ls --store " + empty, "doctor --store " + empty,
+		"site check --site ../../examples/two-gpu", "site show --site ../../examples/two-gpu",
+	} {
+		t.Run(args, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			_, out, errOut := commandLine(ctx, "", true, append([]string{"--output", "json"}, strings.Fields(args)...)...)
+			n := 0
+			for dec := json.NewDecoder(strings.NewReader(out)); ; n++ {
+				var v any
+				if err := dec.Decode(&v); errors.Is(err, io.EOF) {
+					break
+				} else if err != nil {
+					t.Fatalf("fettle --output json %s printed something else: %v\n%s", args, err, out)
+				}
+			}
+			if n == 0 {
+				t.Errorf("fettle --output json %s printed nothing on stdout; stderr is %q", args, errOut)
+			}
+			if bytes.ContainsRune([]byte(out), 0x1b) {
+				t.Errorf("fettle --output json %s draws: %q", args, out)
+			}
+		})
+	}
+}
