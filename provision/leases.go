@@ -87,7 +87,7 @@ func (p *Provisioner) Offer(ctx context.Context, c pxe.Client, want netip.Addr) 
 	}
 	if want.IsValid() && p.inPool(n, want) {
 		if ok, err := p.hold(ctx, n, want, mac); err != nil || ok {
-			l.Addr = want
+			l.Addr, l.Unproven = want, true
 			return l, err
 		}
 	}
@@ -97,7 +97,7 @@ func (p *Provisioner) Offer(ctx context.Context, c pxe.Client, want netip.Addr) 
 				continue
 			}
 			if ok, err := p.hold(ctx, n, a, mac); err != nil || ok {
-				l.Addr = a
+				l.Addr, l.Unproven = a, true
 				return l, err
 			}
 		}
