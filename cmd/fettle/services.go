@@ -119,7 +119,13 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 	if err := s.serveCapture(ctx, g, capture); err != nil {
 		return err
 	}
+	if direct := slices.DeleteFunc(slices.Clone(nets), behindRelay); len(direct) == 0 {
+		return fail(exitInput, errors.New("every network to be served is behind relays: serve the boot network too that they send to"))
+	}
 	for _, n := range nets {
+		if behindRelay(n) {
+			continue // its relays send to a server address that is another network's
+		}
 		dhcp, err := s.stack.DHCP(ctx, n)
 		if err != nil {
 			return fmt.Errorf("DHCP on network %s: %w", n.Name, err)
@@ -164,14 +170,28 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 	return nil
 }
 
+func behindRelay(n site.Network) bool { return len(n.Relays) > 0 }
+
 // pxeNetworks are networks as the boot server knows them.
 func pxeNetworks(nets []site.Network) []pxe.Network {
 	var out []pxe.Network
 	for _, n := range nets {
-		out = append(out, pxe.Network{
+		p := pxe.Network{
 			Name: n.Name, Prefix: n.Prefix, Server: n.Server, Gateway: n.Gateway,
-			DNS: n.DNS, NTP: n.NTP, Domain: n.Domain, MTU: n.MTU,
-		})
+			DNS: n.DNS, NTP: n.NTP, Domain: n.Domain, MTU: n.MTU, Search: n.Search,
+			Proxy: n.Proxy, Relays: n.Relays, NativeDrivers: n.NativeDrivers, ReplyDelay: n.ReplyDelay, Probe: n.Probe,
+		}
+		for _, r := range n.Routes {
+			p.Routes = append(p.Routes, pxe.Route{To: r.To, Via: r.Via})
+		}
+		for _, o := range n.Options {
+			b, err := o.Bytes()
+			if err != nil {
+				b = nil // no site that was read holds it; pxe.New refuses it
+			}
+			p.Options = append(p.Options, pxe.Option{Number: byte(o.Number), Value: b, Always: o.Always})
+		}
+		out = append(out, p)
 	}
 	return out
 }
