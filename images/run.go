@@ -77,10 +77,14 @@ func (b *Builder) run(ctx context.Context, t tool) error {
 		}
 		return fmt.Errorf("running %s: %w", t.args[0], ctx.Err())
 	}
-	if err != nil {
-		return fmt.Errorf("running %s: %w: %s", t.args[0], err, tail.last())
+	switch words := tail.last(); {
+	case err == nil:
+		return nil
+	case strings.Contains(words, "No space left on device"): // as the C library words it, LC_ALL=C
+		return fmt.Errorf("running %s: %w (%w): %s", t.args[0], syscall.ENOSPC, err, words)
+	default:
+		return fmt.Errorf("running %s: %w: %s", t.args[0], err, words)
 	}
-	return nil
 }
 
 // output runs a program and returns what it printed.

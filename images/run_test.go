@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,6 +50,14 @@ func TestRunTool(t *testing.T) {
 		}
 	case <-time.After(30 * time.Second):
 		t.Fatal("run goes on 30 s after cancel")
+	}
+}
+
+func TestRunToolOnAFullDisk(t *testing.T) {
+	b := &Builder{}
+	err := b.run(t.Context(), tool{args: []string{"sh", "-c", "cat /proc/self/status > /dev/full"}})
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("run that writes to a full disk = %v; want ENOSPC", err)
 	}
 }
 

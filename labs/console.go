@@ -45,7 +45,7 @@ func openConsole(dir folder, machine string, owner int, log *slog.Logger) (c *Co
 			err = errors.Join(fmt.Errorf("console of %s: %w", machine, err), c.close())
 		}
 	}()
-	if c.file, err = os.OpenFile(dir.consoleLog(machine), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644); err != nil {
+	if c.file, err = os.OpenFile(dir.consoleLog(machine), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err != nil {
 		return c, err
 	}
 	if c.guests, err = listenUnix(dir.consoleGuest(machine), owner); err != nil {

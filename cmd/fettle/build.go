@@ -51,7 +51,7 @@ func (e *env) buildImages(c *cli.Context, specs []images.DiskSpec) error {
 		start := time.Now()
 		r, cached, err := build(c.Context)
 		if err != nil {
-			return err
+			return imageFail(err)
 		}
 		if e.json {
 			if err := e.printLine(map[string]any{"image": r.Name, "inputs": r.Inputs, "cached": cached, "bytes": r.Size()}); err != nil {

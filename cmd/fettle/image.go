@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -55,6 +56,8 @@ func imageFail(err error) error {
 		return fail(exitMissing, err)
 	case errors.Is(err, images.ErrDamaged):
 		return fail(exitInput, err)
+	case errors.Is(err, syscall.ENOSPC):
+		return fail(exitMissing, fmt.Errorf("no space is left for images: make room, or choose another folder with --store (%w)", err))
 	}
 	return err
 }
