@@ -108,3 +108,9 @@ func (s *Store) writeReceipt(r Receipt) (Receipt, error) {
 	}
 	return r, writeFile(path, append(data, '\n'))
 }
+
+// MarshalReceipt is a receipt as a file.
+func MarshalReceipt(r Receipt) ([]byte, error) {
+	data, err := marshal(r)
+	return append(data, '\n'), err
+}

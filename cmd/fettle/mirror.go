@@ -1,0 +1,333 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/apt"
+	"github.com/fettle-dev/fettle/airgap/files"
+	"github.com/fettle-dev/fettle/blob"
+	"github.com/fettle-dev/fettle/site"
+)
+
+const (
+	lockFile  = "mirrors.lock"
+	airgapKey = "airgap-key" // name of the secret with the site key
+)
+
+// mirrorCommands are the commands about what is fetched from upstream and
+// served to machines.
+func mirrorCommands(e *env) []*cli.Command {
+	lock := &cli.StringFlag{Name: "lock", Usage: "lock file (default: " + lockFile + " in the site folder)", TakesFile: true}
+	work := func(more ...cli.Flag) []cli.Flag {
+		return append([]cli.Flag{siteFlag(), storeFlag(), secretIdentityFlag(), keyFlag(), lock,
+			&cli.IntFlag{Name: "per-host", Value: 6, Usage: "requests at once to one host"}}, more...)
+	}
+	return []*cli.Command{{
+		Name: "mirror", Usage: "fetch, keep and serve what machines install from",
+		Description: "A mirror of the site is resolved to a lock: every file by URL, size and digest.\nA sync fetches what the lock names and keeps it as a snapshot, which is served.",
+		Subcommands: []*cli.Command{
+			{Name: "resolve", Usage: "ask upstream and write the lock", Flags: work(), Action: e.mirrorResolve},
+			{
+				Name: "sync", Usage: "resolve, fetch, and keep a new snapshot",
+				Flags: work(&cli.BoolFlag{Name: "locked", Usage: "fetch what the lock file names; do not resolve"},
+					&cli.StringFlag{Name: "name", Usage: "name of the snapshot (default: the time)"}),
+				Action: e.mirrorSync,
+			},
+			{Name: "ls", Usage: "list snapshots", Flags: []cli.Flag{storeFlag()}, Action: e.mirrorList},
+			{Name: "diff", Usage: "say what changed between two snapshots or lock files", ArgsUsage: "OLD NEW", Flags: []cli.Flag{storeFlag()}, Action: e.mirrorDiff},
+			{Name: "why", Usage: "say what brought a package in", ArgsUsage: "PACKAGE", Flags: []cli.Flag{siteFlag(), lock}, Action: e.mirrorWhy},
+			{Name: "use", Usage: "serve another snapshot, also an older one", ArgsUsage: "SNAPSHOT", Flags: []cli.Flag{storeFlag()}, Action: e.mirrorUse},
+			{
+				Name: "pin", Usage: "keep a snapshot whatever gc removes", ArgsUsage: "SNAPSHOT",
+				Flags: []cli.Flag{storeFlag(), &cli.BoolFlag{Name: "off", Usage: "do not keep it any more"}}, Action: e.mirrorPin,
+			},
+			{
+				Name: "gc", Usage: "remove old snapshots and what no snapshot needs",
+				Flags: []cli.Flag{storeFlag(), &cli.IntFlag{Name: "keep", Value: 3, Usage: "newest snapshots to keep; pinned and served ones stay too"},
+					&cli.BoolFlag{Name: "dry-run", Usage: "only say what would go"}},
+				Action: e.mirrorCollect,
+			},
+			{
+				Name: "serve", Usage: "serve the current snapshot over HTTP",
+				Flags: []cli.Flag{storeFlag(), &cli.StringFlag{Name: "listen", Value: "127.0.0.1:8480", Usage: "ADDRESS:PORT"}}, Action: e.mirrorServe,
+			},
+			{
+				Name: "client-config", Usage: "print what a client of the mirrors needs", ArgsUsage: "apt",
+				Flags: []cli.Flag{storeFlag(), &cli.StringFlag{Name: "base-url", Value: "http://127.0.0.1:8480", Usage: "address that clients reach the server at"}}, Action: e.mirrorClientConfig,
+			},
+		},
+	}}
+}
+
+func keyFlag() cli.Flag {
+	return &cli.StringFlag{Name: "key", EnvVars: []string{"FETTLE_AIRGAP_KEY"}, TakesFile: true,
+		Usage: "file with the site's secret key (default: the secret " + airgapKey + ")"}
+}
+
+// airgapFail gives errors of airgap their exit status.
+func airgapFail(err error) error {
+	switch {
+	case errors.Is(err, airgap.ErrRollback), errors.Is(err, airgap.ErrBusy):
+		return fail(exitRefused, err)
+	case errors.Is(err, airgap.ErrSignature), errors.Is(err, airgap.ErrDamaged), errors.Is(err, apt.ErrSignature), errors.Is(err, blob.ErrMismatch):
+		return fail(exitInput, err)
+	}
+	return err
+}
+
+// mirrorStore is the store of snapshots, beside the images.
+func mirrorStore(c *cli.Context, e *env) (*airgap.Store, error) {
+	return airgap.OpenStore(filepath.Join(storeDir(c, e), "mirror"))
+}
+
+// siteKey is the site's secret key, from --key or from the secrets. It is nil
+// when there is none and need is false.
+func (e *env) siteKey(c *cli.Context, need bool) (*airgap.Key, error) {
+	missing := func(err error) (*airgap.Key, error) {
+		if !need {
+			return nil, nil
+		}
+		return nil, fail(exitInput, fmt.Errorf("there is no site key; make one with fettle bundle key: %w", err))
+	}
+	text := ""
+	if p := c.String("key"); p != "" {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			return nil, fail(exitInput, fmt.Errorf("reading the site key: %w", err))
+		}
+		text = string(b)
+	} else {
+		if _, err := os.Stat(filepath.Join(c.String("site"), "secrets.age")); errors.Is(err, fs.ErrNotExist) {
+			return missing(err)
+		}
+		secrets, err := e.openSecrets(c)
+		if err != nil {
+			return nil, err
+		}
+		names, err := secrets.List()
+		if err != nil {
+			return nil, fail(exitInput, err)
+		}
+		if !slices.Contains(names, airgapKey) {
+			return missing(fmt.Errorf("no secret is called %s", airgapKey))
+		}
+		v, err := secrets.Get(airgapKey)
+		if err != nil {
+			return nil, fail(exitInput, err)
+		}
+		text = v.Reveal()
+	}
+	k, err := airgap.ParseKey(text)
+	return k, fail(exitInput, err)
+}
+
+// mirrorsOf are a site's mirrors of the formats that are mirrored; others are
+// named.
+func mirrorsOf(s *site.Site, formats []airgap.Format) (out []airgap.Mirror, left []string) {
+	for _, m := range s.Mirrors {
+		if !slices.ContainsFunc(formats, func(f airgap.Format) bool { return f.Name() == m.Format }) {
+			left = append(left, m.Name+" ("+m.Format+")")
+			continue
+		}
+		am := airgap.Mirror{Name: m.Name, Format: m.Format, URLs: m.URLs, Suites: m.Suites, Components: m.Components, Archs: m.Archs,
+			Packages: m.Packages, Recommends: m.Recommends, Resign: m.Resign}
+		for _, k := range m.Keyrings {
+			if !filepath.IsAbs(k) {
+				k = filepath.Join(s.Dir, k)
+			}
+			am.Keyrings = append(am.Keyrings, k)
+		}
+		for _, f := range m.Files {
+			am.Files = append(am.Files, airgap.WantFile{URL: f.URL, SHA256: blob.Digest("sha256:" + f.SHA256), Path: f.Path})
+		}
+		out = append(out, am)
+	}
+	return out, left
+}
+
+// mirroring is what resolve and sync work with.
+type mirroring struct {
+	*airgap.Syncer
+	mirrors  []airgap.Mirror
+	lockPath string
+	old      airgap.Lock // what the lock file says now
+	hasLock  bool
+	bar      *transferBar
+}
+
+func (e *env) mirroring(c *cli.Context) (*mirroring, error) {
+	if err := nargs(c, 0); err != nil {
+		return nil, err
+	}
+	s, err := e.loadSite(c)
+	if err != nil {
+		return nil, err
+	}
+	store, err := mirrorStore(c, e)
+	if err != nil {
+		return nil, err
+	}
+	key, err := e.siteKey(c, false)
+	if err != nil {
+		return nil, err
+	}
+	bar := newTransferBar(e, "fetch", time.Now)
+	m := &mirroring{bar: bar, lockPath: lockPath(c), Syncer: &airgap.Syncer{
+		Store: store, Formats: []airgap.Format{&apt.Format{}, files.Format{}}, Key: key, Now: time.Now,
+		Fetch: &airgap.Fetcher{Blobs: store.Blobs(), Dir: store.Dir(), PerHost: c.Int("per-host"), Log: e.log, Progress: func(p airgap.Progress) {
+			bar.step(p.Bytes, p.BytesTotal, fmt.Sprintf("%d of %d files", p.Files, p.FilesTotal))
+		}},
+	}}
+	var left []string
+	if m.mirrors, left = mirrorsOf(s, m.Formats); len(left) > 0 {
+		fmt.Fprintf(e.stderr, "NOT mirrored, because fettle does not know the format yet: %s\n", strings.Join(left, ", "))
+	}
+	if len(m.mirrors) == 0 {
+		return nil, fail(exitInput, errors.New("the site has no mirrors: of apt or files: see mirrors: in the site file"))
+	}
+	m.old, err = readLock(m.lockPath)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fail(exitInput, err)
+	}
+	m.hasLock = err == nil
+	return m, nil
+}
+
+func lockPath(c *cli.Context) string {
+	if p := c.String("lock"); p != "" {
+		return p
+	}
+	return filepath.Join(c.String("site"), lockFile)
+}
+
+func readLock(path string) (airgap.Lock, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return airgap.Lock{}, fmt.Errorf("reading the lock: %w", err)
+	}
+	l, err := airgap.ParseLock(data)
+	if err != nil {
+		return airgap.Lock{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return l, nil
+}
+
+// resolve resolves, says what changed and writes the lock.
+func (e *env) resolve(c *cli.Context, m *mirroring) (airgap.Lock, error) {
+	lock, err := m.Resolve(c.Context, m.mirrors, m.old)
+	m.bar.end()
+	if err != nil {
+		return airgap.Lock{}, airgapFail(err)
+	}
+	data, err := airgap.MarshalLock(lock)
+	if err != nil {
+		return airgap.Lock{}, err
+	}
+	changes := airgap.Diff(m.old, lock)
+	if !m.hasLock || len(changes) > 0 {
+		if err := replaceFile(m.lockPath, data); err != nil {
+			return airgap.Lock{}, err
+		}
+	}
+	n, size := lock.Size()
+	var lacking int
+	var lackingBytes int64
+	seen := map[blob.Digest]bool{}
+	for _, lm := range lock.Mirrors {
+		for _, it := range lm.Items {
+			if !seen[it.SHA256] && !m.Store.Blobs().Has(it.SHA256) {
+				lacking, lackingBytes = lacking+1, lackingBytes+max(0, it.Size)
+			}
+			seen[it.SHA256] = true
+		}
+	}
+	if e.json {
+		return lock, e.printLine(map[string]any{"lock": m.lockPath, "changes": append([]string{}, changes...), "files": n, "bytes": size, "toFetch": lacking, "bytesToFetch": lackingBytes})
+	}
+	for _, s := range changes {
+		fmt.Fprintln(e.stdout, s)
+	}
+	if len(changes) == 0 {
+		fmt.Fprintln(e.stdout, "Nothing changed upstream.")
+	}
+	e.warnUntil(lock)
+	fmt.Fprintf(e.stdout, "%s: %d files, %s; to be fetched: %d files, %s\n", m.lockPath, n, bytesText(size), lacking, bytesText(lackingBytes))
+	return lock, nil
+}
+
+// warnUntil names whole mirrors that clients will refuse after a time.
+func (e *env) warnUntil(l airgap.Lock) {
+	for _, m := range l.Mirrors {
+		for _, t := range m.Trust {
+			if t.Until != "" && len(m.Spec.Packages) == 0 && !m.Spec.Resign {
+				fmt.Fprintf(e.stderr, "Note: upstream's index of %s, %s, is valid until %s; clients behind the gap refuse it afterwards. resign: true in the site file avoids that.\n", m.Name, t.What, t.Until)
+			}
+		}
+	}
+}
+
+// replaceFile writes a file whole, or not at all.
+func replaceFile(path string, data []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(data)
+	err = errors.Join(err, tmp.Chmod(0o644), tmp.Sync(), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, errors.Join(err, os.Remove(tmp.Name())))
+	}
+	return nil
+}
+
+func (e *env) mirrorResolve(c *cli.Context) error {
+	m, err := e.mirroring(c)
+	if err != nil {
+		return err
+	}
+	_, err = e.resolve(c, m)
+	return err
+}
+
+func (e *env) mirrorSync(c *cli.Context) error {
+	m, err := e.mirroring(c)
+	if err != nil {
+		return err
+	}
+	lock := m.old
+	if c.Bool("locked") {
+		if !m.hasLock {
+			return fail(exitInput, fmt.Errorf("there is no lock %s: fettle mirror resolve", m.lockPath))
+		}
+	} else if lock, err = e.resolve(c, m); err != nil {
+		return err
+	}
+	snap, made, err := m.Sync(c.Context, lock, c.String("name"))
+	m.bar.end()
+	if err != nil {
+		return airgapFail(err)
+	}
+	n, size := snap.Size()
+	if e.json {
+		return e.printLine(map[string]any{"snapshot": snap.Name, "serial": snap.Serial, "new": made, "files": n, "bytes": size})
+	}
+	what := "is as it was"
+	if made {
+		what = "is new"
+	}
+	fmt.Fprintf(e.stdout, "snapshot %s (serial %d) %s: %d files, %s\n", snap.Name, snap.Serial, what, n, bytesText(size))
+	return nil
+}

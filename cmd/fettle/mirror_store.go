@@ -1,0 +1,287 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/apt"
+)
+
+// snapshotRow is one line of mirror ls.
+type snapshotRow struct {
+	Name    string    `json:"name"`
+	Serial  int64     `json:"serial"`
+	Created time.Time `json:"created"`
+	Files   int       `json:"files"`
+	Bytes   int64     `json:"bytes"`
+	Served  bool      `json:"served"`
+	Pinned  bool      `json:"pinned"`
+}
+
+func (e *env) mirrorList(c *cli.Context) error {
+	if err := nargs(c, 0); err != nil {
+		return err
+	}
+	s, err := mirrorStore(c, e)
+	if err != nil {
+		return err
+	}
+	snaps, err := s.Snapshots()
+	if err != nil {
+		return err
+	}
+	served, err := s.Served()
+	if err != nil {
+		return err
+	}
+	rows := []snapshotRow{}
+	for _, snap := range snaps {
+		n, size := snap.Size()
+		rows = append(rows, snapshotRow{snap.Name, snap.Serial, snap.Created, n, size, snap.Name == served, s.Pinned(snap.Name)})
+	}
+	if e.json {
+		return e.printJSON(rows)
+	}
+	if len(rows) == 0 {
+		fmt.Fprintf(e.stdout, "No snapshots in %s: fettle mirror sync, or fettle bundle import\n", s.Dir())
+		return nil
+	}
+	out := [][]string{{"SNAPSHOT", "SERIAL", "CREATED", "FILES", "SIZE", ""}}
+	for _, r := range rows {
+		var notes []string
+		if r.Served {
+			notes = append(notes, "served")
+		}
+		if r.Pinned {
+			notes = append(notes, "pinned")
+		}
+		out = append(out, []string{r.Name, fmt.Sprint(r.Serial), r.Created.Local().Format(time.DateTime), fmt.Sprint(r.Files), bytesText(r.Bytes), strings.Join(notes, ", ")})
+	}
+	table(e.stdout, out)
+	return nil
+}
+
+// lockNamed is the lock in a file, or of a snapshot.
+func lockNamed(s *airgap.Store, name string) (airgap.Lock, error) {
+	if _, err := os.Stat(name); err == nil {
+		l, err := readLock(name)
+		return l, fail(exitInput, err)
+	}
+	snap, _, err := s.Snapshot(name)
+	return snap.Lock, err
+}
+
+func (e *env) mirrorDiff(c *cli.Context) error {
+	if err := nargs(c, 2); err != nil {
+		return err
+	}
+	s, err := mirrorStore(c, e)
+	if err != nil {
+		return err
+	}
+	a, err := lockNamed(s, c.Args().Get(0))
+	if err != nil {
+		return err
+	}
+	b, err := lockNamed(s, c.Args().Get(1))
+	if err != nil {
+		return err
+	}
+	changes := airgap.Diff(a, b)
+	if e.json {
+		return e.printJSON(append([]string{}, changes...))
+	}
+	for _, l := range changes {
+		fmt.Fprintln(e.stdout, l)
+	}
+	if len(changes) == 0 {
+		fmt.Fprintln(e.stdout, "Nothing changed.")
+	}
+	return nil
+}
+
+func (e *env) mirrorWhy(c *cli.Context) error {
+	if err := nargs(c, 1); err != nil {
+		return err
+	}
+	l, err := readLock(lockPath(c))
+	if err != nil {
+		return fail(exitInput, fmt.Errorf("%w; fettle mirror resolve writes it", err))
+	}
+	name := c.Args().First()
+	type line struct {
+		Mirror  string   `json:"mirror"`
+		Package string   `json:"package"`
+		Version string   `json:"version"`
+		Arch    string   `json:"arch"`
+		Chain   []string `json:"chain"`
+	}
+	out := []line{}
+	for _, m := range l.Mirrors {
+		for _, it := range m.Items {
+			if it.Kind == airgap.KindPackage && it.Name == name || it.Kind == airgap.KindFile && it.Path == name {
+				out = append(out, line{m.Name, name, it.Version, it.Arch, whyChain(m, it)})
+			}
+		}
+	}
+	if len(out) == 0 {
+		return fmt.Errorf("%s is in no mirror of %s", name, lockPath(c))
+	}
+	if e.json {
+		return e.printJSON(out)
+	}
+	for _, l := range out {
+		fmt.Fprintf(e.stdout, "%s: %s %s %s: %s\n", l.Mirror, l.Package, l.Version, l.Arch, strings.Join(l.Chain, " <- "))
+	}
+	return nil
+}
+
+// whyChain follows the reasons of an item to the site file.
+func whyChain(m airgap.LockedMirror, it airgap.Item) []string {
+	if it.Why == "" {
+		return []string{"the mirror is whole"}
+	}
+	var out []string
+	for why := it.Why; why != "" && len(out) < 100; {
+		out = append(out, why)
+		next := ""
+		for _, x := range m.Items {
+			if x.Name == why && (x.Arch == it.Arch || x.Arch == "all" || it.Arch == "all") {
+				next = x.Why
+			}
+		}
+		why = next
+	}
+	return out
+}
+
+func (e *env) mirrorUse(c *cli.Context) error {
+	if err := nargs(c, 1); err != nil {
+		return err
+	}
+	s, err := mirrorStore(c, e)
+	if err != nil {
+		return err
+	}
+	return s.Use(c.Args().First())
+}
+
+func (e *env) mirrorPin(c *cli.Context) error {
+	if err := nargs(c, 1); err != nil {
+		return err
+	}
+	s, err := mirrorStore(c, e)
+	if err != nil {
+		return err
+	}
+	return s.Pin(c.Args().First(), !c.Bool("off"))
+}
+
+func (e *env) mirrorCollect(c *cli.Context) error {
+	if err := nargs(c, 0); err != nil {
+		return err
+	}
+	if c.Int("keep") < 1 {
+		return usage("--keep is at least 1")
+	}
+	s, err := mirrorStore(c, e)
+	if err != nil {
+		return err
+	}
+	got, err := s.Collect(c.Context, c.Int("keep"), c.Bool("dry-run"))
+	if err != nil {
+		return airgapFail(err)
+	}
+	if e.json {
+		return e.printJSON(got)
+	}
+	verb := "removed"
+	if c.Bool("dry-run") {
+		verb = "would remove"
+	}
+	fmt.Fprintf(e.stdout, "%s %d snapshots and %d files with %s\n", verb, len(got.Snapshots), got.Blobs, bytesText(got.Bytes))
+	for _, n := range got.Snapshots {
+		fmt.Fprintln(e.stdout, "  "+n)
+	}
+	return nil
+}
+
+func (e *env) mirrorServe(c *cli.Context) error {
+	if err := nargs(c, 0); err != nil {
+		return err
+	}
+	s, err := mirrorStore(c, e)
+	if err != nil {
+		return err
+	}
+	l, err := (&net.ListenConfig{}).Listen(c.Context, "tcp", c.String("listen"))
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	name, err := s.Served()
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	if name == "" {
+		name = "nothing yet: fettle mirror sync, or fettle bundle import"
+	}
+	fmt.Fprintf(e.stdout, "Serving http://%s/ (%s)\n", l.Addr(), name)
+	srv := &http.Server{Handler: airgap.NewHandler(s, e.log), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(l) }()
+	select {
+	case err := <-failed:
+		return err
+	case <-c.Context.Done():
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), 5*time.Second)
+	defer cancel()
+	if err := srv.Shutdown(ctx); err != nil {
+		err = errors.Join(err, srv.Close())
+		e.log.Info("stopped with downloads under way", "error", err)
+	}
+	<-failed
+	return nil
+}
+
+func (e *env) mirrorClientConfig(c *cli.Context) error {
+	if err := nargs(c, 1); err != nil {
+		return err
+	}
+	if f := c.Args().First(); f != "apt" {
+		return usage("client-config knows apt, not %q", f)
+	}
+	s, err := mirrorStore(c, e)
+	if err != nil {
+		return err
+	}
+	name, err := s.Served()
+	if err != nil {
+		return err
+	}
+	if name == "" {
+		return errors.New("nothing is served yet: fettle mirror sync, or fettle bundle import")
+	}
+	snap, _, err := s.Snapshot(name)
+	if err != nil {
+		return err
+	}
+	text, err := apt.ClientConfig(c.Context, s, snap, c.String("base-url"))
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return e.printJSON(map[string]string{"file": "/etc/apt/sources.list.d/fettle.sources", "text": text})
+	}
+	fmt.Fprint(e.stdout, text)
+	return nil
+}
