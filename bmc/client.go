@@ -39,6 +39,9 @@ type driver interface {
 	nextBoot(ctx context.Context) (nb NextBoot, modeKnown bool, err error)
 	identify(ctx context.Context, on bool) error
 	inventory(ctx context.Context) (Inventory, error)
+	sensors(ctx context.Context) (Readings, error)
+	eventLog(ctx context.Context) ([]LogEntry, error)
+	clearLog(ctx context.Context) error
 }
 
 // Defaults of a Target.

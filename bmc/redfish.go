@@ -247,7 +247,9 @@ func (d *redfishDriver) members(ctx context.Context, path string) (all []json.Ra
 			return nil, nil, err
 		}
 		all, missing = append(all, full...), append(missing, miss...)
-		next = localPath(coll.Next)
+		if next = localPath(coll.Next); next == path {
+			break // it goes in a circle
+		}
 	}
 	return all, missing, nil
 }

@@ -145,6 +145,14 @@ func (h health) text() string {
 	return string(h.Health)
 }
 
+// own is the health of the resource itself, without what is below it.
+func (h health) own() string {
+	if h.Health != "" {
+		return string(h.Health)
+	}
+	return string(h.Rollup)
+}
+
 func (h health) absent() bool { return h.State == "Absent" }
 
 // serviceRoot is what we use of ServiceRoot (DSP0268).
@@ -171,6 +179,7 @@ type computerSystem struct {
 	MemorySummary                             struct{ TotalSystemMemoryGiB number }
 	Processors, Memory, EthernetInterfaces    ref
 	Storage, SimpleStorage, NetworkInterfaces ref
+	LogServices, Bios                         ref
 	Links                                     struct{ ManagedBy, Chassis refs }
 	Actions                                   struct {
 		Reset *resetAction `json:"#ComputerSystem.Reset"`
@@ -210,4 +219,5 @@ type chassis struct {
 // manager is what we use of Manager (DSP0268).
 type manager struct {
 	Model, FirmwareVersion text
+	LogServices            ref
 }

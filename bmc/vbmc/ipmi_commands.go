@@ -58,6 +58,12 @@ var commands = map[uint16]command{
 	code(0x0a, 0x43): {6, privUser, (*ipmi).selEntry},
 	code(0x0a, 0x47): {6, privOperator, (*ipmi).selClear},
 	code(0x0a, 0x48): {0, privUser, (*ipmi).selTime},
+	code(0x0a, 0x20): {0, privUser, (*ipmi).repositoryInfo},
+	code(0x0a, 0x22): {0, privUser, (*ipmi).repositoryReserve},
+	code(0x0a, 0x23): {6, privUser, (*ipmi).sensorRecord},
+	// Sensors.
+	code(0x04, 0x27): {1, privUser, (*ipmi).sensorThresholds},
+	code(0x04, 0x2d): {1, privUser, (*ipmi).sensorReading},
 	// Transport.
 	code(0x0c, 0x02): {4, privOperator, (*ipmi).lanParameter},
 }
@@ -70,12 +76,12 @@ func fixed(b ...byte) func(*ipmi, context.Context, *ipmiSession, []byte) ([]byte
 func (i *ipmi) nothing(context.Context, *ipmiSession, []byte) ([]byte, error) { return nil, nil }
 
 // deviceID is Get Device ID (IPMI 2.0 §20.1): IPMI 2.0 with a chassis device,
-// FRU inventory and event log. The firmware's version is that of the service.
+// sensors, their records, FRU inventory and event log. The firmware's version is that of the service.
 func (i *ipmi) deviceID(context.Context, *ipmiSession, []byte) ([]byte, error) {
 	major, minor, _ := strings.Cut(firmwareVersion[strings.LastIndexByte(firmwareVersion, '-')+1:], ".")
 	a, _ := strconv.Atoi(major)
 	b, _ := strconv.Atoi(minor)
-	return []byte{0x20, 0x01, byte(a), byte(b/10<<4 | b%10), 0x02, 0x8c, 0, 0, 0, 0, 0, 0, 0, 0, 0}, nil
+	return []byte{0x20, 0x01, byte(a), byte(b/10<<4 | b%10), 0x02, 0x8f, 0, 0, 0, 0, 0, 0, 0, 0, 0}, nil
 }
 
 func (i *ipmi) systemGUID(context.Context, *ipmiSession, []byte) ([]byte, error) {

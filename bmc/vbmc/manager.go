@@ -20,15 +20,6 @@ func (s *Server) chassisRoutes() []*resource {
 		{pattern: chassisPath, priv: privComponents, get: s.chassisResource, patch: func(c *call) ([]*message, error) {
 			return patch(c, s.chassisResource, s.identifySetters(c))
 		}},
-		// Power and Thermal say only what is known: a virtual chassis measures nothing.
-		{pattern: chassisPath + "/Power", get: func(*call) (obj, error) {
-			return obj{"@odata.id": chassisPath + "/Power", "@odata.type": "#Power.v1_7_3.Power", "Id": "Power", "Name": "Power",
-				"PowerControl": []obj{}, "Voltages": []obj{}, "PowerSupplies": []obj{}, "Redundancy": []obj{}}, nil
-		}},
-		{pattern: chassisPath + "/Thermal", get: func(*call) (obj, error) {
-			return obj{"@odata.id": chassisPath + "/Thermal", "@odata.type": "#Thermal.v1_7_3.Thermal", "Id": "Thermal", "Name": "Thermal",
-				"Temperatures": []obj{}, "Fans": []obj{}, "Redundancy": []obj{}}, nil
-		}},
 	}
 }
 
@@ -44,8 +35,10 @@ func (s *Server) chassisResource(c *call) (obj, error) {
 	o := obj{
 		"@odata.id": chassisPath, "@odata.type": "#Chassis.v1_25_1.Chassis", "Id": "1", "Name": "Chassis", "ChassisType": "RackMount",
 		"Manufacturer": in.Manufacturer, "Model": in.Model, "SerialNumber": in.Serial, "SKU": in.SKU, "PowerState": power, "Status": statusOK(),
-		"Power": link(chassisPath + "/Power"), "Thermal": link(chassisPath + "/Thermal"), "PCIeDevices": link(chassisPath + "/PCIeDevices"),
-		"Links": obj{"ComputerSystems": links(systemPath), "ManagedBy": links(managerPath)},
+		"Power": link(chassisPath + "/Power"), "Thermal": link(chassisPath + "/Thermal"), "Sensors": link(sensorsPath),
+		"ThermalSubsystem": link(thermalPath), "PowerSubsystem": link(powerPath), "EnvironmentMetrics": link(chassisPath + "/EnvironmentMetrics"),
+		"PCIeDevices": link(chassisPath + "/PCIeDevices"),
+		"Links":       obj{"ComputerSystems": links(systemPath), "ManagedBy": links(managerPath)},
 	}
 	led, err := s.chassis.Identify(c.ctx)
 	if err == nil {
@@ -132,10 +125,14 @@ func (s *Server) clear(log, who string) {
 // logRoutes are a LogServices collection with one log in it.
 func (s *Server) logRoutes(base, id, log string) []*resource {
 	path := base + "/" + id
+	entryType := "Event"
+	if id == "SEL" {
+		entryType = "SEL"
+	}
 	entry := func(e event) obj {
 		n := strconv.Itoa(e.id)
 		return obj{"@odata.id": path + "/Entries/" + n, "@odata.type": "#LogEntry.v1_16_2.LogEntry", "Id": n, "Name": "Log Entry " + n,
-			"EntryType": "Event", "Severity": e.severity, "Created": e.at.UTC().Format(time.RFC3339), "Message": e.text}
+			"EntryType": entryType, "Severity": e.severity, "Created": e.at.UTC().Format(time.RFC3339), "Message": e.text}
 	}
 	return []*resource{
 		{pattern: base, get: func(*call) (obj, error) {
@@ -144,7 +141,7 @@ func (s *Server) logRoutes(base, id, log string) []*resource {
 		{pattern: path, get: func(*call) (obj, error) {
 			return obj{"@odata.id": path, "@odata.type": "#LogService.v1_7_0.LogService", "Id": id, "Name": id,
 				"ServiceEnabled": true, "MaxNumberOfRecords": maxEvents, "OverWritePolicy": "WrapsWhenFull", "Status": statusOK(),
-				"Entries": link(path + "/Entries"),
+				"Entries": link(path + "/Entries"), "LogEntryType": entryType,
 				"Actions": obj{"#LogService.ClearLog": obj{"target": path + "/Actions/LogService.ClearLog"}}}, nil
 		}},
 		{pattern: path + "/Entries", get: func(*call) (obj, error) {

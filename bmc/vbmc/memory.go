@@ -26,6 +26,8 @@ type Fault struct {
 	PowerDelay time.Duration
 	// IgnoreShutdown lets a graceful shutdown go unheard, as a hung OS does.
 	IgnoreShutdown bool
+	// Sensors are readings, by sensor id, in place of the usual ones.
+	Sensors map[string]float64
 }
 
 // Memory is a Chassis in memory. It is safe for concurrent use.

@@ -14,6 +14,7 @@ func (s *Server) routes() []*resource {
 	rs = append(rs, s.hardwareRoutes()...)
 	rs = append(rs, s.chassisRoutes()...)
 	rs = append(rs, s.managerRoutes()...)
+	rs = append(rs, s.sensorRoutes()...)
 	for _, r := range rs {
 		r.segs = strings.Split(strings.Trim(r.pattern, "/"), "/")
 	}
@@ -99,7 +100,9 @@ var schemas = []string{
 	"ComputerSystem.v1_22_0", "ActionInfo.v1_4_2", "ProcessorCollection", "Processor.v1_20_0", "MemoryCollection", "Memory.v1_20_0",
 	"EthernetInterfaceCollection", "EthernetInterface.v1_12_1", "StorageCollection", "Storage.v1_15_1", "Drive.v1_19_0", "VolumeCollection",
 	"SimpleStorageCollection", "SimpleStorage.v1_3_2", "PCIeDeviceCollection", "PCIeDevice.v1_14_0", "PCIeFunctionCollection",
-	"PCIeFunction.v1_5_0", "ChassisCollection", "Chassis.v1_25_1", "Power.v1_7_3", "Thermal.v1_7_3", "ManagerCollection",
+	"PCIeFunction.v1_5_0", "ChassisCollection", "Chassis.v1_25_1", "SensorCollection", "Sensor.v1_9_0",
+	"ThermalSubsystem.v1_3_2", "ThermalMetrics.v1_3_1", "FanCollection", "Fan.v1_5_2", "PowerSubsystem.v1_1_2", "PowerSupplyCollection",
+	"PowerSupply.v1_6_0", "EnvironmentMetrics.v1_3_1", "Power.v1_7_3", "Thermal.v1_7_3", "ManagerCollection",
 	"Manager.v1_19_1", "ManagerNetworkProtocol.v1_10_1", "LogServiceCollection", "LogService.v1_7_0", "LogEntryCollection",
 	"LogEntry.v1_16_2", "UpdateService.v1_14_0", "SoftwareInventoryCollection", "SoftwareInventory.v1_10_2", "Message.v1_1_2",
 }

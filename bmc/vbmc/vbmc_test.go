@@ -117,7 +117,9 @@ func TestEveryLink(t *testing.T) {
 		switch x := v.(type) {
 		case obj:
 			for k, y := range x {
-				if id, ok := y.(string); ok && (k == "@odata.id" || k == "@Redfish.ActionInfo") && !seen[id] {
+				id, ok := y.(string)
+				id, _, _ = strings.Cut(id, "#") // a part of a resource (DSP0266 §6.5)
+				if ok && (k == "@odata.id" || k == "@Redfish.ActionInfo") && !seen[id] {
 					seen[id] = true
 					todo = append(todo, id)
 				}
