@@ -95,15 +95,19 @@ func labDaemon(c *cli.Context, e *env) (err error) {
 	if err := lab.Up(c.Context); err != nil {
 		return labError(err)
 	}
-	g, ctx := errgroup.WithContext(c.Context)
+	ctx, stop := context.WithCancel(c.Context)
+	defer stop()
+	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return lab.Run(ctx) })
 	d := &labServer{lab: lab, plan: plan, keys: keys, bmcs: map[string]string{}}
-	if err := d.serveBMCs(ctx, g, log); err != nil {
-		return err
+	var ctl net.Listener
+	err = d.serveBMCs(ctx, g, log)
+	if err == nil {
+		ctl, err = listenUnix(filepath.Join(dir, labCtlSocket))
 	}
-	ctl, err := listenUnix(filepath.Join(dir, labCtlSocket))
 	if err != nil {
-		return err
+		stop()
+		return errors.Join(err, g.Wait())
 	}
 	sv := &services{
 		site: func() *site.Site { return plan.Site }, images: store, ca: keys.ca, log: log,
