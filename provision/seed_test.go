@@ -59,6 +59,15 @@ func TestSeedFiles(t *testing.T) {
 	if phone.Mode != 0o600 || string(phone.Content) != "URL=https://10.77.0.1:8443/agent/v1/phone-home\nTOKEN=TOKEN\n" {
 		t.Errorf("phone-home = %o %q; want mode 600 with URL and token", phone.Mode, phone.Content)
 	}
+	// What cloud-init starts once must go on by itself until fettle has answered.
+	unit := string(got["/etc/systemd/system/fettle-phone-home.service"].Content)
+	script := got["/usr/local/lib/fettle/phone-home"]
+	if !strings.Contains(unit, "\nExecStart=/usr/local/lib/fettle/phone-home\n") || !strings.Contains(unit, "\nRestart=on-failure\n") || script.Mode != 0o755 {
+		t.Errorf("unit of the phone-home:\n%s\nwant it to run the script (mode %o) until it succeeds", unit, script.Mode)
+	}
+	if len(user.RunCmd) != 1 || !strings.Contains(strings.Join(user.RunCmd[0], " "), "--now --no-block fettle-phone-home.service") {
+		t.Errorf("runcmd = %q; want it to start the unit", user.RunCmd)
+	}
 	for path, f := range got {
 		if strings.Contains(string(f.Content), "TOKEN") && f.Mode&0o077 != 0 && path != "/usr/local/lib/fettle/phone-home" {
 			t.Errorf("%s has mode %o and holds the token", path, f.Mode)
