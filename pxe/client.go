@@ -276,6 +276,13 @@ func (r *request) wants(code uint8) bool {
 // asks reports whether the client names an option in its list (55).
 func (r *request) asks(code uint8) bool { return bytes.IndexByte(r.opt(optRequestList), code) >= 0 }
 
+// What describe begins with.
+const (
+	iPXEName = "iPXE"
+	httpName = "HTTP boot firmware"
+	pxeName  = "PXE firmware"
+)
+
 // describe names a client's firmware in a sentence.
 func (c Client) describe() string {
 	arch := "of unknown architecture"
@@ -284,11 +291,11 @@ func (c Client) describe() string {
 	}
 	switch {
 	case c.IPXE:
-		return "iPXE (" + arch + ")"
+		return iPXEName + " (" + arch + ")"
 	case c.HTTP:
-		return "HTTP boot firmware (" + arch + ")"
+		return httpName + " (" + arch + ")"
 	case c.PXE:
-		return "PXE firmware (" + arch + ")"
+		return pxeName + " (" + arch + ")"
 	case c.VendorClass != "":
 		return "a client of class " + strconv.Quote(c.VendorClass)
 	}

@@ -22,6 +22,11 @@ func (x *exchange) record(kind, text string, err error) {
 	x.s.record(x.start, x.n, x.r.client, kind, text, err)
 }
 
+// told records an offer or an acknowledgement of a boot file.
+func (x *exchange) told(kind, file, text string) {
+	x.s.recordFile(x.start, x.n, x.r.client, kind, file, text, nil)
+}
+
 // discover answers DHCPDISCOVER (RFC 2131 §4.3.1).
 func (x *exchange) discover(ctx context.Context) *reply {
 	c := &x.r.client
@@ -29,7 +34,7 @@ func (x *exchange) discover(ctx context.Context) *reply {
 	x.s.noteDiscover(x)
 	lease, err := x.lease(ctx)
 	if err != nil {
-		x.refuse("dhcp.offer", "was offered no address", err)
+		x.refuse("dhcp.silent", "was offered no address", err)
 		return nil
 	}
 	c.Addr = lease.Addr
@@ -39,7 +44,7 @@ func (x *exchange) discover(ctx context.Context) *reply {
 	}
 	p := x.reply(msgOffer, lease, boot)
 	x.s.noteStage(*c, stageOffered, boot.file)
-	x.record("dhcp.offer", fmt.Sprintf("was offered %v%s", lease.Addr, boot.sentence()), nil)
+	x.told("dhcp.offer", boot.file, fmt.Sprintf("was offered %v%s", lease.Addr, boot.sentence()))
 	return p
 }
 
@@ -123,7 +128,7 @@ func (x *exchange) commit(ctx context.Context, addr netip.Addr, state string, se
 		return nil
 	}
 	x.s.noteStage(*c, boot.stage(*c), boot.file)
-	x.record("dhcp.ack", fmt.Sprintf("has %v for %v (%s)%s", addr, lease.Duration, state, boot.sentence()), nil)
+	x.told("dhcp.ack", boot.file, fmt.Sprintf("has %v for %v (%s)%s", addr, lease.Duration, state, boot.sentence()))
 	return x.reply(msgAck, lease, boot)
 }
 

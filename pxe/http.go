@@ -18,6 +18,7 @@ import (
 const (
 	goesOn        = "was told that there is no boot file, and goes on to its next boot device"
 	autoexecName  = "autoexec.ipxe"
+	scriptDisk    = "disk" // the Name of a script that leaves the network
 	decideTimeout = 10 * time.Second
 )
 
@@ -190,7 +191,11 @@ func (s *Server) serveScript(w http.ResponseWriter, r *http.Request, n *Network,
 		st = stageDisk
 	}
 	s.noteStage(c, st, "script")
-	s.serveText(w, r, n, at, "script", macText, n.script(c, d))
+	name := macText
+	if d.Action == BootDisk {
+		name = scriptDisk
+	}
+	s.serveText(w, r, n, at, "script", name, n.script(c, d))
 }
 
 // serveText answers with a script.

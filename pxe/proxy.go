@@ -48,11 +48,11 @@ func (x *exchange) proxyOffer(ctx context.Context) *reply {
 		return nil
 	}
 	if boot.file == "" {
-		x.record("dhcp.offer", "was offered nothing by ProxyDHCP"+boot.note, nil)
+		x.record("dhcp.silent", "was offered nothing by ProxyDHCP"+boot.note, nil)
 		return nil
 	}
 	x.s.noteStage(x.r.client, stageOffered, boot.file)
-	x.record("dhcp.offer", fmt.Sprintf("was offered boot file %s by ProxyDHCP%s", boot.file, boot.note), nil)
+	x.told("dhcp.offer", boot.file, fmt.Sprintf("was offered boot file %s by ProxyDHCP%s", boot.file, boot.note))
 	return x.proxyReply(msgOffer, boot)
 }
 
@@ -135,7 +135,7 @@ func (x *exchange) binl(ctx context.Context) *reply {
 		return nil
 	}
 	x.s.noteStage(c, boot.stage(c), boot.file)
-	x.record("dhcp.binl", fmt.Sprintf("asked for a boot file and was told %s%s", boot.file, boot.note), nil)
+	x.told("dhcp.binl", boot.file, fmt.Sprintf("asked for a boot file and was told %s%s", boot.file, boot.note))
 	return x.proxyReply(msgAck, boot)
 }
 

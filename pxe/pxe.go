@@ -168,7 +168,8 @@ type Exchange struct {
 	Addr    netip.Addr
 	Network string
 	Kind    string // "dhcp.discover", "dhcp.offer", "dhcp.ack", "dhcp.nak", "tftp.read", "http.get", "script", ...
-	Name    string // file name, if any
+	Name    string // file name, if any: of DHCP, the boot file that is named
+	Client  string // of DHCP: what asks, in words, such as "PXE firmware (UEFI x64)"
 	Bytes   int64
 	Took    time.Duration
 	Text    string // one sentence

@@ -8,8 +8,13 @@ import (
 
 // record tells the recorder of an exchange with a client.
 func (s *Server) record(start time.Time, n *Network, c Client, kind, text string, err error) {
+	s.recordFile(start, n, c, kind, "", text, err)
+}
+
+// recordFile names a boot file too.
+func (s *Server) recordFile(start time.Time, n *Network, c Client, kind, file, text string, err error) {
 	s.recorder.Record(Exchange{
-		Time: start, MAC: c.MAC, Addr: c.Addr, Network: n.Name, Kind: kind,
+		Time: start, MAC: c.MAC, Addr: c.Addr, Network: n.Name, Kind: kind, Name: file, Client: c.describe(),
 		Took: s.now().Sub(start), Text: text, Err: err,
 	})
 }
