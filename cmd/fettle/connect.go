@@ -34,6 +34,8 @@ func connFlags() []cli.Flag {
 func (e *env) connect(c *cli.Context) (*web.Client, error) {
 	if s := c.String("server"); strings.HasPrefix(s, "https://") {
 		return e.connectTLS(c, s)
+	} else if strings.Contains(s, "://") {
+		return nil, usage("--server is https://HOST:PORT or the path of a Unix socket, not %q", s)
 	} else if s != "" {
 		return web.NewUnixClient(s), nil
 	}
@@ -48,7 +50,7 @@ func (e *env) connect(c *cli.Context) (*web.Client, error) {
 	}
 	dir, err := labDir(c)
 	if err != nil {
-		if c.String("lab") == "" {
+		if errors.Is(err, errNoLab) && c.String("lab") == "" {
 			return nil, fail(exitMissing, fmt.Errorf("%w: %s", errNoServer, elsewhere))
 		}
 		return nil, err

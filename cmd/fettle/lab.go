@@ -101,12 +101,14 @@ func labDir(c *cli.Context) (string, error) {
 	case len(names) == 1:
 		name = names[0]
 	case len(names) == 0:
-		return "", usage("there is no lab in %s: fettle lab up --site DIR makes one", root)
+		return "", usage("%w in %s: fettle lab up --site DIR makes one", errNoLab, root)
 	default:
 		return "", usage("say which lab with --lab: %s", strings.Join(names, ", "))
 	}
 	return filepath.Join(root, name), nil
 }
+
+var errNoLab = errors.New("there is no lab")
 
 func listOr(list []string, none string) string {
 	if len(list) == 0 {

@@ -106,6 +106,44 @@ func TestLabUpWithoutAHypervisor(t *testing.T) {
 	})
 }
 
+func TestWhichServer(t *testing.T) {
+	for _, env := range []string{"FETTLE_LAB", "FETTLE_LABS", "FETTLE_SERVER"} {
+		t.Setenv(env, "")
+	}
+	labs := t.TempDir()
+	for _, tt := range []struct {
+		name   string
+		made   []string // labs that there are
+		args   []string
+		status int
+		want   string
+	}{
+		{"nothing serves", nil, nil, exitMissing, "no fettle serves here"},
+		{"a URL that is none", nil, []string{"--server", "http://host"}, exitUsage, "--server is https://HOST:PORT or the path of a Unix socket"},
+		{"a lab that is not there", nil, []string{"--lab", "x"}, exitUsage, `there is no lab "x"`},
+		{"a lab without its daemon", []string{"one"}, nil, exitMissing, "the daemon of lab one is not running: fettle lab up starts it"},
+		{"two labs", []string{"two"}, nil, exitUsage, "say which lab with --lab: one, two"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, lab := range tt.made {
+				if err := os.Mkdir(filepath.Join(labs, lab), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(filepath.Join(labs, lab, labFileName), []byte("{}"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if sock := defaultSocket(&env{getenv: func(string) string { return "" }}); listening(sock) {
+				t.Skipf("a fettle serves at %s", sock)
+			}
+			status, _, errOut := commandLine(t.Context(), "", false, append([]string{"machine", "ls", "--labs", labs}, tt.args...)...)
+			if status != tt.status || !strings.Contains(errOut, tt.want) {
+				t.Errorf("machine ls = status %d, %q; want %d, %q", status, errOut, tt.status, tt.want)
+			}
+		})
+	}
+}
+
 // copySite is a copy of the demo's site folder.
 func copySite(t *testing.T) string {
 	t.Helper()
