@@ -63,20 +63,20 @@ func bmcCommands(e *env, targets func(c *cli.Context, sel []string) ([]bmc.Targe
 			Action: func(c *cli.Context) error { return b.identify(c, on == "on") }})
 	}
 	return []*cli.Command{{
-		Name: "bmc", Usage: "speak to machines' BMCs: power, next boot, identify light, inventory",
+		Name: "bmc", Usage: "speak to machines' BMCs: power, next boot, identify light, inventory, sensors, event log",
 		Description: "Goes to the BMCs of the site itself, not through fettle serve, and notes that in a file on this\n" +
 			"machine; while fettle serve runs here it needs --direct. With --lab, to the lab's virtual BMCs.\n" +
 			"SELECTOR is a name, a range such as gpu-[01-32], rack=NAME or profile=NAME. Flags go before it.\n" +
 			"One login per BMC; every change is read back. Exit status: 0 when every machine did it, 1 when one did not,\n" +
 			"4 when a program is missing, 5 when a yes is needed.",
-		Subcommands: []*cli.Command{
+		Subcommands: append([]*cli.Command{
 			{Name: "power", Usage: "show or change power", Subcommands: power},
 			{Name: "boot", Usage: "say what machines boot next", Subcommands: boot},
 			{Name: "identify", Usage: "switch the identify light", Subcommands: identify},
 			{Name: "status", Usage: "show power, next boot, health and what the machine is", ArgsUsage: "SELECTOR...", Flags: which(), Action: b.status},
 			{Name: "inventory", Usage: "show processors, memory, network cards, drives, GPUs and firmware", ArgsUsage: "SELECTOR...", Flags: which(), Action: b.inventory},
 			serveVirtualCommand(e),
-		},
+		}, b.sensorCommands(which, yes)...),
 	}}
 }
 
