@@ -98,6 +98,9 @@ func removeDomains(ctx context.Context, hv hypervisor, lab, dir string, step fun
 			errs = append(errs, fmt.Errorf("lab %s: %w", lab, err))
 			continue
 		}
+		if err := removeLogs(d.name); err != nil {
+			errs = append(errs, fmt.Errorf("lab %s: %w", lab, err))
+		}
 		step(t.Machine, "removed domain "+d.name)
 	}
 	return errors.Join(errs...)
@@ -126,4 +129,28 @@ func (f folder) removeAll() error {
 		}
 	}
 	return nil
+}
+
+// removeLogs removes what libvirt's daemon logged of a domain: the system
+// daemon's folder, and the session daemon's (libvirt, "Logging in the QEMU
+// driver"). Rotated logs end with a number.
+func removeLogs(domain string) error {
+	dirs := []string{"/var/log/libvirt/qemu"}
+	if cache, err := os.UserCacheDir(); err == nil {
+		dirs = append(dirs, filepath.Join(cache, "libvirt", "qemu", "log"))
+	}
+	var errs []error
+	for _, dir := range dirs {
+		names := []string{domain + ".log"}
+		for i := range 4 { // virtlogd.conf: max_backups = 3
+			names = append(names, fmt.Sprintf("%s.log.%d", domain, i))
+		}
+		for _, n := range names {
+			err := os.Remove(filepath.Join(dir, n))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
