@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"strings"
 	"time"
@@ -34,6 +35,7 @@ type exchangeData struct {
 	Addr    string  `json:"addr,omitempty"`
 	Network string  `json:"network,omitempty"`
 	Name    string  `json:"name,omitempty"`
+	Client  string  `json:"client,omitempty"`
 	Bytes   int64   `json:"bytes,omitempty"`
 	Seconds float64 `json:"seconds,omitempty"`
 	Error   string  `json:"error,omitempty"`
@@ -67,13 +69,14 @@ func (p *Provisioner) recordLoop(ctx context.Context) {
 			p.log.Error("boot exchanges lost", "count", len(events), "err", err)
 		}
 		for _, e := range batch {
+			p.learnAddress(ctx, e)
 			p.sawExchange(ctx, e)
 		}
 	}
 }
 
 func (p *Provisioner) exchangeEvent(ctx context.Context, e pxe.Exchange) state.Event {
-	d := exchangeData{Network: e.Network, Name: e.Name, Bytes: e.Bytes, Seconds: e.Took.Seconds()}
+	d := exchangeData{Network: e.Network, Name: e.Name, Client: e.Client, Bytes: e.Bytes, Seconds: e.Took.Seconds()}
 	if len(e.MAC) > 0 {
 		d.MAC = e.MAC.String()
 	}
@@ -136,6 +139,30 @@ func (p *Provisioner) addrMachine(ctx context.Context, addr netip.Addr) string {
 		return unknownName(l.MAC)
 	}
 	return ""
+}
+
+// foreignLease is how long an address that another DHCP server gave is known
+// to be its machine's, unless that server gives it to somebody else.
+const foreignLease = 24 * time.Hour
+
+// learnAddress keeps an address that another DHCP server gave beside our
+// ProxyDHCP: the agent is known by it.
+func (p *Provisioner) learnAddress(ctx context.Context, e pxe.Exchange) {
+	mac, err := macOf(e.MAC)
+	if err != nil || e.Kind != "dhcp.address" || !e.Addr.IsValid() {
+		return
+	}
+	l := state.Lease{Network: e.Network, Addr: e.Addr, MAC: mac, Granted: e.Time, Expires: e.Time.Add(foreignLease)}
+	err = p.c.Store.PutLease(ctx, l)
+	if errors.Is(err, state.ErrAddressTaken) {
+		// That server's word counts, not ours.
+		if err = p.c.Store.DropLease(ctx, l.Network, l.Addr); err == nil {
+			err = p.c.Store.PutLease(ctx, l)
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		p.log.Error("address of another DHCP server not recorded", "mac", mac, "addr", e.Addr, "err", err)
+	}
 }
 
 // sawExchange moves a run from firmware to netboot at the first packet.

@@ -2,10 +2,13 @@ package provision
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/fettle-dev/fettle/pxe"
 	"github.com/fettle-dev/fettle/state"
 )
 
@@ -33,7 +36,56 @@ func (p *Provisioner) Why(ctx context.Context, machine string) ([]string, error)
 			from = i
 		}
 	}
-	return append(sentences(events[from:]), summary(machine, st, p.now())), nil
+	last := summary(machine, st, p.now())
+	if stuck := bootStory(machine, st, events[from:], p.now()); stuck != "" {
+		last += " " + stuck
+	}
+	return append(sentences(events[from:]), last), nil
+}
+
+// bootStory says what stops a machine that is on its way to the agent; "" for
+// others. The events are those of its latest run.
+func bootStory(machine string, st state.Status, events []state.Event, now time.Time) string {
+	if st.Phase != state.Firmware && st.Phase != state.Netboot && st.Phase != state.Failed {
+		return ""
+	}
+	var boot []pxe.Exchange
+	power := false
+	for _, e := range events {
+		family, _, _ := strings.Cut(string(e.Kind), ".")
+		switch {
+		case e.Kind == state.KindInventory:
+			return "" // it got there
+		case e.Kind == state.KindPower:
+			power = true
+		case family == "dhcp", family == "tftp", family == "http", family == "boot", family == "script":
+			if power {
+				boot, power = nil, false // what was before is another try
+			}
+			boot = append(boot, exchangeOf(e))
+		}
+	}
+	if len(boot) == 0 {
+		return "" // the summary says so
+	}
+	why := pxe.Why(boot, now)
+	if why == "" {
+		return ""
+	}
+	return machine + " " + strings.TrimSuffix(why, ".") + "."
+}
+
+// exchangeOf is the exchange that an event tells of.
+func exchangeOf(ev state.Event) pxe.Exchange {
+	var d exchangeData
+	if err := json.Unmarshal(ev.Data, &d); err != nil {
+		d = exchangeData{} // an event of an older version
+	}
+	e := pxe.Exchange{Time: ev.Time, Network: d.Network, Kind: string(ev.Kind), Name: d.Name, Client: d.Client, Bytes: d.Bytes, Text: ev.Text}
+	if d.Error != "" {
+		e.Err = errors.New(d.Error)
+	}
+	return e
 }
 
 // sentences tells events; the same text many times over is told once, with its

@@ -1,0 +1,66 @@
+package provision
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fettle-dev/fettle/agent/wire"
+	"github.com/fettle-dev/fettle/pxe"
+	"github.com/fettle-dev/fettle/state"
+)
+
+// TestWhyTellsWhatStopsABoot reads exchanges back from the state.
+func TestWhyTellsWhatStopsABoot(t *testing.T) {
+	b := newBench(t, nil)
+	b.deploy("gpu-01")
+	record := func(kind, name, text string, err error) {
+		b.p.Record(pxe.Exchange{Time: time.Now(), MAC: net.HardwareAddr(bootMAC[:]), Network: "prov", Kind: kind, Name: name, Client: "PXE firmware (UEFI x64)", Text: text, Err: err})
+	}
+	for range 4 {
+		record("dhcp.discover", "", "asked for an address", nil)
+		record("dhcp.offer", "snponly.efi", "was offered 10.77.0.11", nil)
+	}
+	b.until("gpu-01", state.Netboot)
+	last := func() string {
+		t.Helper()
+		why, err := b.p.Why(t.Context(), "gpu-01")
+		if err != nil || len(why) == 0 {
+			t.Fatalf("Why(gpu-01) = %q, %v", why, err)
+		}
+		return why[len(why)-1]
+	}
+	await := func(want string) {
+		t.Helper()
+		for end := time.Now().Add(10 * time.Second); !strings.Contains(last(), want); {
+			if time.Now().After(end) {
+				t.Fatalf("Why ends with %q; want %q", last(), want)
+			}
+			b.settle("gpu-01")
+		}
+	}
+	await("gpu-01 asked 4 times and took no offer: PXE firmware (UEFI x64) was offered snponly.efi")
+	record("dhcp.ack", "snponly.efi", "has 10.77.0.11", nil)
+	record("tftp.read", "snponly.efi", "did not get snponly.efi by TFTP: the disk is full", errors.New("the disk is full"))
+	await("gpu-01 did not get snponly.efi by TFTP: the disk is full.")
+}
+
+// TestForeignAddress has the address that another DHCP server gave be its
+// machine's: the agent is let in by it.
+func TestForeignAddress(t *testing.T) {
+	b := newBench(t, nil)
+	token := b.deploy("gpu-01")
+	at := netip.MustParseAddr("10.77.0.150")
+	b.from = netip.AddrPortFrom(at, 999).String()
+	b.want("GET", wire.PathTask, token, nil, 403)
+	learn := func(mac []byte) {
+		b.p.learnAddress(t.Context(), pxe.Exchange{Time: time.Now(), MAC: mac, Addr: at, Network: "prov", Kind: "dhcp.address"})
+	}
+	learn(bootMAC[:])
+	b.want("GET", wire.PathTask, token, nil, 409) // let in: it must send its inventory first
+	learn([]byte{2, 0, 0, 0, 0, 7}) // that server gave it to somebody else
+	b.want("GET", wire.PathTask, token, nil, 403)
+}
