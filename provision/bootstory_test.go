@@ -61,6 +61,6 @@ func TestForeignAddress(t *testing.T) {
 	}
 	learn(bootMAC[:])
 	b.want("GET", wire.PathTask, token, nil, 409) // let in: it must send its inventory first
-	learn([]byte{2, 0, 0, 0, 0, 7}) // that server gave it to somebody else
+	learn([]byte{2, 0, 0, 0, 0, 7})               // that server gave it to somebody else
 	b.want("GET", wire.PathTask, token, nil, 403)
 }
