@@ -102,8 +102,8 @@ func orDefault[T comparable](v, d T) T {
 
 type redirectKey struct{}
 
-// checkRedirect refuses redirects to another host, unless the digest was given
-// by a person (AnyHost), and every step from https to http.
+// checkRedirect refuses redirects to another host, unless a person gave the
+// digest (redirectKey), and every step from https to http.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	first := via[0]
 	switch {
@@ -115,11 +115,6 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 		return permanent{fmt.Errorf("upstream redirects to another host, %s: refused; if that is right, name it as the mirror's url", req.URL.Host)}
 	}
 	return nil
-}
-
-// AnyHost lets fetches with this context follow redirects to other hosts.
-func AnyHost(ctx context.Context) context.Context {
-	return context.WithValue(ctx, redirectKey{}, true)
 }
 
 // Requests is the number of requests made so far.
@@ -225,6 +220,9 @@ func (f *Fetcher) Get(ctx context.Context, it Item, add func(int64)) error {
 	}
 	defer sink.close()
 	add(sink.size())
+	if it.Kind == KindFile {
+		ctx = context.WithValue(ctx, redirectKey{}, true)
+	}
 	restarted := false
 	err = f.try(ctx, it.URL, func() error {
 		err := f.transfer(ctx, it, sink, limit, add)

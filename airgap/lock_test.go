@@ -23,6 +23,11 @@ func lockOf(date, signer string, items ...Item) Lock {
 	return Lock{LockVersion, []LockedMirror{lm}}
 }
 
+func specLock(m Mirror) Lock {
+	m.Name, m.Format = "debian", "apt"
+	return Lock{LockVersion, []LockedMirror{{Name: "debian", Format: "apt", Spec: m}}}
+}
+
 func TestLockDiff(t *testing.T) {
 	a := lockOf("1", "F", item("openssl", "3.0.1", "x"), item("gone", "1", "x"), item("same", "1", "x"), item("swapped", "1", "x"))
 	nu := item("new", "2", "x")
@@ -42,6 +47,9 @@ func TestLockDiff(t *testing.T) {
 			"debian: ATTENTION: swapped (amd64) 1 has other bytes under the same version: " + blob.FromBytes([]byte("x")).Short() + " became " + blob.FromBytes([]byte("evil")).Short() + ".",
 		}},
 		{"signer", lockOf("1", "F"), lockOf("1", "G"), []string{"debian: ATTENTION: suite stable is trusted for another reason: signed by G of /k.gpg; it was signed by F of /k.gpg."}},
+		{"spec", specLock(Mirror{Suites: []string{"a", "b"}}), specLock(Mirror{Suites: []string{"b", "c"}, Packages: []string{"x"}, Resign: true}), []string{
+			"debian: the site wants only some packages now.", "debian: the site wants the suite c too.", "debian: the site does not want the suite a any more.",
+			"debian: the site wants the package x too.", "debian: resign: false became true."}},
 		{"mirror", Lock{Version: 1}, lockOf("1", "F"), []string{"debian: the mirror is new: 0 files."}},
 		{"no mirror", lockOf("1", "F"), Lock{Version: 1}, []string{"debian: the mirror is gone."}},
 	} {

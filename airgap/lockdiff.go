@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 )
@@ -39,20 +38,42 @@ func Diff(a, b Lock) []string {
 }
 
 func diffMirror(a, b LockedMirror) []string {
-	var out []string
-	if !reflect.DeepEqual(a.Spec, b.Spec) {
-		out = append(out, "the site wants something else of it: "+specText(a.Spec)+" became "+specText(b.Spec)+".")
-	}
-	out = append(out, diffTrust(a.Trust, b.Trust)...)
+	out := append(diffSpec(a.Spec, b.Spec), diffTrust(a.Trust, b.Trust)...)
 	return append(out, diffItems(a.Items, b.Items)...)
 }
 
-func specText(m Mirror) string {
-	b, err := marshal(m)
-	if err != nil {
-		return m.Name
+// diffSpec says what the site wants otherwise. Files of their own are told of
+// as items.
+func diffSpec(a, b Mirror) []string {
+	var out []string
+	list := func(what string, a, b []string) {
+		not := func(x, y []string) []string {
+			return slices.DeleteFunc(slices.Clone(x), func(s string) bool { return slices.Contains(y, s) })
+		}
+		if more := not(b, a); len(more) > 0 {
+			out = append(out, fmt.Sprintf("the site wants %s %s too.", what, strings.Join(more, ", ")))
+		}
+		if less := not(a, b); len(less) > 0 {
+			out = append(out, fmt.Sprintf("the site does not want %s %s any more.", what, strings.Join(less, ", ")))
+		}
 	}
-	return string(b)
+	if (len(a.Packages) == 0) != (len(b.Packages) == 0) {
+		out = append(out, map[bool]string{true: "the site wants the whole mirror now.", false: "the site wants only some packages now."}[len(b.Packages) == 0])
+	}
+	list("the archive", a.URLs, b.URLs)
+	list("the suite", a.Suites, b.Suites)
+	list("the component", a.Components, b.Components)
+	list("the architecture", a.Archs, b.Archs)
+	list("the package", a.Packages, b.Packages)
+	list("the keyring", a.Keyrings, b.Keyrings)
+	truth := func(what string, a, b bool) {
+		if a != b {
+			out = append(out, fmt.Sprintf("%s: %t became %t.", what, a, b))
+		}
+	}
+	truth("recommends", a.Recommends, b.Recommends)
+	truth("resign", a.Resign, b.Resign)
+	return out
 }
 
 func diffTrust(a, b []Trust) []string {

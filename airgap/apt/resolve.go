@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/fettle-dev/fettle/airgap"
 	"github.com/fettle-dev/fettle/blob"
 )
@@ -60,15 +62,18 @@ func (f *Format) Resolve(ctx context.Context, env airgap.Env, m airgap.Mirror, p
 	if err != nil {
 		return airgap.LockedMirror{}, err
 	}
-	var suites []suite
-	for _, candidates := range sources {
-		s, err := firstSuite(ctx, env, m, candidates)
-		if err != nil {
-			return airgap.LockedMirror{}, err
-		}
-		suites = append(suites, s)
+	suites := make([]suite, len(sources))
+	g, gctx := errgroup.WithContext(ctx)
+	for i, candidates := range sources {
+		g.Go(func() (err error) {
+			suites[i], err = firstSuite(gctx, env, m, candidates)
+			return err
+		})
 	}
-	inputs, err := inputsOf(m, suites)
+	if err := g.Wait(); err != nil {
+		return airgap.LockedMirror{}, err
+	}
+	inputs, err := inputsOf(env, m, suites)
 	if err != nil {
 		return airgap.LockedMirror{}, err
 	}
@@ -141,8 +146,13 @@ func pick(m airgap.Mirror, pkgs []*pkg) ([]chosen, error) {
 	return out, errors.Join(errs...)
 }
 
-// inputsOf is a digest over everything that a resolution depends on.
-func inputsOf(m airgap.Mirror, suites []suite) (blob.Digest, error) {
+// inputsOf is a digest over everything that a resolution, and the tree that is
+// made of it, depends on.
+func inputsOf(env airgap.Env, m airgap.Mirror, suites []suite) (blob.Digest, error) {
+	signer := ""
+	if remade(m) {
+		signer = env.Key.Public().String()
+	}
 	type in struct {
 		Base    string
 		Trust   airgap.Trust
@@ -152,7 +162,7 @@ func inputsOf(m airgap.Mirror, suites []suite) (blob.Digest, error) {
 	for _, s := range suites {
 		ins = append(ins, in{s.base, s.trust, s.signed[0].SHA256})
 	}
-	b, err := json.Marshal([]any{resolveVersion, m, ins})
+	b, err := json.Marshal([]any{resolveVersion, m, ins, signer})
 	return blob.FromBytes(b), err
 }
 
