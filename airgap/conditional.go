@@ -33,8 +33,9 @@ func (f *Fetcher) Index(ctx context.Context, rawURL string, limit int64) ([]byte
 	var old []byte
 	if data, err := os.ReadFile(path); err == nil && unmarshal(data, &v) == nil && v.URL == rawURL {
 		if n, err := f.Blobs.Size(v.SHA256); err == nil && n <= limit {
-			// Damaged bytes are fetched again.
-			old, _ = readBlob(ctx, f.Blobs, v.SHA256, limit)
+			if old, err = readBlob(ctx, f.Blobs, v.SHA256, limit); err != nil {
+				f.Log.Warn("the copy of an index is damaged and is fetched again", "url", redact(rawURL), "error", err)
+			}
 		}
 	}
 	var out []byte

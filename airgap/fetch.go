@@ -161,6 +161,11 @@ func (f *Fetcher) All(ctx context.Context, items []Item) error {
 		p.FilesTotal++
 		p.BytesTotal += max(0, it.Size)
 	}
+	if len(missing) > 0 {
+		if err := checkFree(f.Blobs.Dir(), p.BytesTotal); err != nil {
+			return err
+		}
+	}
 	var mu sync.Mutex
 	report := func(n int64, done string) {
 		mu.Lock()

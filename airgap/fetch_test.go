@@ -210,3 +210,45 @@ func TestFetchIsBoundedPerHost(t *testing.T) {
 		t.Errorf("All again made %d requests, %v; want none", f.Requests()-60, err)
 	}
 }
+
+func TestFetchRefusesWithoutRoom(t *testing.T) {
+	f := fetcher(t)
+	it := Item{Path: "x", URL: "http://127.0.0.1:1/x", Size: 1 << 60, SHA256: blob.FromBytes(nil)}
+	if err := f.All(t.Context(), []Item{it}); err == nil || !strings.Contains(err.Error(), "bytes free") || f.Requests() != 0 {
+		t.Errorf("All of an exabyte = %v after %d requests; want it refused before the first", err, f.Requests())
+	}
+}
+
+// An index without a digest is asked for again only if it changed, and never
+// read without an end.
+func TestIndexIsConditional(t *testing.T) {
+	text, tag := "one", `"1"`
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("ETag", tag)
+		http.ServeContent(w, r, "", time.Time{}, strings.NewReader(text))
+	}))
+	defer srv.Close()
+	f := fetcher(t)
+	f.Tries = 1
+	for _, want := range []string{"one", "one", "two", "two"} {
+		if want == "two" {
+			text, tag = "two", `"2"`
+		}
+		got, err := f.Index(t.Context(), srv.URL+"/x", 100)
+		if err != nil || string(got) != want {
+			t.Errorf("Index = %q, %v; want %q", got, err, want)
+		}
+	}
+	// What is kept here may be damaged: then it is asked for anew.
+	path := f.Blobs.Path(blob.FromBytes([]byte("two")))
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, []byte("twa"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := f.Index(t.Context(), srv.URL+"/x", 100); err != nil || string(got) != "two" {
+		t.Errorf("Index with a damaged copy here = %q, %v; want upstream's", got, err)
+	}
+	text, tag = strings.Repeat("x", 101), `"3"`
+	if _, err := f.Index(t.Context(), srv.URL+"/x", 100); err == nil || !strings.Contains(err.Error(), "more than 100 bytes") {
+		t.Errorf("Index that is too long = %v; want it refused", err)
+	}
+}

@@ -22,7 +22,11 @@ func readBlob(ctx context.Context, s *blob.Store, d blob.Digest, limit int64) ([
 	if r.Size() > limit {
 		return nil, fmt.Errorf("blob %s has %d bytes; at most %d were expected", d, r.Size(), limit)
 	}
-	return io.ReadAll(r)
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, err // what was read is not to be used
+	}
+	return b, nil
 }
 
 // putBytes stores b unless it is there.

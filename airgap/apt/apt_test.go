@@ -2,6 +2,7 @@ package apt
 
 import (
 	"bytes"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -207,6 +208,46 @@ func releaseText(gz []byte, plainSize int) string {
 	d := func(b []byte) string { return strings.TrimPrefix(string(digest(b)), "sha256:") }
 	return "Suite: stable\nDate: " + formatDate(now) + "\nArchitectures: amd64\nComponents: main\nNo-Support-for-Architecture-all: Packages\nSHA256:\n " +
 		d(gz) + " " + itoa(len(gz)) + " main/binary-amd64/Packages.gz\n " + d(nil) + " " + itoa(plainSize) + " main/binary-amd64/Packages\n"
+}
+
+// A mirror without urls takes archive and keys from the machine's own apt.
+func TestMachineSources(t *testing.T) {
+	a := newArchive(t)
+	a.publish(suite1())
+	for name, files := range map[string]map[string]string{
+		"deb822":       {"sources.list.d/x.sources": "Types: deb deb-src\nURIs: " + a.srv.URL + "/\nSuites: other stable\nComponents: main\nSigned-By: " + a.ring + "\n"},
+		"one line":     {"sources.list": "deb [signed-by=" + a.ring + "] " + a.srv.URL + " stable main\n"},
+		"trusted keys": {"sources.list": "deb " + a.srv.URL + " stable main\n", "trusted.gpg.d/k.gpg": string(mustRead(t, a.ring))},
+		"no key":       {"sources.list": "deb " + a.srv.URL + " stable main\n"},
+		"trusted=yes":  {"sources.list": "deb [trusted=yes] " + a.srv.URL + " stable main\n"},
+	} {
+		etc := t.TempDir()
+		for p, text := range files {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(etc, p)), 0o755), os.WriteFile(filepath.Join(etc, p), []byte(text), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s := syncer(t)
+		s.Formats = []airgap.Format{&Format{Etc: etc}}
+		m := airgap.Mirror{Name: "m", Format: "apt", Suites: []string{"stable"}, Archs: []string{"amd64"}, Packages: []string{"logger"}}
+		lock, err := s.Resolve(t.Context(), []airgap.Mirror{m}, airgap.Lock{})
+		want := map[string]string{"no key": "no key to verify with", "trusted=yes": "have no suite stable"}[name]
+		switch {
+		case want == "" && (err != nil || !slices.Equal(packagesOf(lock), []string{"logger 1"})):
+			t.Errorf("%s: Resolve = %v; want logger", name, err)
+		case want != "" && (err == nil || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: Resolve = %v; want an error with %q", name, err, want)
+		}
+	}
+}
+
+func mustRead(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func TestReplayOfOlderIndexIsRefused(t *testing.T) {
