@@ -63,5 +63,10 @@ e2e: bin/fettle
 bench:
 	go test $(TAGS) -run '^$$' -bench . -benchmem ./...
 
+# The boot server beside dnsmasq and tftpd-hpa, on one wire, in rounds.
+.PHONY: bench-pxe
+bench-pxe:
+	FETTLE_BENCH=1 go test ./pxe -count=1 -timeout 10m -run '^TestBenchPeers$$' -v
+
 clean:
 	rm -rf bin $(AGENT)

@@ -343,6 +343,10 @@ func fetch(addr, name string, blksize, window int, w io.Writer) (int64, error) {
 	if err := conn.SetDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		return 0, err
 	}
+	return fetchOn(conn, addr, name, blksize, window, w)
+}
+
+func fetchOn(conn net.PacketConn, addr, name string, blksize, window int, w io.Writer) (int64, error) {
 	to, err := net.ResolveUDPAddr("udp4", addr)
 	if err != nil {
 		return 0, err
