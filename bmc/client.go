@@ -42,6 +42,8 @@ type driver interface {
 	sensors(ctx context.Context) (Readings, error)
 	eventLog(ctx context.Context) ([]LogEntry, error)
 	clearLog(ctx context.Context) error
+	bios(ctx context.Context) (BIOS, error)
+	setBIOS(ctx context.Context, want map[string]any) error
 }
 
 // Defaults of a Target.

@@ -36,3 +36,10 @@ func resetTimeFollowsRestart(managerModel string) bool {
 // the host's interfaces. Observed: ../shared/bmc-trees/lenovo,
 // Systems/1/EthernetInterfaces/ToManager.
 func toManager(id string) bool { return id == "ToManager" }
+
+// registryPlaces are where BMCs keep the registry of their BIOS attributes when
+// their Registries do not lead to it: iDRAC 6.00 below Bios, XCC (SR670 V2)
+// among its schemas; both seen in the crawled trees.
+func registryPlaces(biosPath, name string) []string {
+	return []string{biosPath + "/BiosRegistry", "/redfish/v1/schemas/registries/" + name + ".json"}
+}

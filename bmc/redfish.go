@@ -48,6 +48,7 @@ type redfishDriver struct {
 	sysPath      string
 	serial       *chassisFacts
 	managerModel *string
+	registry     *attributeRegistry // of the BIOS
 }
 
 // Name is the driver's name for bmclib.

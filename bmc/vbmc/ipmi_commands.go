@@ -282,6 +282,7 @@ func (i *ipmi) chassisControl(ctx context.Context, x *ipmiSession, d []byte) ([]
 	if err := i.s.chassis.Reset(context.WithoutCancel(ctx), t); err != nil {
 		return nil, fmt.Errorf("reset %s: %w", t, err)
 	}
+	i.s.starts(t)
 	i.flags.cause = 0x10 // restart cause: chassis control command, our channel
 	i.s.logEvent("system", "OK", fmt.Sprintf("Reset %s by %s over IPMI.", t, x.user), selReset[t]...)
 	return nil, nil

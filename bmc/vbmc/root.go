@@ -15,6 +15,7 @@ func (s *Server) routes() []*resource {
 	rs = append(rs, s.chassisRoutes()...)
 	rs = append(rs, s.managerRoutes()...)
 	rs = append(rs, s.sensorRoutes()...)
+	rs = append(rs, s.biosRoutes()...)
 	for _, r := range rs {
 		r.segs = strings.Split(strings.Trim(r.pattern, "/"), "/")
 	}
@@ -61,6 +62,7 @@ var services = []struct{ name, path, schema string }{
 	{"SessionService", root + "/SessionService", "SessionService"},
 	{"AccountService", root + "/AccountService", "AccountService"},
 	{"UpdateService", root + "/UpdateService", "UpdateService"},
+	{"Registries", registriesPath, "MessageRegistryFileCollection"},
 }
 
 func (s *Server) serviceRoot(c *call) (obj, error) {
@@ -105,6 +107,7 @@ var schemas = []string{
 	"PowerSupply.v1_6_0", "EnvironmentMetrics.v1_3_1", "Power.v1_7_3", "Thermal.v1_7_3", "ManagerCollection",
 	"Manager.v1_19_1", "ManagerNetworkProtocol.v1_10_1", "LogServiceCollection", "LogService.v1_7_0", "LogEntryCollection",
 	"LogEntry.v1_16_2", "UpdateService.v1_14_0", "SoftwareInventoryCollection", "SoftwareInventory.v1_10_2", "Message.v1_1_2",
+	"Bios.v1_2_1", "Settings.v1_3_5", "MessageRegistryFileCollection", "MessageRegistryFile.v1_1_3", "AttributeRegistry.v1_3_8",
 }
 
 // metadata is the OData metadata document (DSP0266 §8.3): references to the

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,6 +41,7 @@ func (a Account) GoString() string { return a.String() }
 type Config struct {
 	Chassis  Chassis
 	Accounts []Account
+	BIOS     []BIOSAttribute  // settings of the firmware; nil: those of a generic server
 	Logger   *slog.Logger     // nil discards
 	Now      func() time.Time // nil = time.Now
 
@@ -73,6 +75,8 @@ type Server struct {
 	eventSeq     int
 	cleared      time.Time // the system's log
 	ipmiServices int
+	bios         firmware
+	biosFirst    []BIOSAttribute // as the firmware came; never written
 }
 
 // New makes a Server.
@@ -101,6 +105,11 @@ func New(c Config) (*Server, error) {
 	if err := s.setAccounts(c.Accounts); err != nil {
 		return nil, err
 	}
+	var err error
+	if s.bios, err = newFirmware(c.BIOS); err != nil {
+		return nil, err
+	}
+	s.biosFirst = slices.Clone(s.bios.attributes)
 	s.resources = s.routes()
 	return s, nil
 }

@@ -70,7 +70,7 @@ func (s *Server) system(c *call) (obj, error) {
 			"BootSourceOverrideMode":                            boot.Mode,
 			"BootSourceOverrideMode@Redfish.AllowableValues":    []string{"Legacy", "UEFI"},
 		},
-		"Processors": link(systemPath + "/Processors"), "Memory": link(systemPath + "/Memory"),
+		"Bios": link(biosPath), "Processors": link(systemPath + "/Processors"), "Memory": link(systemPath + "/Memory"),
 		"EthernetInterfaces": link(systemPath + "/EthernetInterfaces"), "Storage": link(systemPath + "/Storage"),
 		"SimpleStorage": link(systemPath + "/SimpleStorage"), "LogServices": link(systemPath + "/LogServices"),
 		"PCIeDevices": links(s.pcieDevices(in)...),
@@ -136,6 +136,7 @@ func (s *Server) reset(c *call) (reply, error) {
 	if err != nil {
 		return reply{}, fmt.Errorf("reset %s: %w", t, err)
 	}
+	s.starts(ResetType(t))
 	s.logEvent("system", "OK", fmt.Sprintf("Reset %s by %s.", t, c.who.name), selReset[ResetType(t)]...)
 	return reply{status: http.StatusNoContent}, nil
 }
