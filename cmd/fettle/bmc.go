@@ -63,7 +63,7 @@ func bmcCommands(e *env, targets func(c *cli.Context, sel []string) ([]bmc.Targe
 			Action: func(c *cli.Context) error { return b.identify(c, on == "on") }})
 	}
 	return []*cli.Command{{
-		Name: "bmc", Usage: "speak to machines' BMCs: power, next boot, identify light, inventory, sensors, event log",
+		Name: "bmc", Usage: "speak to machines' BMCs: power, next boot, identify light, inventory, sensors, event log, BIOS settings",
 		Description: "Goes to the BMCs of the site itself, not through fettle serve, and notes that in a file on this\n" +
 			"machine; while fettle serve runs here it needs --direct. With --lab, to the lab's virtual BMCs.\n" +
 			"SELECTOR is a name, a range such as gpu-[01-32], rack=NAME or profile=NAME. Flags go before it.\n" +
@@ -76,6 +76,7 @@ func bmcCommands(e *env, targets func(c *cli.Context, sel []string) ([]bmc.Targe
 			{Name: "status", Usage: "show power, next boot, health and what the machine is", ArgsUsage: "SELECTOR...", Flags: which(), Action: b.status},
 			{Name: "inventory", Usage: "show processors, memory, network cards, drives, GPUs and firmware", ArgsUsage: "SELECTOR...", Flags: which(), Action: b.inventory},
 			serveVirtualCommand(e),
+			b.biosCommand(which, yes),
 		}, b.sensorCommands(which, yes)...),
 	}}
 }
