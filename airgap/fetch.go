@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -98,23 +95,6 @@ func orDefault[T comparable](v, d T) T {
 		return d
 	}
 	return v
-}
-
-type redirectKey struct{}
-
-// checkRedirect refuses redirects to another host, unless a person gave the
-// digest (redirectKey), and every step from https to http.
-func checkRedirect(req *http.Request, via []*http.Request) error {
-	first := via[0]
-	switch {
-	case len(via) >= 5:
-		return permanent{errors.New("upstream redirects more than five times")}
-	case first.URL.Scheme == "https" && req.URL.Scheme != "https":
-		return permanent{fmt.Errorf("upstream redirects from https to %s: refused", req.URL.Redacted())}
-	case req.URL.Host != first.URL.Host && req.Context().Value(redirectKey{}) == nil:
-		return permanent{fmt.Errorf("upstream redirects to another host, %s: refused; if that is right, name it as the mirror's url", req.URL.Host)}
-	}
-	return nil
 }
 
 // Requests is the number of requests made so far.
@@ -351,74 +331,6 @@ func rangeStart(v string) int64 {
 	return n
 }
 
-func statusError(resp *http.Response) error {
-	err := fmt.Errorf("upstream answers %s", resp.Status)
-	switch c := resp.StatusCode; {
-	case c == http.StatusNotFound || c == http.StatusGone:
-		return permanent{fmt.Errorf("%w: %w; resolve again if upstream moved on", ErrGone, err)}
-	case c == http.StatusTooManyRequests || c == http.StatusRequestTimeout || c >= 500:
-		return err
-	}
-	return permanent{err}
-}
-
-// do makes one request. done gives its place back and must be called.
-func (f *Fetcher) do(ctx context.Context, rawURL string, header http.Header) (resp *http.Response, done func(), err error) {
-	f.init()
-	u, err := url.Parse(rawURL)
-	if err != nil {
-		return nil, nil, permanent{err}
-	}
-	release, err := f.acquire(ctx, u.Host)
-	if err != nil {
-		return nil, nil, err
-	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	end := func() { cancel(nil); release() }
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, rawURL, nil)
-	if err != nil {
-		end()
-		return nil, nil, permanent{err}
-	}
-	for k, v := range header {
-		req.Header[k] = v
-	}
-	req.Header.Set("User-Agent", "fettle-mirror")
-	req.Header.Set("Accept-Encoding", "identity")
-	f.mu.Lock()
-	f.reqs++
-	f.mu.Unlock()
-	resp, err = f.client.Do(req)
-	if err != nil {
-		end()
-		return nil, nil, err
-	}
-	stall := orDefault(f.Stall, defaultStall)
-	errStall := fmt.Errorf("nothing came for %s", stall)
-	t := time.AfterFunc(stall, func() { cancel(errStall) })
-	resp.Body = &watched{resp.Body, ctx, t, stall}
-	return resp, func() { t.Stop(); resp.Body.Close(); end() }, nil
-}
-
-// watched puts the stall timer off with every read.
-type watched struct {
-	io.ReadCloser
-	ctx   context.Context
-	t     *time.Timer
-	stall time.Duration
-}
-
-func (w *watched) Read(p []byte) (int, error) {
-	n, err := w.ReadCloser.Read(p)
-	if n > 0 {
-		w.t.Reset(w.stall)
-	}
-	if err != nil && !errors.Is(err, io.EOF) && w.ctx.Err() != nil {
-		err = context.Cause(w.ctx)
-	}
-	return n, err
-}
-
 type countWriter struct {
 	w   io.Writer
 	add func(int64)
@@ -428,112 +340,4 @@ func (c countWriter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.add(int64(n))
 	return n, err
-}
-
-// sink is where the bytes of one item gather.
-type sink interface {
-	io.Writer
-	size() int64
-	resumed() bool // it began with bytes of an earlier transfer
-	reset() error
-	commit(ctx context.Context, it Item) error
-	close()
-}
-
-// open gives small items a blob writer, which lives as long as this run, and
-// large ones a file that outlives it.
-func (f *Fetcher) open(it Item) (sink, error) {
-	if it.Size >= 0 && it.Size < orDefault(f.Large, defaultLarge) || f.Dir == "" {
-		s := &blobSink{store: f.Blobs}
-		return s, s.reset()
-	}
-	dir := filepath.Join(f.Dir, "partial")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	file, err := os.OpenFile(filepath.Join(dir, it.SHA256.Hex()), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o644)
-	if err != nil {
-		return nil, err
-	}
-	fi, err := file.Stat()
-	if err != nil {
-		file.Close()
-		return nil, err
-	}
-	s := &fileSink{store: f.Blobs, f: file, n: fi.Size(), before: fi.Size() > 0}
-	if it.Size >= 0 && s.n > it.Size {
-		return s, s.reset()
-	}
-	return s, nil
-}
-
-type blobSink struct {
-	store *blob.Store
-	w     *blob.Writer
-	cut   bool
-	calls int
-}
-
-func (s *blobSink) Write(p []byte) (int, error) {
-	n, err := s.w.Write(p)
-	if err != nil {
-		err = permanent{err}
-	}
-	return n, err
-}
-func (s *blobSink) size() int64   { return s.w.Size() }
-func (s *blobSink) resumed() bool { return s.calls > 1 }
-func (s *blobSink) close()        { s.w.Abort() }
-func (s *blobSink) reset() (err error) {
-	if s.w != nil {
-		s.w.Abort()
-	}
-	s.w, err = s.store.Create()
-	return err
-}
-func (s *blobSink) commit(_ context.Context, it Item) error {
-	s.calls++
-	_, _, err := s.w.Commit(it.SHA256)
-	if err != nil && !errors.Is(err, blob.ErrMismatch) {
-		return permanent{err}
-	}
-	return err
-}
-
-type fileSink struct {
-	store  *blob.Store
-	f      *os.File
-	n      int64
-	before bool
-}
-
-func (s *fileSink) Write(p []byte) (int, error) {
-	n, err := s.f.Write(p)
-	s.n += int64(n)
-	if err != nil {
-		err = permanent{err}
-	}
-	return n, err
-}
-func (s *fileSink) size() int64   { return s.n }
-func (s *fileSink) resumed() bool { return s.before }
-func (s *fileSink) close()        { s.f.Close() }
-func (s *fileSink) reset() error {
-	s.n, s.before = 0, false
-	return s.f.Truncate(0)
-}
-func (s *fileSink) commit(ctx context.Context, it Item) error {
-	if _, err := s.f.Seek(0, io.SeekStart); err != nil {
-		return permanent{err}
-	}
-	if _, _, err := s.store.Put(ctx, s.f, it.SHA256); err != nil {
-		if errors.Is(err, blob.ErrMismatch) {
-			return err
-		}
-		return permanent{err}
-	}
-	if err := os.Remove(s.f.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return permanent{err}
-	}
-	return nil
 }

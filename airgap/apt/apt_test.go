@@ -64,6 +64,9 @@ func TestResolve(t *testing.T) {
 			[]string{"base 2", "exim 4", "fallback 1", "libweb 1.2-1", "web 1.0-1"}},
 		{"closure over pockets", []suiteSpec{suite1(), {name: "stable-security", date: now, form: ".xz", debs: []deb{{name: "libweb", version: "1.2-1+deb12u1", arch: "amd64"}}}},
 			func(m *airgap.Mirror) { m.Packages = []string{"web"} }, []string{"exim 4", "libweb 1.2-1+deb12u1", "logger 1", "web 1.0-1"}},
+		{"keyring of the site folder", []suiteSpec{suite1()}, func(m *airgap.Mirror) {
+			m.Packages, m.Keyrings = []string{"logger"}, []string{filepath.Base(m.Keyrings[0])}
+		}, []string{"logger 1"}},
 		{"zst, Release.gpg", []suiteSpec{{name: "stable", debs: plain()[4:5], date: now, form: ".zst", noInline: true}}, nil, []string{"logger 1"}},
 		{"not compressed", []suiteSpec{{name: "stable", debs: plain()[4:5], date: now}}, nil, []string{"logger 1"}},
 	} {
@@ -78,6 +81,7 @@ func TestResolve(t *testing.T) {
 				tt.change(&m)
 			}
 			s := syncer(t)
+			s.Formats = []airgap.Format{&Format{Dir: filepath.Dir(a.ring)}}
 			lock, err := s.Resolve(t.Context(), []airgap.Mirror{m}, airgap.Lock{})
 			if err != nil {
 				t.Fatal(err)
@@ -86,7 +90,9 @@ func TestResolve(t *testing.T) {
 			if got := packagesOf(lock); !slices.Equal(got, tt.want) {
 				t.Errorf("Resolve(%v) = %v; want %v", m.Packages, got, tt.want)
 			}
-			again, err := syncer(t).Resolve(t.Context(), []airgap.Mirror{m}, airgap.Lock{})
+			twin := syncer(t)
+			twin.Formats = s.Formats
+			again, err := twin.Resolve(t.Context(), []airgap.Mirror{m}, airgap.Lock{})
 			if err != nil || !reflect.DeepEqual(lock, again) {
 				t.Errorf("Resolve a second time = %v, %v; want the same", again, err)
 			}

@@ -11,6 +11,8 @@ package apt
 type Format struct {
 	// Etc is apt's configuration folder, for mirrors without URLs; "": /etc/apt.
 	Etc string
+	// Dir is what keyrings of mirrors are relative to.
+	Dir string
 }
 
 // Name implements airgap.Format.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -131,10 +132,16 @@ type keyring struct {
 }
 
 // readKeyring reads files of keys, binary or armoured, and armoured texts.
-func readKeyring(paths, texts []string) (keyring, error) {
+// Paths are relative to dir; the lock has them as they were written, so that it
+// is the same in every checkout.
+func readKeyring(dir string, paths, texts []string) (keyring, error) {
 	kr := keyring{source: strings.Join(paths, ", ")}
 	for _, p := range paths {
-		data, err := os.ReadFile(p)
+		file := p
+		if !filepath.IsAbs(p) {
+			file = filepath.Join(dir, p)
+		}
+		data, err := os.ReadFile(file)
 		if err != nil {
 			return keyring{}, fmt.Errorf("reading a keyring: %w", err)
 		}

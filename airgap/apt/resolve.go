@@ -196,7 +196,7 @@ func firstSuite(ctx context.Context, env airgap.Env, m airgap.Mirror, candidates
 
 // fetchSuite fetches and verifies a suite's Release.
 func fetchSuite(ctx context.Context, env airgap.Env, m airgap.Mirror, src source) (suite, error) {
-	kr, err := readKeyring(src.keyrings, src.keyTexts)
+	kr, err := readKeyring(src.dir, src.keyrings, src.keyTexts)
 	if err != nil {
 		return suite{}, err
 	}

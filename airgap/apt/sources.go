@@ -18,6 +18,7 @@ type source struct {
 	base       string // address of the archive, without a slash at the end
 	suite      string
 	components []string // none: all that its Release names
+	dir        string   // what keyrings are relative to
 	keyrings   []string // files
 	keyTexts   []string
 }
@@ -41,7 +42,7 @@ func (f *Format) sources(m airgap.Mirror) ([][]source, error) {
 		for _, suite := range m.Suites {
 			var c []source
 			for _, u := range m.URLs {
-				c = append(c, source{base: strings.TrimSuffix(u, "/"), suite: suite, components: m.Components, keyrings: m.Keyrings})
+				c = append(c, source{base: strings.TrimSuffix(u, "/"), suite: suite, components: m.Components, dir: f.Dir, keyrings: m.Keyrings})
 			}
 			out = append(out, c)
 		}
@@ -66,7 +67,7 @@ func (f *Format) sources(m airgap.Mirror) ([][]source, error) {
 				s.components = m.Components
 			}
 			if len(m.Keyrings) > 0 {
-				s.keyrings, s.keyTexts = m.Keyrings, nil
+				s.dir, s.keyrings, s.keyTexts = f.Dir, m.Keyrings, nil
 			}
 			c = append(c, s)
 		}

@@ -30,6 +30,7 @@ func mirrorCommands(e *env) []*cli.Command {
 	lock := &cli.StringFlag{Name: "lock", Usage: "lock file (default: " + lockFile + " in the site folder)", TakesFile: true}
 	work := func(more ...cli.Flag) []cli.Flag {
 		return append([]cli.Flag{siteFlag(), storeFlag(), secretIdentityFlag(), keyFlag(), lock,
+			&cli.StringSliceFlag{Name: "only", Usage: "leave out all mirrors of the site but this (may be repeated)"},
 			&cli.IntFlag{Name: "per-host", Value: 6, Usage: "requests at once to one host"}}, more...)
 	}
 	return []*cli.Command{{
@@ -131,28 +132,39 @@ func (e *env) siteKey(c *cli.Context, need bool) (*airgap.Key, error) {
 	return k, fail(exitInput, err)
 }
 
-// mirrorsOf are a site's mirrors of the formats that are mirrored; others are
-// named.
-func mirrorsOf(s *site.Site, formats []airgap.Format) (out []airgap.Mirror, left []string) {
+// mirrorsOf are a site's mirrors, or those that only names. One of a format
+// that cannot be mirrored is an error: half a mirror is found out too late.
+func mirrorsOf(s *site.Site, formats []airgap.Format, only []string) ([]airgap.Mirror, error) {
+	var out []airgap.Mirror
+	var known, unknown []string
+	for _, name := range only {
+		if !slices.ContainsFunc(s.Mirrors, func(m site.Mirror) bool { return m.Name == name }) {
+			return nil, usage("--only: the site has no mirror %s", name)
+		}
+	}
 	for _, m := range s.Mirrors {
-		if !slices.ContainsFunc(formats, func(f airgap.Format) bool { return f.Name() == m.Format }) {
-			left = append(left, m.Name+" ("+m.Format+")")
+		if len(only) > 0 && !slices.Contains(only, m.Name) {
 			continue
 		}
-		am := airgap.Mirror{Name: m.Name, Format: m.Format, URLs: m.URLs, Suites: m.Suites, Components: m.Components, Archs: m.Archs,
-			Packages: m.Packages, Recommends: m.Recommends, Resign: m.Resign}
-		for _, k := range m.Keyrings {
-			if !filepath.IsAbs(k) {
-				k = filepath.Join(s.Dir, k)
-			}
-			am.Keyrings = append(am.Keyrings, k)
+		if !slices.ContainsFunc(formats, func(f airgap.Format) bool { return f.Name() == m.Format }) {
+			unknown = append(unknown, m.Name+" ("+m.Format+")")
+			continue
 		}
+		known = append(known, m.Name)
+		am := airgap.Mirror{Name: m.Name, Format: m.Format, URLs: m.URLs, Suites: m.Suites, Components: m.Components, Archs: m.Archs,
+			Packages: m.Packages, Recommends: m.Recommends, Resign: m.Resign, Keyrings: m.Keyrings}
 		for _, f := range m.Files {
 			am.Files = append(am.Files, airgap.WantFile{URL: f.URL, SHA256: blob.Digest("sha256:" + f.SHA256), Path: f.Path})
 		}
 		out = append(out, am)
 	}
-	return out, left
+	switch {
+	case len(unknown) > 0:
+		return nil, fail(exitInput, fmt.Errorf("this fettle cannot mirror the format of %s; name the mirrors that you want with --only (%s)", strings.Join(unknown, ", "), strings.Join(known, ", ")))
+	case len(out) == 0:
+		return nil, fail(exitInput, errors.New("the site has no mirrors: see mirrors: in the site file"))
+	}
+	return out, nil
 }
 
 // mirroring is what resolve and sync work with.
@@ -183,17 +195,13 @@ func (e *env) mirroring(c *cli.Context) (*mirroring, error) {
 	}
 	bar := newTransferBar(e, "fetch", time.Now)
 	m := &mirroring{bar: bar, lockPath: lockPath(c), Syncer: &airgap.Syncer{
-		Store: store, Formats: []airgap.Format{&apt.Format{}, files.Format{}}, Key: key, Now: time.Now,
+		Store: store, Formats: []airgap.Format{&apt.Format{Dir: s.Dir}, files.Format{}}, Key: key, Now: time.Now,
 		Fetch: &airgap.Fetcher{Blobs: store.Blobs(), Dir: store.Dir(), PerHost: c.Int("per-host"), Log: e.log, Progress: func(p airgap.Progress) {
 			bar.step(p.Bytes, p.BytesTotal, fmt.Sprintf("%d of %d files", p.Files, p.FilesTotal))
 		}},
 	}}
-	var left []string
-	if m.mirrors, left = mirrorsOf(s, m.Formats); len(left) > 0 {
-		fmt.Fprintf(e.stderr, "NOT mirrored, because fettle does not know the format yet: %s\n", strings.Join(left, ", "))
-	}
-	if len(m.mirrors) == 0 {
-		return nil, fail(exitInput, errors.New("the site has no mirrors: of apt or files: see mirrors: in the site file"))
+	if m.mirrors, err = mirrorsOf(s, m.Formats, c.StringSlice("only")); err != nil {
+		return nil, err
 	}
 	m.old, err = readLock(m.lockPath)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -1,0 +1,120 @@
+package airgap
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/fettle-dev/fettle/blob"
+)
+
+// sink is where the bytes of one item gather.
+type sink interface {
+	io.Writer
+	size() int64
+	resumed() bool // it began with bytes of an earlier transfer
+	reset() error
+	commit(ctx context.Context, it Item) error
+	close()
+}
+
+// open gives small items a blob writer, which lives as long as this run, and
+// large ones a file that outlives it.
+func (f *Fetcher) open(it Item) (sink, error) {
+	if it.Size >= 0 && it.Size < orDefault(f.Large, defaultLarge) || f.Dir == "" {
+		s := &blobSink{store: f.Blobs}
+		return s, s.reset()
+	}
+	dir := filepath.Join(f.Dir, "partial")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(filepath.Join(dir, it.SHA256.Hex()), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := file.Stat()
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	s := &fileSink{store: f.Blobs, f: file, n: fi.Size(), before: fi.Size() > 0}
+	if it.Size >= 0 && s.n > it.Size {
+		return s, s.reset()
+	}
+	return s, nil
+}
+
+type blobSink struct {
+	store *blob.Store
+	w     *blob.Writer
+	cut   bool
+	calls int
+}
+
+func (s *blobSink) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	if err != nil {
+		err = permanent{err}
+	}
+	return n, err
+}
+func (s *blobSink) size() int64   { return s.w.Size() }
+func (s *blobSink) resumed() bool { return s.calls > 1 }
+func (s *blobSink) close()        { s.w.Abort() }
+func (s *blobSink) reset() (err error) {
+	if s.w != nil {
+		s.w.Abort()
+	}
+	s.w, err = s.store.Create()
+	return err
+}
+func (s *blobSink) commit(_ context.Context, it Item) error {
+	s.calls++
+	_, _, err := s.w.Commit(it.SHA256)
+	if err != nil && !errors.Is(err, blob.ErrMismatch) {
+		return permanent{err}
+	}
+	return err
+}
+
+type fileSink struct {
+	store  *blob.Store
+	f      *os.File
+	n      int64
+	before bool
+}
+
+func (s *fileSink) Write(p []byte) (int, error) {
+	n, err := s.f.Write(p)
+	s.n += int64(n)
+	if err != nil {
+		err = permanent{err}
+	}
+	return n, err
+}
+func (s *fileSink) size() int64   { return s.n }
+func (s *fileSink) resumed() bool { return s.before }
+func (s *fileSink) close()        { s.f.Close() }
+func (s *fileSink) reset() error {
+	s.n, s.before = 0, false
+	return s.f.Truncate(0)
+}
+func (s *fileSink) commit(ctx context.Context, it Item) error {
+	if _, err := s.f.Seek(0, io.SeekStart); err != nil {
+		return permanent{err}
+	}
+	if _, _, err := s.store.Put(ctx, s.f, it.SHA256); err != nil {
+		if errors.Is(err, blob.ErrMismatch) {
+			return err
+		}
+		return permanent{err}
+	}
+	if err := os.Remove(s.f.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return permanent{err}
+	}
+	return nil
+}
