@@ -59,7 +59,7 @@ type suiteSpec struct {
 
 // archive is a signed Debian archive on loopback, in memory.
 type archive struct {
-	t    *testing.T
+	t    testing.TB
 	key  *openpgp.Entity
 	srv  *httptest.Server
 	ring string
@@ -72,7 +72,7 @@ type archive struct {
 	hook  func(w http.ResponseWriter, r *http.Request) bool // true: answered
 }
 
-func newArchive(t *testing.T) *archive {
+func newArchive(t testing.TB) *archive {
 	t.Helper()
 	key, err := openpgp.NewEntity("archive", "", "archive@example.org",
 		&packet.Config{Algorithm: packet.PubKeyAlgoRSA, RSABits: 2048, Time: func() time.Time { return now.AddDate(-1, 0, 0) }})
@@ -236,7 +236,7 @@ func (a *archive) sign(suite, rel string, noInline bool) {
 	a.put("dists/"+suite+"/InRelease", append(in.Bytes(), '\n'))
 }
 
-func pack(t *testing.T, form string, data []byte) []byte {
+func pack(t testing.TB, form string, data []byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	var w interface {
@@ -270,7 +270,7 @@ func (a *archive) mirror(suites []string, packages ...string) airgap.Mirror {
 }
 
 // syncer mirrors into a store of its own.
-func syncer(t *testing.T) *airgap.Syncer {
+func syncer(t testing.TB) *airgap.Syncer {
 	t.Helper()
 	s, err := airgap.OpenStore(t.TempDir())
 	if err != nil {
