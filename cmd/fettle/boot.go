@@ -28,10 +28,12 @@ func bootCommands(e *env) []*cli.Command {
 Ctrl-C or --for: no tcpdump and no mirror port, in a lab too. Wireshark and
 tcpdump read the file; fettle boot replay tries it again. Kernel arguments in a
 script are not in it. Run it on the machine that serves, as the same user.`,
-				Flags: append([]cli.Flag{
+				Flags: []cli.Flag{
+					labFlag(), labsFlag(),
+					&cli.StringFlag{Name: "server", EnvVars: []string{"FETTLE_SERVER"}, Usage: "Unix socket of the serving fettle's API (default: the one on this machine, else its only lab)"},
 					&cli.StringFlag{Name: "write", Aliases: []string{"w"}, Usage: "`FILE` to write, - for standard output", Required: true, TakesFile: true},
 					&cli.DurationFlag{Name: "for", Usage: "end after this `TIME`"},
-				}, connFlags()...),
+				},
 				Action: func(c *cli.Context) error { return bootCapture(c, e) },
 			},
 			{
