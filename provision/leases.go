@@ -91,18 +91,75 @@ func (p *Provisioner) Offer(ctx context.Context, c pxe.Client, want netip.Addr) 
 			return l, err
 		}
 	}
-	for _, pool := range n.Pools {
-		for a := pool.From; a.IsValid() && a.Compare(pool.To) <= 0; a = a.Next() {
+	a, ok, err := p.freeAddr(ctx, n, mac)
+	if err != nil {
+		return pxe.Lease{}, err
+	}
+	if !ok {
+		return pxe.Lease{}, fmt.Errorf("network %s: every pool address is taken: %w", n.Name, pxe.ErrNoLease)
+	}
+	l.Addr, l.Unproven = a, true
+	return l, nil
+}
+
+// poolSearch is where the search of a network's pools goes on. A burst of new
+// machines must not look at every address that the ones before it have.
+type poolSearch struct {
+	pool int // of Network.Pools
+	next netip.Addr
+	full time.Time // until then nothing is free
+}
+
+// poolFull is how long a search that found nothing is believed; clients ask
+// again after 4 s.
+const poolFull = time.Second
+
+// freeAddr holds the next free address of the network's pools for a client.
+func (p *Provisioner) freeAddr(ctx context.Context, n site.Network, mac site.MAC) (netip.Addr, bool, error) {
+	p.mu.Lock()
+	s := p.pools[n.Name]
+	p.mu.Unlock()
+	if len(n.Pools) == 0 || p.now().Before(s.full) {
+		return netip.Addr{}, false, nil
+	}
+	// From where the last search ended, through every pool, and that one again.
+	for j := range len(n.Pools) + 1 {
+		k := (s.pool + j) % len(n.Pools)
+		pool := n.Pools[k]
+		a := pool.From
+		if j == 0 && a.Compare(s.next) <= 0 && s.next.Compare(pool.To) <= 0 {
+			a = s.next
+		} else if j == len(n.Pools) && a == s.next {
+			break
+		}
+		for ; a.IsValid() && a.Compare(pool.To) <= 0; a = a.Next() {
 			if !p.inPool(n, a) {
 				continue
 			}
-			if ok, err := p.hold(ctx, n, a, mac); err != nil || ok {
-				l.Addr, l.Unproven = a, true
-				return l, err
+			ok, err := p.hold(ctx, n, a, mac)
+			if err != nil {
+				return netip.Addr{}, false, err
+			}
+			if ok {
+				next := poolSearch{pool: k, next: a.Next()}
+				if a == pool.To {
+					next.pool = (k + 1) % len(n.Pools)
+					next.next = n.Pools[next.pool].From
+				}
+				p.setPool(n.Name, next)
+				return a, true, nil
 			}
 		}
 	}
-	return pxe.Lease{}, fmt.Errorf("network %s: every pool address is taken: %w", n.Name, pxe.ErrNoLease)
+	s.full = p.now().Add(poolFull)
+	p.setPool(n.Name, s)
+	return netip.Addr{}, false, nil
+}
+
+func (p *Provisioner) setPool(network string, s poolSearch) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.pools[network] = s
 }
 
 // inPool tells whether a may be given to a client without a reservation.
@@ -198,6 +255,10 @@ func (p *Provisioner) Release(ctx context.Context, c pxe.Client, addr netip.Addr
 	}
 	p.mu.Lock()
 	delete(p.offers, offerKey{c.Network, addr})
+	if s, ok := p.pools[c.Network]; ok {
+		s.full = time.Time{}
+		p.pools[c.Network] = s
+	}
 	p.mu.Unlock()
 	return p.c.Store.DropLease(ctx, c.Network, addr)
 }

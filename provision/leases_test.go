@@ -1,10 +1,14 @@
 package provision
 
 import (
+	"context"
+	"errors"
 	"net/netip"
 	"testing"
 
 	"github.com/fettle-dev/fettle/pxe"
+	"github.com/fettle-dev/fettle/site"
+	"github.com/fettle-dev/fettle/state"
 )
 
 // TestOfferUnproven tells which addresses the boot server should ask the wire
@@ -28,4 +32,70 @@ func TestOfferUnproven(t *testing.T) {
 	if again, err := b.p.Offer(t.Context(), stranger, netip.Addr{}); err != nil || again.Unproven || again.Addr != l.Addr {
 		t.Errorf("Offer(stranger again) = %+v, %v; want %v, its own", again, err, l.Addr)
 	}
+}
+
+// TestPoolIsNotSearchedFromItsBeginning has a burst of new machines: the work
+// of each must not grow with the number of those before it.
+func TestPoolIsNotSearchedFromItsBeginning(t *testing.T) {
+	b := newBench(t, nil)
+	for i, n := range b.site.Networks {
+		if n.Name == "prov" {
+			b.site.Networks[i].Pools = []site.Pool{
+				{From: netip.MustParseAddr("10.77.0.200"), To: netip.MustParseAddr("10.77.0.209")},
+				{From: netip.MustParseAddr("10.77.0.220"), To: netip.MustParseAddr("10.77.0.229")},
+			}
+		}
+	}
+	counted := &countingStore{embedded: b.p.c.Store}
+	b.p.c.Store = counted
+	stranger := func(i byte) pxe.Client { return pxe.Client{MAC: []byte{2, 0, 0, 0, 1, i}, Network: "prov"} }
+	for i := range byte(20) {
+		before := counted.reads
+		l, err := b.p.Offer(t.Context(), stranger(i), netip.Addr{})
+		want := netip.AddrFrom4([4]byte{10, 77, 0, 200 + i%10 + i/10*20})
+		if err != nil || l.Addr != want {
+			t.Fatalf("Offer(stranger %d) = %+v, %v; want %v", i, l, err, want)
+		}
+		if n := counted.reads - before; n > 2 {
+			t.Errorf("Offer(stranger %d) looked at %d addresses; want 2 at most", i, n)
+		}
+		if _, err := b.p.Commit(t.Context(), stranger(i), l.Addr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bmc := pxe.Client{MAC: []byte{2, 0, 0, 0, 1, 0}, Network: "bmc"}
+	if _, err := b.p.Offer(t.Context(), bmc, netip.Addr{}); !errors.Is(err, pxe.ErrNoLease) {
+		t.Errorf("Offer on a network without pools = %v; want ErrNoLease", err)
+	}
+	// Full: one whole search, and then none for a while.
+	for try, most := range []int{20, 0} {
+		before := counted.reads
+		if _, err := b.p.Offer(t.Context(), stranger(99), netip.Addr{}); !errors.Is(err, pxe.ErrNoLease) {
+			t.Errorf("Offer with the pools full = %v; want ErrNoLease", err)
+		}
+		if n := counted.reads - before; n > most {
+			t.Errorf("try %d with the pools full looked at %d addresses; want %d at most", try+1, n, most)
+		}
+	}
+	freed := netip.MustParseAddr("10.77.0.203")
+	if err := b.p.Release(t.Context(), stranger(3), freed); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := b.p.Offer(t.Context(), stranger(99), netip.Addr{}); err != nil || l.Addr != freed {
+		t.Errorf("Offer after a release = %+v, %v; want %v", l, err, freed)
+	}
+}
+
+// countingStore counts looks at addresses.
+type countingStore struct {
+	embedded
+	reads int
+}
+
+// embedded has another name than its method Events.
+type embedded = Events
+
+func (c *countingStore) LeaseByAddr(ctx context.Context, network string, addr netip.Addr) (state.Lease, bool, error) {
+	c.reads++
+	return c.embedded.LeaseByAddr(ctx, network, addr)
 }

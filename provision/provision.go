@@ -133,6 +133,7 @@ type Provisioner struct {
 	tokens  map[string]*run // by token: runs under way, and for a while those that ended
 	retired []retired       // tokens of ended runs, oldest first
 	offers  map[offerKey]offer
+	pools   map[string]poolSearch // by network
 }
 
 // New checks c and makes a Provisioner.
@@ -163,6 +164,7 @@ func New(c Config) (*Provisioner, error) {
 		runs:      map[string]*run{},
 		tokens:    map[string]*run{},
 		offers:    map[offerKey]offer{},
+		pools:     map[string]poolSearch{},
 	}, nil
 }
 
