@@ -37,17 +37,20 @@ func TestOfferUnproven(t *testing.T) {
 // TestPoolIsNotSearchedFromItsBeginning has a burst of new machines: the work
 // of each must not grow with the number of those before it.
 func TestPoolIsNotSearchedFromItsBeginning(t *testing.T) {
-	b := newBench(t, nil)
-	for i, n := range b.site.Networks {
-		if n.Name == "prov" {
-			b.site.Networks[i].Pools = []site.Pool{
-				{From: netip.MustParseAddr("10.77.0.200"), To: netip.MustParseAddr("10.77.0.209")},
-				{From: netip.MustParseAddr("10.77.0.220"), To: netip.MustParseAddr("10.77.0.229")},
+	counted := &countingStore{}
+	b := newBench(t, func(c *Config) {
+		counted.embedded, c.Store = c.Store, counted
+		s := c.Site()
+		for i := range s.Networks {
+			if s.Networks[i].Name == "prov" {
+				s.Networks[i].Pools = []site.Pool{
+					{From: netip.MustParseAddr("10.77.0.200"), To: netip.MustParseAddr("10.77.0.209")},
+					{From: netip.MustParseAddr("10.77.0.220"), To: netip.MustParseAddr("10.77.0.229")},
+				}
 			}
 		}
-	}
-	counted := &countingStore{embedded: b.p.c.Store}
-	b.p.c.Store = counted
+		s.Networks = append(s.Networks, site.Network{Name: "empty", Purpose: site.PurposeBoot})
+	})
 	stranger := func(i byte) pxe.Client { return pxe.Client{MAC: []byte{2, 0, 0, 0, 1, i}, Network: "prov"} }
 	for i := range byte(20) {
 		before := counted.reads
@@ -63,8 +66,7 @@ func TestPoolIsNotSearchedFromItsBeginning(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	bmc := pxe.Client{MAC: []byte{2, 0, 0, 0, 1, 0}, Network: "bmc"}
-	if _, err := b.p.Offer(t.Context(), bmc, netip.Addr{}); !errors.Is(err, pxe.ErrNoLease) {
+	if _, err := b.p.Offer(t.Context(), pxe.Client{MAC: []byte{2, 0, 0, 0, 1, 0}, Network: "empty"}, netip.Addr{}); !errors.Is(err, pxe.ErrNoLease) {
 		t.Errorf("Offer on a network without pools = %v; want ErrNoLease", err)
 	}
 	// Full: one whole search, and then none for a while.
