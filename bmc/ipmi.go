@@ -65,7 +65,7 @@ func (d *ipmiDriver) Open(ctx context.Context) error {
 	if err != nil {
 		d.s = nil
 		_ = conn.Close() // nothing is lost: the session was not opened, or is ended
-		if ctx.Err() != nil {
+		if ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
 			err = ctx.Err()
 		}
 		return d.t.fail(doing, d.explain(ctx, err))
@@ -82,7 +82,7 @@ func (d *ipmiDriver) explain(ctx context.Context, err error) error {
 	case errors.As(err, &cc) && cc.code == 0xd4:
 		return fmt.Errorf("the user may not do that over IPMI: give it the role operator or administrator: %w", err)
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("no IPMI answer from %s within %s: check its address and that IPMI over LAN is enabled: %w", d.t.Address, d.t.Timeout, context.DeadlineExceeded)
+		return fmt.Errorf("no IPMI answer from %s within %s: check its address and that IPMI over LAN is enabled: %w", d.t.Address, d.t.Timeout, err)
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, context.Canceled):
 		return d.t.explain(ctx, err)
 	}

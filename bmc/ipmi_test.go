@@ -309,6 +309,19 @@ func TestIPMILoss(t *testing.T) {
 	}
 }
 
+// Who cannot prove in RAKP 4 that it is the BMC is not trusted.
+func TestIPMIImpostor(t *testing.T) {
+	r := newIPMIRig(t, vbmc.Config{})
+	r.Address = relay(t, r.Address, func(_ int, fromBMC bool, p []byte) [][]byte {
+		if fromBMC && p[5] == payloadRAKP3+1 {
+			p[len(p)-1] ^= 1
+		}
+		return [][]byte{p}
+	})
+	_, err := Open(t.Context(), r.Target)
+	wantErr(t, err, nil, "did not prove that it is the BMC (RAKP 4)")
+}
+
 func TestIPMIBadPeers(t *testing.T) {
 	silent, err := net.ListenPacket("udp4", "127.0.0.1:0")
 	if err != nil {

@@ -260,6 +260,22 @@ func TestIPMILockout(t *testing.T) {
 	}
 }
 
+// A user who is disabled, or gone, neither logs in nor keeps a session.
+func TestIPMIDisabled(t *testing.T) {
+	i, _ := newIPMI(t, Config{})
+	c := newConsole(t, i, "root", "s3cret", privAdmin)
+	if !c.login(suite17) {
+		t.Fatal("no login")
+	}
+	i.s.accounts[0].enabled = false
+	if _, ok := c.command(0x00, 0x01); ok {
+		t.Error("the session of a disabled user was answered")
+	}
+	if c.login(suite17) || c.last != rmcpName {
+		t.Errorf("login of a disabled user: status %02x; want 0Dh", c.last)
+	}
+}
+
 // A flood of half-open logins neither grows without bound nor keeps anybody out.
 func TestIPMIHalfOpen(t *testing.T) {
 	i, now := newIPMI(t, Config{})
