@@ -84,6 +84,23 @@ func TestCreateLeavesAnotherBundleAlone(t *testing.T) {
 	}
 }
 
+// A folder in which another create was interrupted is used and tidied.
+func TestCreateAfterInterruptedOne(t *testing.T) {
+	s, k := testStore(t), testKey(t, "A")
+	addSnapshot(t, s, "one", 1, contents())
+	want, _ := create(t, s, k, CreateOptions{})
+	dir, b := create(t, s, k, CreateOptions{VolumeSize: MinVolumeSize})
+	if err := errors.Join(os.Remove(filepath.Join(dir, IndexFile)), os.WriteFile(filepath.Join(dir, ".volume.tmp"), []byte("half"), 0o600)); err != nil || len(b.Volumes) < 2 {
+		t.Fatal(err, len(b.Volumes))
+	}
+	if _, err := s.Create(t.Context(), k, dir, CreateOptions{Site: "dc1"}); err != nil {
+		t.Fatal(err)
+	}
+	if got := readDir(t, dir); !maps.EqualFunc(got, readDir(t, want), bytes.Equal) {
+		t.Errorf("the folder has %v; want the new bundle only", slices.Sorted(maps.Keys(got)))
+	}
+}
+
 func TestDeltaReplayAndRollback(t *testing.T) {
 	s, k := testStore(t), testKey(t, "A")
 	one, two := contents(), contents()

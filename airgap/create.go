@@ -158,7 +158,7 @@ func (s *Store) pack(ctx context.Context, w *volumes, f File, report func(int64)
 	}
 	defer r.Close()
 	if r.Size() != f.Size {
-		return fmt.Errorf("%w: blob %s has %d bytes; the snapshot says %d; remove it and sync again", blob.ErrMismatch, f.SHA256, r.Size(), f.Size)
+		return fmt.Errorf("%w: blob %s has %d bytes; the snapshot says %d; fettle mirror verify --mend, then sync again", blob.ErrMismatch, f.SHA256, r.Size(), f.Size)
 	}
 	return w.blob(f.SHA256, f.Size, r, report)
 }
@@ -320,6 +320,18 @@ func (w *volumes) close() error {
 func (w *volumes) end() ([]Volume, error) {
 	if err := w.close(); err != nil {
 		return nil, err
+	}
+	// What an interrupted create of other volumes left would only confuse.
+	old, err := filepath.Glob(filepath.Join(w.dir, "volume-[0-9][0-9][0-9][0-9].fvol"))
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range old {
+		if filepath.Base(path) > w.done[len(w.done)-1].File {
+			if err := os.Remove(path); err != nil {
+				return nil, err
+			}
+		}
 	}
 	return w.done, nil
 }

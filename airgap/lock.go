@@ -117,6 +117,9 @@ func (m LockedMirror) check() error {
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
 			return fmt.Errorf("%s: %q is no http or https address", it.Path, it.URL)
 		}
+		if u.User != nil {
+			return fmt.Errorf("%s: the address of %s has a password in it, which would end up in git and on the other side", it.Path, u.Host)
+		}
 	}
 	return nil
 }

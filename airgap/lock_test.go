@@ -78,6 +78,7 @@ func TestLockForm(t *testing.T) {
 		"no digest":       strings.Replace(string(data), `"sha256":"sha256:`, `"sha256":"md5:`, 1),
 		"leaves its tree": strings.Replace(string(data), `"path":"pool/a_1`, `"path":"../a_1`, 1),
 		"twice":           strings.Replace(string(data), "pool/b_1.deb", "pool/a_1+<&>.deb", 1),
+		"a password":      strings.Replace(string(data), "http://example.org", "http://a:b@example.org", 1),
 		"file URL":        strings.Replace(string(data), "http://example.org", "file://example.org", 1),
 		"version":         strings.Replace(string(data), `{"lock":1`, `{"lock":2`, 1),
 	} {

@@ -129,7 +129,7 @@ func (h *Handler) file(w http.ResponseWriter, r *http.Request, cur *served, f Fi
 			err = fmt.Errorf("%w: blob %s has %d bytes; it must have %d", blob.ErrMismatch, f.SHA256, rd.Size(), f.Size)
 		}
 		h.log.Error("a file of the snapshot is damaged", "path", r.URL.Path, "error", err)
-		http.Error(w, "damaged here: import the bundle again", http.StatusInternalServerError)
+		http.Error(w, "damaged here: fettle mirror verify --mend, then import the bundle again", http.StatusInternalServerError)
 		return
 	}
 	defer rd.Close()

@@ -141,3 +141,54 @@ func TestOneProcessChangesTheStore(t *testing.T) {
 		t.Errorf("Collect afterwards = %v", err)
 	}
 }
+
+// A file that was damaged on the disk is found, and the next import mends it.
+func TestDamageIsMended(t *testing.T) {
+	s, k := testStore(t), testKey(t, "A")
+	addSnapshot(t, s, "one", 1, contents())
+	dir, _ := create(t, s, k, CreateOptions{})
+	other := testStore(t)
+	if _, err := importDirs(t, other, k.Public(), false, dir); err != nil {
+		t.Fatal(err)
+	}
+	if bad, err := other.CheckBlobs(t.Context(), "one", false, nil); err != nil || len(bad) > 0 {
+		t.Errorf("CheckBlobs of a good store = %v, %v; want none", bad, err)
+	}
+	snap, _, err := other.Snapshot("one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"big", "pool/a"}
+	for _, f := range snap.Trees[0].Files {
+		path := other.Blobs().Path(f.SHA256)
+		if err := os.Chmod(path, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		switch f.Path {
+		case "big":
+			err = os.WriteFile(path, noise(99, int(f.Size)), 0o644)
+		case "pool/a":
+			err = os.Remove(path)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Path == "pool/a" {
+			break
+		}
+	}
+	for _, mend := range []bool{false, true} {
+		bad, err := other.CheckBlobs(t.Context(), "one", mend, nil)
+		var got []string
+		for _, f := range bad {
+			got = append(got, f.Path)
+		}
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("CheckBlobs(mend %v) = %v, %v; want %v", mend, got, err, want)
+		}
+	}
+	if _, err := importDirs(t, other, k.Public(), false, dir); err != nil {
+		t.Fatal(err)
+	}
+	checkServed(t, other, "one", contents())
+}

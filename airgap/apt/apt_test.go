@@ -118,6 +118,7 @@ func TestHostileUpstream(t *testing.T) {
 		want string
 	}{
 		{"unknown key", nil, func(a *archive) { a.key = newArchive(a.t).key; s := suite1(); a.publish(s) }, nil, "no trusted key"},
+		{"expired key", nil, func(a *archive) { a.newKey(365*24*time.Hour - 30*time.Minute); s := suite1(); a.publish(s) }, nil, "no trusted key"},
 		{"changed InRelease", nil, func(a *archive) {
 			a.files["dists/stable/InRelease"] = bytes.Replace(a.files["dists/stable/InRelease"], []byte("Origin: Test"), []byte("Origin: Tost"), 1)
 		}, nil, "no trusted key"},

@@ -74,22 +74,30 @@ type archive struct {
 
 func newArchive(t testing.TB) *archive {
 	t.Helper()
-	key, err := openpgp.NewEntity("archive", "", "archive@example.org",
-		&packet.Config{Algorithm: packet.PubKeyAlgoRSA, RSABits: 2048, Time: func() time.Time { return now.AddDate(-1, 0, 0) }})
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &archive{t: t, key: key, files: map[string][]byte{}, mod: map[string]time.Time{}, ring: filepath.Join(t.TempDir(), "ring.gpg")}
-	var b bytes.Buffer
-	if err := key.Serialize(&b); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(a.ring, b.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	a := &archive{t: t, files: map[string][]byte{}, mod: map[string]time.Time{}, ring: filepath.Join(t.TempDir(), "ring.gpg")}
+	a.newKey(0)
 	a.srv = httptest.NewServer(a)
 	t.Cleanup(a.srv.Close)
 	return a
+}
+
+// newKey gives the archive another key that is trusted, a year old, which
+// expires after a lifetime.
+func (a *archive) newKey(lifetime time.Duration) {
+	a.t.Helper()
+	key, err := openpgp.NewEntity("archive", "", "archive@example.org", &packet.Config{Algorithm: packet.PubKeyAlgoRSA, RSABits: 2048,
+		KeyLifetimeSecs: uint32(lifetime.Seconds()), Time: func() time.Time { return now.AddDate(-1, 0, 0) }})
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := key.Serialize(&b); err != nil {
+		a.t.Fatal(err)
+	}
+	if err := os.WriteFile(a.ring, b.Bytes(), 0o644); err != nil {
+		a.t.Fatal(err)
+	}
+	a.key = key
 }
 
 func (a *archive) ServeHTTP(w http.ResponseWriter, r *http.Request) {

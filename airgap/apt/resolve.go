@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -114,7 +115,7 @@ func (f *Format) Resolve(ctx context.Context, env airgap.Env, m airgap.Mirror, p
 		return airgap.LockedMirror{}, err
 	}
 	for _, c := range picked {
-		err := put(airgap.Item{Path: c.p.filename, URL: c.p.base + "/" + c.p.filename, Size: c.p.size, SHA256: c.p.sha256,
+		err := put(airgap.Item{Path: c.p.filename, URL: c.p.base + "/" + (&url.URL{Path: c.p.filename}).EscapedPath(), Size: c.p.size, SHA256: c.p.sha256,
 			Kind: airgap.KindPackage, Name: c.p.name, Version: c.p.version, Arch: c.p.arch, Why: c.why})
 		if err != nil {
 			return airgap.LockedMirror{}, err

@@ -47,6 +47,11 @@ func mirrorCommands(e *env) []*cli.Command {
 			{Name: "ls", Usage: "list snapshots", Flags: []cli.Flag{storeFlag()}, Action: e.mirrorList},
 			{Name: "diff", Usage: "say what changed between two snapshots or lock files", ArgsUsage: "OLD NEW", Flags: []cli.Flag{storeFlag()}, Action: e.mirrorDiff},
 			{Name: "why", Usage: "say what brought a package in", ArgsUsage: "PACKAGE", Flags: []cli.Flag{siteFlag(), lock}, Action: e.mirrorWhy},
+			{
+				Name: "verify", Usage: "read every file of a snapshot and compare", ArgsUsage: "[SNAPSHOT]",
+				Flags:  []cli.Flag{storeFlag(), &cli.BoolFlag{Name: "mend", Usage: "remove what is damaged, so that the next sync or import brings it again"}},
+				Action: e.mirrorVerify,
+			},
 			{Name: "use", Usage: "serve another snapshot, also an older one", ArgsUsage: "SNAPSHOT", Flags: []cli.Flag{storeFlag()}, Action: e.mirrorUse},
 			{
 				Name: "pin", Usage: "keep a snapshot whatever gc removes", ArgsUsage: "SNAPSHOT",

@@ -164,6 +164,51 @@ func whyChain(m airgap.LockedMirror, it airgap.Item) []string {
 	return out
 }
 
+func (e *env) mirrorVerify(c *cli.Context) error {
+	if c.NArg() > 1 {
+		return usage("%s takes [SNAPSHOT]", c.Command.FullName())
+	}
+	s, err := mirrorStore(c, e)
+	if err != nil {
+		return err
+	}
+	name := c.Args().First()
+	if name == "" {
+		if name, err = s.Served(); err != nil {
+			return err
+		}
+	}
+	if name == "" {
+		return errors.New("nothing is served yet: name a snapshot, see fettle mirror ls")
+	}
+	bar := newTransferBar(e, "verify", time.Now)
+	bad, err := s.CheckBlobs(c.Context, name, c.Bool("mend"), func(done, total int64) { bar.step(done, total, "") })
+	bar.end()
+	if err != nil {
+		return airgapFail(err)
+	}
+	if e.json {
+		if err := e.printJSON(map[string]any{"snapshot": name, "damaged": append([]airgap.File{}, bad...)}); err != nil {
+			return err
+		}
+	}
+	if len(bad) == 0 {
+		if !e.json {
+			fmt.Fprintf(e.stdout, "snapshot %s is intact\n", name)
+		}
+		return nil
+	}
+	var paths []string
+	for _, f := range bad[:min(len(bad), 10)] {
+		paths = append(paths, f.Path)
+	}
+	next := "fettle mirror verify --mend removes them; then sync, or import the bundle, again"
+	if c.Bool("mend") {
+		next = "they are removed: sync, or import the bundle, again"
+	}
+	return fail(exitInput, fmt.Errorf("snapshot %s: %d files are damaged or gone (%s): %s", name, len(bad), strings.Join(paths, ", "), next))
+}
+
 func (e *env) mirrorUse(c *cli.Context) error {
 	if err := nargs(c, 1); err != nil {
 		return err
