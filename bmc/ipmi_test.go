@@ -360,11 +360,11 @@ func TestIPMIBadPeers(t *testing.T) {
 	wantErr(t, err, ErrUnsupported, "another network stack")
 }
 
-// pipeConn is a UDP socket without a network: the lab's stack stands here.
-type pipeConn struct {
-	net.Conn
-	addr net.Addr
-}
+// pipeConn is a UDP socket without a network: the lab's stack stands here. As
+// with UDP, its other end does not hear that it is closed.
+type pipeConn struct{ net.Conn }
+
+func (pipeConn) Close() error { return nil }
 
 // packetPipe is the BMC's end of a pipeConn.
 type packetPipe struct{ net.Conn }
@@ -378,13 +378,14 @@ func (p packetPipe) WriteTo(b []byte, _ net.Addr) (int, error) { return p.Write(
 // IPMI goes by Target.DialUDP, so that it runs on any network stack.
 func TestIPMIDialUDP(t *testing.T) {
 	near, far := net.Pipe()
+	t.Cleanup(func() { near.Close() }) // once the service has ended
 	r := serveIPMI(t, vbmc.Config{}, packetPipe{far})
 	r.Address = netip.MustParseAddrPort("192.0.2.1:623")
 	r.DialUDP = func(_ context.Context, addr string) (net.Conn, error) {
 		if addr != "192.0.2.1:623" {
 			t.Errorf("DialUDP(%s); want 192.0.2.1:623", addr)
 		}
-		return pipeConn{near, nil}, nil
+		return pipeConn{near}, nil
 	}
 	r.Dial = func(context.Context, string, string) (net.Conn, error) { return nil, errors.New("no TCP") }
 	if p, err := r.open(t).Power(t.Context()); err != nil || p != Off {
