@@ -1,6 +1,7 @@
 package pxe
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 const (
 	tftpMaxTransfers = 4096 // at once
 	tftpMaxPerHost   = 64   // of one address at once: a flood from one client starves nobody else
+	tftpFileBuffer   = 16 << 10
 	tftpOpenTimeout  = 10 * time.Second
 	tftpMaxTime      = time.Hour // of one transfer, however slow
 )
@@ -161,7 +163,8 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 	}
 	defer f.Close()
 	e.Name = name
-	t := &sender{conn: conn, to: peer, addr: to, file: f, oack: q.negotiate(n.MTU, f.Size), now: s.now,
+	// A block is small: the file is read in larger pieces.
+	t := &sender{conn: conn, to: peer, addr: to, file: bufio.NewReaderSize(f, tftpFileBuffer), oack: q.negotiate(n.MTU, f.Size), now: s.now,
 		blksize: max(q.blksize, 0), window: max(q.window, 1)}
 	if t.blksize == 0 {
 		t.blksize = tftpDefBlksize

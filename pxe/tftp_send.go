@@ -142,6 +142,30 @@ func (t *sender) awaitOack() error {
 	return errors.New("the client did not answer: its requests arrive here and our answers do not arrive there (a filter, or NAT)")
 }
 
+// receive and send spare a kernel's socket the allocation of an address for
+// every packet.
+func (t *sender) receive() (int, netip.AddrPort, error) {
+	if udp, ok := t.conn.(*net.UDPConn); ok {
+		k, from, err := udp.ReadFromUDPAddrPort(t.buf[:])
+		return k, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), err
+	}
+	k, from, err := t.conn.ReadFrom(t.buf[:])
+	if err != nil {
+		return k, netip.AddrPort{}, err
+	}
+	ap, _ := addrPortOf(from)
+	return k, ap, nil
+}
+
+func (t *sender) send(b []byte) error {
+	if udp, ok := t.conn.(*net.UDPConn); ok {
+		_, err := udp.WriteToUDPAddrPort(b, t.to)
+		return err
+	}
+	_, err := t.conn.WriteTo(b, t.addr)
+	return err
+}
+
 // goBack makes sendWindow send everything that is not acknowledged again.
 func (t *sender) goBack() {
 	t.twice = max(t.twice, t.sent)
@@ -180,7 +204,7 @@ func (t *sender) sendWindow() error {
 				return fmt.Errorf("reading the file: %w", err)
 			}
 		}
-		if _, err := t.conn.WriteTo(t.ring[n%uint64(t.window)], t.addr); err != nil {
+		if err := t.send(t.ring[n%uint64(t.window)]); err != nil {
 			return fmt.Errorf("sending block %d: %w", n, err)
 		}
 		t.sent = n
@@ -233,11 +257,11 @@ func (t *sender) ack() (delta uint64, dup bool, err error) {
 		return 0, false, err
 	}
 	for {
-		k, from, err := t.conn.ReadFrom(t.buf[:])
+		k, from, err := t.receive()
 		if err != nil {
 			return 0, false, err
 		}
-		if ap, ok := addrPortOf(from); !ok || ap != t.to {
+		if from != t.to {
 			continue // not this transfer's TID (RFC 1350 §4)
 		}
 		if k < 4 {
