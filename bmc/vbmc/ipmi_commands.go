@@ -64,6 +64,8 @@ var commands = map[uint16]command{
 	// Sensors.
 	code(0x04, 0x27): {1, privUser, (*ipmi).sensorThresholds},
 	code(0x04, 0x2d): {1, privUser, (*ipmi).sensorReading},
+	// DCMI, in the group extension.
+	code(0x2c, 0x02): {4, privUser, (*ipmi).dcmiPower},
 	// Transport.
 	code(0x0c, 0x02): {4, privOperator, (*ipmi).lanParameter},
 }

@@ -351,3 +351,46 @@ func FuzzIPMICommand(f *testing.F) {
 		}
 	})
 }
+
+// Accounts that Redfish makes and changes are those of IPMI.
+func TestIPMIAccounts(t *testing.T) {
+	s := newService(t, nil)
+	i := &ipmi{s: s.Server, conn: fakeConn{}, sessions: map[uint32]*ipmiSession{}, reserved: 1}
+	if r := s.do("POST", accountsPath, admin, `{"UserName":"new","Password":"first","RoleId":"Operator"}`); r.StatusCode != 201 {
+		t.Fatalf("POST = %d %s", r.StatusCode, r.text)
+	}
+	path := accountsPath + "/4"
+	for _, tc := range []struct {
+		patch, password string
+		role            byte
+		status          byte
+	}{
+		{"", "first", privOperator, 0},
+		{"", "first", privAdmin, rmcpNoRole},
+		{`{"Password":"second"}`, "first", privOperator, rmcpIntegrity},
+		{"", "second", privOperator, 0},
+		{`{"RoleId":"Administrator"}`, "second", privAdmin, 0},
+		{`{"Password":"` + strings.Repeat("x", 21) + `"}`, strings.Repeat("x", 20), privOperator, rmcpName},
+		{`{"Password":"third","Enabled":false}`, "third", privOperator, rmcpName},
+		{`{"Enabled":true}`, "third", privOperator, 0},
+	} {
+		if tc.patch != "" {
+			if r := s.do("PATCH", path, admin, tc.patch); r.StatusCode != 200 {
+				t.Fatalf("PATCH %s = %d %s", tc.patch, r.StatusCode, r.text)
+			}
+		}
+		c := newConsole(t, i, "new", tc.password, tc.role)
+		if c.login(suite17); c.last != tc.status {
+			t.Errorf("after %q: IPMI login with %q has status %02x; want %02x", tc.patch, tc.password, c.last, tc.status)
+		}
+	}
+	if r := s.do("DELETE", path, admin, ""); r.StatusCode != 204 {
+		t.Fatalf("DELETE = %d", r.StatusCode)
+	}
+	if c := newConsole(t, i, "new", "third", privOperator); c.login(suite17) || c.last != rmcpName {
+		t.Errorf("login of a deleted account: status %02x; want 0Dh", c.last)
+	}
+	if n := len(i.sessions); n != 0 {
+		t.Errorf("%d sessions of a deleted account are left", n)
+	}
+}

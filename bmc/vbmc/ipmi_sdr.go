@@ -169,3 +169,34 @@ func (i *ipmi) sensor(ctx context.Context, number byte) (Sensor, error) {
 	}
 	return all[number-1], nil
 }
+
+// dcmiGroup is the group extension of DCMI (DCMI 1.5 §6.1).
+const dcmiGroup = 0xdc
+
+// dcmiPower is Get Power Reading (DCMI 1.5 §6.6.1): what the supplies draw at
+// present, which is all that is known.
+func (i *ipmi) dcmiPower(ctx context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
+	if d[0] != dcmiGroup || d[1] != 1 {
+		return nil, ccField
+	}
+	all, err := i.s.sensors(ctx)
+	if err != nil {
+		return nil, err
+	}
+	watts, found := 0.0, false
+	for _, s := range all {
+		if s.Type == "Power" && s.Context == "PowerSupply" && !s.Absent {
+			watts, found = watts+s.Reading, true
+		}
+	}
+	if !found {
+		return nil, ccAbsent
+	}
+	le := binary.LittleEndian
+	out := []byte{dcmiGroup}
+	for range 4 { // now, least, most, mean
+		out = le.AppendUint16(out, uint16(min(watts, math.MaxUint16)))
+	}
+	out = le.AppendUint32(out, uint32(i.s.now().Unix()))
+	return append(le.AppendUint32(out, 1000), 0x40), nil // over one second; measuring
+}

@@ -118,6 +118,7 @@ func TestIPMITool(t *testing.T) {
 				{"power on", "Up/On"},
 				{"sensor list", "5400.000"},
 				{"sensor get Fan1", "Lower Critical        : 600.000"},
+				{"dcmi power reading", "Instantaneous power reading:                   494 Watts"},
 				{"sdr type temperature", "46 degrees C"},
 			} {
 				out, err := r.ipmitool(t, suite, strings.Fields(tc.args)...)
@@ -158,6 +159,7 @@ func TestFreeIPMI(t *testing.T) {
 			{"ipmipower --on", "ok"},
 			{"ipmi-sensors --output-sensor-thresholds", "12V"},
 			{"ipmi-sensors", "5400.00"},
+			{"ipmi-dcmi --get-system-power-statistics", "494 Watts"},
 			{"ipmi-sel", "Initiated"},
 			{"ipmi-sel --clear", ""},
 			{"ipmi-fru", "FRU"},
