@@ -41,7 +41,9 @@ var tools = []struct{ program, use, pkg string }{
 	{"mkfs.vfat", "image build", "dosfstools"},
 	{"mcopy", "image build", "mtools"},
 	{"apt-get", "image build", "apt"},
-	{"ipmitool", "bmc, for BMCs that speak IPMI only", "ipmitool"},
+	{"dpkg-deb", "image build", "dpkg"},
+	{"tar", "image build", "tar"},
+	{"newuidmap", "image build without root", "uidmap"},
 }
 
 func doctor(c *cli.Context, e *env) error {
