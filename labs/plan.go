@@ -129,6 +129,7 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 	}
 	p := &Plan{Name: o.Name, Options: o, Site: s.Clone()}
 	p.Networks = planNetworks(o.Name, s.Networks)
+	ownNetworks(p.Site.Networks)
 	p.Site.Machines = p.Site.Machines[:0]
 	for _, m := range s.Clone().Machines {
 		if !slices.ContainsFunc(selected, func(x site.Machine) bool { return x.Name == m.Name }) {
@@ -156,6 +157,16 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 		}
 	}
 	return p, nil
+}
+
+// ownNetworks makes networks those of a lab, where nobody else is: no other
+// DHCP server gives their addresses, no relay agent stands between, and nobody
+// has to be asked whether an address is free.
+func ownNetworks(networks []site.Network) {
+	for i := range networks {
+		n := &networks[i]
+		n.Proxy, n.Relays, n.Probe = false, nil, false
+	}
 }
 
 // checkPaths refuses a folder in which sockets would have too long names.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -222,4 +223,26 @@ func TestClaim(t *testing.T) {
 			lock.Close()
 		}
 	})
+}
+
+// In a lab nobody else gives addresses or relays packets.
+func TestPlanHasNetworksOfItsOwn(t *testing.T) {
+	s := testSite(t)
+	for i := range s.Networks {
+		if n := &s.Networks[i]; n.Purpose == site.PurposeBoot {
+			n.Proxy, n.Probe, n.Relays = true, true, []netip.Addr{n.Prefix.Addr().Next()}
+		}
+	}
+	p, err := NewPlan(s, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range p.Site.Networks {
+		if n.Proxy || n.Probe || len(n.Relays) > 0 {
+			t.Errorf("network %s of the lab: proxy %v, probe %v, relays %v; want none", n.Name, n.Proxy, n.Probe, n.Relays)
+		}
+	}
+	if n := s.Networks[0]; n.Purpose == site.PurposeBoot && !n.Proxy {
+		t.Error("planning a lab changed the site")
+	}
 }
