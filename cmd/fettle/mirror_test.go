@@ -37,6 +37,12 @@ func (u *scriptUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // one upstream, `flip FILE` flips a bit in the middle of a file, and
 // `publickey FILE` writes the public key that fettle prints.
 func TestAirgapScripts(t *testing.T) {
+	var one sync.Mutex // scripts run in parallel, and package cli has its help flag in a variable
+	command := func(e *env, args ...string) int {
+		one.Lock()
+		defer one.Unlock()
+		return run(t.Context(), e, append([]string{"fettle"}, args...))
+	}
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/airgap",
 		RequireExplicitExec: true,
@@ -52,7 +58,7 @@ func TestAirgapScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"fettle": func(ts *testscript.TestScript, neg bool, args []string) {
 				e := &env{stdin: strings.NewReader(""), stdout: ts.Stdout(), stderr: ts.Stderr(), getenv: ts.Getenv}
-				status := run(t.Context(), e, append([]string{"fettle"}, args...))
+				status := command(e, args...)
 				*ts.Value("status").(*int) = status
 				if neg != (status != exitOK) {
 					ts.Fatalf("fettle %s: exit status %d; want failure: %v", strings.Join(args, " "), status, neg)
@@ -91,7 +97,7 @@ func TestAirgapScripts(t *testing.T) {
 			"publickey": func(ts *testscript.TestScript, _ bool, args []string) {
 				var out strings.Builder
 				e := &env{stdin: strings.NewReader(""), stdout: &out, stderr: ts.Stderr(), getenv: ts.Getenv}
-				if status := run(t.Context(), e, []string{"fettle", "bundle", "key", "--site", ts.MkAbs("s")}); status != exitOK {
+				if status := command(e, "bundle", "key", "--site", ts.MkAbs("s")); status != exitOK {
 					ts.Fatalf("fettle bundle key: exit status %d", status)
 				}
 				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(out.String()), 0o644))
