@@ -75,9 +75,22 @@ func labUp(c *cli.Context, e *env) error {
 	return labStatusOf(c.Context, e, o.Dir, w)
 }
 
-// daemonEnded says what to do when err comes of a lab's daemon that is gone.
+// daemonEnded says what to do when err comes of a lab's daemon that is gone. A
+// process that is killed closes its connections a moment before its sockets.
 func daemonEnded(ctx context.Context, dir string, err error) error {
-	if ctx.Err() != nil || listening(filepath.Join(dir, labAPISocket)) {
+	limit := time.Duration(0)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		limit = 2 * time.Second
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(limit); listening(filepath.Join(dir, labAPISocket)); {
+		if ctx.Err() != nil || time.Now().After(end) {
+			return err // it is there: the error is about something else
+		}
+		<-tick.C
+	}
+	if ctx.Err() != nil {
 		return err
 	}
 	return fmt.Errorf("%w: the lab's daemon has ended, see %s; fettle lab up starts it again and goes on", err, filepath.Join(dir, labDaemonLog))

@@ -250,12 +250,15 @@ func (r *rackRig) sshKey() string {
 	return strings.TrimSpace(string(b))
 }
 
-// fettle runs a command inside the namespace to its end.
+// fettle runs a command inside the namespace to its end; image commands outside.
 func (r *rackRig) fettle(bound time.Duration, stdin string, args ...string) e2eResult {
 	r.t.Helper()
 	ctx, cancel := context.WithTimeout(r.t.Context(), bound)
 	defer cancel()
 	cmd := r.ns.command(ctx, append([]string{r.bin}, args...)...)
+	if args[0] == "image" { // packages come over this machine's network, which the namespace does not have
+		cmd = exec.CommandContext(ctx, r.bin, args...)
+	}
 	var out, errOut bytes.Buffer
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = r.env, strings.NewReader(stdin), &out, &errOut
 	start := time.Now()
