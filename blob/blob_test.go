@@ -324,6 +324,9 @@ func TestNoSpace(t *testing.T) {
 	// /dev/full answers every write with ENOSPC.
 	f, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("no /dev/full: %v", err)
+		}
 		t.Skipf("no /dev/full: %v", err)
 	}
 	s := newStore(t)

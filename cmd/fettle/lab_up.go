@@ -179,9 +179,7 @@ func (e *env) labDeploy(ctx context.Context, w *web.Client, build func(machines 
 			return err
 		}
 		if !e.json {
-			if err := e.printPlan(p); err != nil {
-				return err
-			}
+			printPlan(e.stderr, p)
 		}
 		if _, err := w.Deploy(ctx, p.Digest, start); err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -131,21 +132,22 @@ func planShow(c *cli.Context, e *env, w *web.Client) error {
 	if err != nil {
 		return err
 	}
-	return e.printPlan(p)
-}
-
-func (e *env) printPlan(p state.Plan) error {
 	if e.json {
 		return e.printJSON(p)
 	}
+	printPlan(e.stdout, p)
+	return nil
+}
+
+// printPlan tells a plan to people.
+func printPlan(w io.Writer, p state.Plan) {
 	for _, m := range p.Machines {
-		fmt.Fprintf(e.stderr, "%s (now %s)\n", m.Machine, m.Phase)
+		fmt.Fprintf(w, "%s (now %s)\n", m.Machine, m.Phase)
 		for _, ch := range m.Changes {
-			fmt.Fprintf(e.stderr, "  - %s\n", ch)
+			fmt.Fprintf(w, "  - %s\n", ch)
 		}
 	}
-	fmt.Fprintf(e.stderr, "plan %.19s of site revision %.19s\n", p.Digest, p.Revision)
-	return nil
+	fmt.Fprintf(w, "plan %.19s of site revision %.19s\n", p.Digest, p.Revision)
 }
 
 func machineDeploy(c *cli.Context, e *env, w *web.Client) error {
@@ -158,9 +160,7 @@ func machineDeploy(c *cli.Context, e *env, w *web.Client) error {
 		return err
 	}
 	if !e.json {
-		if err := e.printPlan(p); err != nil {
-			return err
-		}
+		printPlan(e.stderr, p)
 	}
 	if err := e.confirm(c.Bool("yes"), fmt.Sprintf("wipe the disks above and restart %d machines", len(p.Machines))); err != nil {
 		return err
