@@ -52,7 +52,9 @@ lint:
 	go vet $(TAGS) ./...
 	CGO_ENABLED=0 go build -o /dev/null ./cmd/fettle
 
+# The labs package's own tests talk to a libvirt daemon, as the end-to-end ones do.
 unit: $(AGENT)
+	@labs/libvirtd.sh start
 	go test $(TAGS) -race -short -timeout 20m ./...
 
 # Real virtual machines: both firmwares in CI, one machine elsewhere.
