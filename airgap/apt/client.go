@@ -10,6 +10,36 @@ import (
 	"github.com/fettle-dev/fettle/airgap"
 )
 
+const (
+	sourcesFile = "/etc/apt/sources.list.d/fettle.sources"
+	optionsFile = "/etc/apt/apt.conf.d/90fettle"
+)
+
+// Clients implements airgap.Configurer.
+func (*Format) Clients() []string { return []string{"apt"} }
+
+// ClientConfig implements airgap.Configurer: apt's sources, and nothing else
+// beside them.
+func (*Format) ClientConfig(ctx context.Context, _ string, r airgap.ClientRequest) ([]airgap.ClientFile, error) {
+	if !slices.ContainsFunc(r.Snapshot.Trees, func(t airgap.Tree) bool { return t.Format == "apt" }) {
+		return nil, nil
+	}
+	base := r.Signed()
+	text, err := ClientConfig(ctx, r.Store, r.Snapshot, base)
+	if err != nil {
+		return nil, err
+	}
+	options := "// by fettle: what is mirrored is in " + sourcesFile + "\nAcquire::Languages \"none\";\n"
+	if strings.HasPrefix(base, "https://") && r.CAFile != "" {
+		options += fmt.Sprintf("Acquire::https::CAInfo %q;\n", r.CAFile)
+	}
+	return []airgap.ClientFile{
+		{Path: "/etc/apt/sources.list", Mode: 0o644, Content: []byte("# Packages come from fettle: " + sourcesFile + "\n")},
+		{Path: sourcesFile, Mode: 0o644, Content: []byte(text)},
+		{Path: optionsFile, Mode: 0o644, Content: []byte(options)},
+	}, nil
+}
+
 // ClientConfig is a file for /etc/apt/sources.list.d, in deb822 form, for the
 // apt mirrors of a snapshot that is served at base: sources.list(5).
 func ClientConfig(ctx context.Context, s *airgap.Store, snap airgap.Snapshot, base string) (string, error) {

@@ -14,7 +14,6 @@ import (
 
 	"github.com/fettle-dev/fettle/airgap"
 	"github.com/fettle-dev/fettle/airgap/apt"
-	"github.com/fettle-dev/fettle/airgap/files"
 	"github.com/fettle-dev/fettle/blob"
 	"github.com/fettle-dev/fettle/site"
 )
@@ -68,8 +67,9 @@ func mirrorCommands(e *env) []*cli.Command {
 				Flags: []cli.Flag{storeFlag(), &cli.StringFlag{Name: "listen", Value: "127.0.0.1:8480", Usage: "ADDRESS:PORT"}}, Action: e.mirrorServe,
 			},
 			{
-				Name: "client-config", Usage: "print what a client of the mirrors needs", ArgsUsage: "apt",
-				Flags: []cli.Flag{storeFlag(), &cli.StringFlag{Name: "base-url", Value: "http://127.0.0.1:8480", Usage: "address that clients reach the server at"}}, Action: e.mirrorClientConfig,
+				Name: "client-config", Usage: "print or install what a client of the mirrors needs", ArgsUsage: "CLIENT",
+				Description: "CLIENT is " + strings.Join(clientNames(), ", ") + ".",
+				Flags:       clientConfigFlags(), Action: e.mirrorClientConfig,
 			},
 		},
 	}}
@@ -200,7 +200,7 @@ func (e *env) mirroring(c *cli.Context) (*mirroring, error) {
 	}
 	bar := newTransferBar(e, "fetch", time.Now)
 	m := &mirroring{bar: bar, lockPath: lockPath(c), Syncer: &airgap.Syncer{
-		Store: store, Formats: []airgap.Format{&apt.Format{Dir: s.Dir}, files.Format{}}, Key: key, Now: time.Now,
+		Store: store, Formats: mirrorFormats(s.Dir), Key: key, Now: time.Now,
 		Fetch: &airgap.Fetcher{Blobs: store.Blobs(), Dir: store.Dir(), PerHost: c.Int("per-host"), Log: e.log, Progress: func(p airgap.Progress) {
 			bar.step(p.Bytes, p.BytesTotal, fmt.Sprintf("%d of %d files", p.Files, p.FilesTotal))
 		}},

@@ -13,7 +13,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/fettle-dev/fettle/airgap"
-	"github.com/fettle-dev/fettle/airgap/apt"
 )
 
 // snapshotRow is one line of mirror ls.
@@ -295,38 +294,5 @@ func (e *env) mirrorServe(c *cli.Context) error {
 		e.log.Info("stopped with downloads under way", "error", err)
 	}
 	<-failed
-	return nil
-}
-
-func (e *env) mirrorClientConfig(c *cli.Context) error {
-	if err := nargs(c, 1); err != nil {
-		return err
-	}
-	if f := c.Args().First(); f != "apt" {
-		return usage("client-config knows apt, not %q", f)
-	}
-	s, err := mirrorStore(c, e)
-	if err != nil {
-		return err
-	}
-	name, err := s.Served()
-	if err != nil {
-		return err
-	}
-	if name == "" {
-		return errors.New("nothing is served yet: fettle mirror sync, or fettle bundle import")
-	}
-	snap, _, err := s.Snapshot(name)
-	if err != nil {
-		return err
-	}
-	text, err := apt.ClientConfig(c.Context, s, snap, c.String("base-url"))
-	if err != nil {
-		return err
-	}
-	if e.json {
-		return e.printJSON(map[string]string{"file": "/etc/apt/sources.list.d/fettle.sources", "text": text})
-	}
-	fmt.Fprint(e.stdout, text)
 	return nil
 }
