@@ -30,8 +30,30 @@ type Mirror struct {
 	Packages   []string   `json:"packages,omitempty"`   // none: whole
 	Recommends bool       `json:"recommends,omitempty"` // apt: in the closure too
 	Resign     bool       `json:"resign,omitempty"`     // apt: sign a whole mirror with the site's key
-	Keyrings   []string   `json:"keyrings,omitempty"`   // apt: files of OpenPGP keys
+	Keyrings   []string   `json:"keyrings,omitempty"`   // apt, rpm, files: files of OpenPGP keys
 	Files      []WantFile `json:"files,omitempty"`      // files
+
+	Lockfiles []string       `json:"lockfiles,omitempty"` // npm, go, pypi: files that say what is wanted
+	Python    []string       `json:"python,omitempty"`    // pypi: versions, e.g. 3.11
+	Omit      []string       `json:"omit,omitempty"`      // npm: dev, optional
+	Signed    string         `json:"signed,omitempty"`    // rpm: what upstream signs: index (or ""), packages
+	Checksums []WantChecked  `json:"checksums,omitempty"` // files: by signed lists of digests
+	Models    []WantSnapshot `json:"models,omitempty"`    // files: snapshots of model repositories
+}
+
+// WantChecked is files that the site wants by a list of digests that is signed.
+type WantChecked struct {
+	URL       string   `json:"url"`                 // of the list; the files are beside it
+	Signature string   `json:"signature,omitempty"` // its detached signature; none: the list is itself signed
+	Files     []string `json:"files,omitempty"`     // patterns; none: all
+	Path      string   `json:"path,omitempty"`      // folder in the served tree
+}
+
+// WantSnapshot is one commit of a model repository.
+type WantSnapshot struct {
+	Repo     string   `json:"repo"`            // OWNER/NAME
+	Revision string   `json:"revision"`        // commit
+	Files    []string `json:"files,omitempty"` // patterns; none: all
 }
 
 // WantFile is one file that the site wants by URL and digest.
@@ -39,6 +61,7 @@ type WantFile struct {
 	URL    string      `json:"url"`
 	SHA256 blob.Digest `json:"sha256"`
 	Path   string      `json:"path,omitempty"` // in the served tree; default: the URL's last element
+	Also   []string    `json:"also,omitempty"` // other addresses of the same bytes
 }
 
 // Kind says what an item is for.
@@ -62,7 +85,9 @@ type Item struct {
 	Name    string      `json:"name,omitempty"`
 	Version string      `json:"version,omitempty"`
 	Arch    string      `json:"arch,omitempty"`
-	Why     string      `json:"why,omitempty"` // what brought it in
+	Why     string      `json:"why,omitempty"`  // what brought it in
+	Sum     string      `json:"sum,omitempty"`  // the digest that upstream vouches for, where that is not SHA256
+	Also    []string    `json:"also,omitempty"` // other addresses of the same bytes
 }
 
 // Trust is one reason to believe the digests of a mirror's items.

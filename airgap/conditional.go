@@ -33,7 +33,7 @@ func (f *Fetcher) Index(ctx context.Context, rawURL string, limit int64) ([]byte
 	var old []byte
 	if data, err := os.ReadFile(path); err == nil && unmarshal(data, &v) == nil && v.URL == rawURL {
 		if n, err := f.Blobs.Size(v.SHA256); err == nil && n <= limit {
-			if old, err = readBlob(ctx, f.Blobs, v.SHA256, limit); err != nil {
+			if old, err = ReadBlob(ctx, f.Blobs, v.SHA256, limit); err != nil {
 				f.Log.Warn("the copy of an index is damaged and is fetched again", "url", redact(rawURL), "error", err)
 			}
 		}
@@ -49,7 +49,7 @@ func (f *Fetcher) Index(ctx context.Context, rawURL string, limit int64) ([]byte
 	if v.SHA256 != "" {
 		return out, nil // unchanged
 	}
-	d, err := putBytes(ctx, f.Blobs, out)
+	d, err := PutBytes(ctx, f.Blobs, out)
 	if err != nil {
 		return nil, err
 	}

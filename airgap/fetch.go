@@ -195,21 +195,35 @@ func (f *Fetcher) Get(ctx context.Context, it Item, add func(int64)) error {
 	if add == nil {
 		add = func(int64) {}
 	}
-	limit := it.Size
-	if limit < 0 {
-		limit = maxUnknownSize
-	}
 	sink, err := f.open(it)
 	if err != nil {
 		return err
 	}
 	defer sink.close()
 	add(sink.size())
+	var errs []error
+	for _, u := range append([]string{it.URL}, it.Also...) {
+		it.URL = u
+		err := f.bring(ctx, it, sink, add)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// bring fills sink from an item's address and commits it.
+func (f *Fetcher) bring(ctx context.Context, it Item, sink sink, add func(int64)) error {
+	limit := it.Size
+	if limit < 0 {
+		limit = maxUnknownSize
+	}
 	if it.Kind == KindFile {
 		ctx = context.WithValue(ctx, redirectKey{}, true)
 	}
 	restarted := false
-	err = f.try(ctx, it.URL, func() error {
+	err := f.try(ctx, it.URL, func() error {
 		err := f.transfer(ctx, it, sink, limit, add)
 		if err != nil {
 			return err

@@ -12,8 +12,8 @@ import (
 	"github.com/fettle-dev/fettle/blob"
 )
 
-// readBlob reads a whole blob, verified, of at most limit bytes.
-func readBlob(ctx context.Context, s *blob.Store, d blob.Digest, limit int64) ([]byte, error) {
+// ReadBlob reads a whole blob, verified, of at most limit bytes.
+func ReadBlob(ctx context.Context, s *blob.Store, d blob.Digest, limit int64) ([]byte, error) {
 	r, err := s.Open(ctx, d)
 	if err != nil {
 		return nil, err
@@ -29,8 +29,8 @@ func readBlob(ctx context.Context, s *blob.Store, d blob.Digest, limit int64) ([
 	return b, nil
 }
 
-// putBytes stores b unless it is there.
-func putBytes(ctx context.Context, s *blob.Store, b []byte) (blob.Digest, error) {
+// PutBytes stores b unless it is there.
+func PutBytes(ctx context.Context, s *blob.Store, b []byte) (blob.Digest, error) {
 	d := blob.FromBytes(b)
 	if n, err := s.Size(d); err == nil && n == int64(len(b)) {
 		return d, nil

@@ -60,7 +60,7 @@ func addSnapshot(t testing.TB, s *Store, name string, serial int64, files map[st
 		Lock: Lock{LockVersion, []LockedMirror{{Name: "m", Format: "files", Spec: m, Inputs: blob.FromBytes(nil), Trust: []Trust{}, Items: []Item{}}}}}
 	tree := Tree{Mirror: "m", Format: "files", Files: []File{}}
 	for _, p := range slices.Sorted(maps.Keys(files)) {
-		d, err := putBytes(t.Context(), s.Blobs(), files[p])
+		d, err := PutBytes(t.Context(), s.Blobs(), files[p])
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +139,7 @@ func checkServed(t testing.TB, s *Store, name string, files map[string][]byte) {
 		t.Errorf("snapshot %s has %d files; want %d", name, n, len(files))
 	}
 	for _, f := range snap.Trees[0].Files {
-		data, err := readBlob(t.Context(), s.Blobs(), f.SHA256, 1<<30)
+		data, err := ReadBlob(t.Context(), s.Blobs(), f.SHA256, 1<<30)
 		if err != nil || !bytes.Equal(data, files[f.Path]) {
 			t.Errorf("%s = %d bytes, %v; want %d", f.Path, len(data), err, len(files[f.Path]))
 		}

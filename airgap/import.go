@@ -287,7 +287,7 @@ func (im *importer) forget() error { return os.RemoveAll(im.dir) }
 // snapshotBytes are the bytes of the snapshot, from the blobs, or from the
 // store when an import of it was done before.
 func (im *importer) snapshotBytes(ctx context.Context) ([]byte, error) {
-	data, err := readBlob(ctx, im.s.blobs, im.b.Snapshot.SHA256, im.b.Snapshot.Size)
+	data, err := ReadBlob(ctx, im.s.blobs, im.b.Snapshot.SHA256, im.b.Snapshot.Size)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: the volumes hold no snapshot %s: %w", ErrDamaged, im.b.Snapshot.Name, errors.Join(err, im.forget()))
 	}

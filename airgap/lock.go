@@ -113,13 +113,23 @@ func (m LockedMirror) check() error {
 		default:
 			return fmt.Errorf("%s is of unknown kind %q", it.Path, it.Kind)
 		}
-		u, err := url.Parse(it.URL)
-		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-			return fmt.Errorf("%s: %q is no http or https address", it.Path, it.URL)
+		for _, raw := range append([]string{it.URL}, it.Also...) {
+			if err := CheckURL(raw); err != nil {
+				return fmt.Errorf("%s: %w", it.Path, err)
+			}
 		}
-		if u.User != nil {
-			return fmt.Errorf("%s: the address of %s has a password in it, which would end up in git and on the other side", it.Path, u.Host)
-		}
+	}
+	return nil
+}
+
+// CheckURL refuses what cannot stand in a lock as the address of a file.
+func CheckURL(raw string) error {
+	u, err := url.Parse(raw)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		return fmt.Errorf("%q is no http or https address", raw)
+	}
+	if u.User != nil {
+		return fmt.Errorf("the address of %s has a password in it, which would end up in git and on the other side", u.Host)
 	}
 	return nil
 }

@@ -66,6 +66,9 @@ func diffSpec(a, b Mirror) []string {
 	list("the architecture", a.Archs, b.Archs)
 	list("the package", a.Packages, b.Packages)
 	list("the keyring", a.Keyrings, b.Keyrings)
+	list("the file", a.Lockfiles, b.Lockfiles)
+	list("Python", a.Python, b.Python)
+	list("to omit", a.Omit, b.Omit)
 	truth := func(what string, a, b bool) {
 		if a != b {
 			out = append(out, fmt.Sprintf("%s: %t became %t.", what, a, b))
@@ -73,6 +76,9 @@ func diffSpec(a, b Mirror) []string {
 	}
 	truth("recommends", a.Recommends, b.Recommends)
 	truth("resign", a.Resign, b.Resign)
+	if a.Signed != b.Signed {
+		out = append(out, fmt.Sprintf("ATTENTION: upstream signs its %s; it was its %s.", cmp.Or(b.Signed, "index"), cmp.Or(a.Signed, "index")))
+	}
 	return out
 }
 

@@ -23,8 +23,9 @@ import (
 // for a switch of the snapshot with each request; a request that has begun
 // keeps what it began with. It may be used concurrently.
 type Handler struct {
-	store *Store
-	log   *slog.Logger
+	store   *Store
+	log     *slog.Logger
+	formats map[string]Serving
 
 	mu    sync.Mutex
 	stamp string // of the file served
@@ -34,14 +35,22 @@ type Handler struct {
 type served struct {
 	snap  Snapshot
 	files map[string]File // by URL path
+	trees map[string]Tree // by /FORMAT/MIRROR/
 }
 
-// NewHandler makes a handler. A nil logger discards.
-func NewHandler(s *Store, log *slog.Logger) *Handler {
+// NewHandler makes a handler. A nil logger discards. Formats that are
+// [Serving] answer for their trees.
+func NewHandler(s *Store, log *slog.Logger, formats ...Format) *Handler {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Handler{store: s, log: log}
+	h := &Handler{store: s, log: log, formats: map[string]Serving{}}
+	for _, f := range formats {
+		if sv, ok := f.(Serving); ok {
+			h.formats[f.Name()] = sv
+		}
+	}
+	return h
 }
 
 // current is the served snapshot. When a new one cannot be read, the last good
@@ -84,8 +93,9 @@ func (h *Handler) load() (*served, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &served{snap, map[string]File{}}
+	s := &served{snap, map[string]File{}, map[string]Tree{}}
 	for _, t := range snap.Trees {
+		s.trees["/"+t.Format+"/"+t.Mirror+"/"] = t
 		for _, f := range t.Files {
 			s.files["/"+t.Format+"/"+t.Mirror+"/"+f.Path] = f
 		}
@@ -95,6 +105,9 @@ func (h *Handler) load() (*served, error) {
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h.serving(w, r) {
+		return
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		http.Error(w, "only GET and HEAD", http.StatusMethodNotAllowed)
@@ -118,10 +131,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not in snapshot "+cur.snap.Name, http.StatusNotFound)
 		return
 	}
-	h.file(w, r, cur, f)
+	h.file(w, r, f, "")
 }
 
-func (h *Handler) file(w http.ResponseWriter, r *http.Request, cur *served, f File) {
+// file sends a file of a tree; a content type of "" is guessed from its name.
+func (h *Handler) file(w http.ResponseWriter, r *http.Request, f File, ctype string) {
 	rd, err := h.store.blobs.Open(r.Context(), f.SHA256)
 	if err != nil || rd.Size() != f.Size {
 		if err == nil {
@@ -134,9 +148,11 @@ func (h *Handler) file(w http.ResponseWriter, r *http.Request, cur *served, f Fi
 	}
 	defer rd.Close()
 	w.Header().Set("ETag", `"`+f.SHA256.Hex()+`"`)
-	ctype := mime.TypeByExtension(path.Ext(f.Path))
-	if ctype == "" || strings.HasPrefix(ctype, "text/html") {
-		ctype = "application/octet-stream"
+	if ctype == "" {
+		ctype = mime.TypeByExtension(path.Ext(f.Path))
+		if ctype == "" || strings.HasPrefix(ctype, "text/html") {
+			ctype = "application/octet-stream"
+		}
 	}
 	w.Header().Set("Content-Type", ctype)
 	w.Header().Set("X-Content-Type-Options", "nosniff")

@@ -95,7 +95,7 @@ func TestCollect(t *testing.T) {
 	if err := errors.Join(s.Pin("one", true), s.Use("three")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := putBytes(t.Context(), s.Blobs(), []byte("nobody needs this")); err != nil {
+	if _, err := PutBytes(t.Context(), s.Blobs(), []byte("nobody needs this")); err != nil {
 		t.Fatal(err)
 	}
 	before := readDir(t, s.Dir())

@@ -224,6 +224,28 @@ type Mirror struct {
 	Recommends bool         // apt: what packages recommend comes too
 	Resign     bool         // apt: sign a whole mirror with the site's key
 	Files      []MirrorFile // files: each by address and digest
+
+	Lockfiles []string          // npm, go, pypi: what is wanted, relative to the site folder
+	Python    []string          // pypi: e.g. "3.11"
+	Omit      []string          // npm: "dev", "optional"
+	Signed    string            // rpm: "index" (or ""), "packages"
+	Checksums []MirrorChecksums // files: by signed lists of digests
+	Models    []MirrorModel     // files: commits of model repositories
+}
+
+// MirrorChecksums is files that a signed list of digests vouches for.
+type MirrorChecksums struct {
+	URL       string
+	Signature string   // "" = the list is clear-signed
+	Files     []string // patterns; none: all
+	Path      string
+}
+
+// MirrorModel is one commit of a model repository.
+type MirrorModel struct {
+	Repo     string
+	Revision string
+	Files    []string // patterns; none: all
 }
 
 // MirrorFile is one file to be mirrored.
@@ -231,6 +253,7 @@ type MirrorFile struct {
 	URL    string
 	SHA256 string // 64 hex digits
 	Path   string // where it is served; "" = the last part of its address
+	Also   []string
 }
 
 // SecretName names one entry of the secrets file and says what it is for.

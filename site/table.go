@@ -299,19 +299,39 @@ func tables() *object {
 		{key: "url", goName: "URL", kind: address, required: true, doc: "where it is"},
 		{key: "sha256", goName: "SHA256", kind: matching("digest", `^[0-9a-f]{64}$`, 64, "write 64 lower-case hex digits"), required: true, doc: "its digest"},
 		{key: "path", goName: "Path", kind: kindText("path"), doc: "where it is served; unsaid: the last part of its address"},
+		{key: "also", goName: "Also", kind: list{of: address}, doc: "other addresses of the same bytes"},
+	}}
+	mirrorPath := matching("path", `^[A-Za-z0-9._/+-]+$`, 256, "write a path")
+	patterns := list{of: kindText("pattern")}
+	mirrorChecked := &object{name: "checksums", doc: "Files that a signed list of SHA256 digests vouches for.", fields: []field{
+		{key: "url", goName: "URL", kind: address, required: true, doc: "where the list is, such as .../SHA256SUMS; its files are beside it"},
+		{key: "signature", goName: "Signature", kind: address, doc: "where its detached OpenPGP signature is; unsaid: the list itself is clear-signed"},
+		{key: "files", goName: "Files", kind: patterns, doc: "names or patterns of the files to take; unsaid: all"},
+		{key: "path", goName: "Path", kind: kindText("path"), doc: "folder in which they are served"},
+	}}
+	mirrorModel := &object{name: "model", doc: "One commit of a model repository, Hugging Face style.", fields: []field{
+		{key: "repo", goName: "Repo", kind: matching("repository", `^(datasets/)?[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$`, 200, "write OWNER/NAME"), required: true, doc: "its repository: OWNER/NAME, or datasets/OWNER/NAME"},
+		{key: "revision", goName: "Revision", kind: matching("revision", `^[0-9a-f]{40}$`, 40, "write the commit, 40 hex digits: branches move"), required: true, doc: "the commit"},
+		{key: "files", goName: "Files", kind: patterns, doc: "names or patterns of the files to take; unsaid: all"},
 	}}
 	mirror := &object{name: "mirror", doc: "A package source to be mirrored.", fields: []field{
 		name("mirror"),
 		{key: "format", goName: "Format", kind: oneOf("format", "apt", "oci", "pypi", "files", "rpm", "npm", "go", "helm"), required: true, doc: "what kind of source"},
 		{key: "suites", goName: "Suites", kind: words, doc: "apt: suites"},
 		{key: "components", goName: "Components", kind: words, doc: "apt: components"},
-		{key: "archs", goName: "Archs", kind: words, doc: "architectures"},
+		{key: "archs", goName: "Archs", kind: words, doc: "architectures, by Debian's names"},
 		{key: "packages", goName: "Packages", kind: list{of: kindText("text")}, doc: "what to take, with what it depends on; unsaid: all"},
-		{key: "urls", goName: "URLs", kind: list{of: address}, doc: "apt: archives; unsaid: this machine's own apt sources"},
-		{key: "keyrings", goName: "Keyrings", kind: list{of: matching("path", `^[A-Za-z0-9._/+-]+$`, 256, "write a path")}, doc: "apt: files of OpenPGP keys, relative to the site folder; needed with urls"},
-		{key: "recommends", goName: "Recommends", kind: truth{}, doc: "apt: what packages recommend comes too"},
-		{key: "resign", goName: "Resign", kind: truth{}, doc: "apt: sign a whole mirror with the site's key, without an end of validity"},
+		{key: "urls", goName: "URLs", kind: list{of: address}, doc: "where it is; unsaid: what this machine itself is configured to use (apt, npm, go, pypi)"},
+		{key: "keyrings", goName: "Keyrings", kind: list{of: mirrorPath}, doc: "apt, rpm, files: files of OpenPGP keys, relative to the site folder; apt needs them with urls"},
+		{key: "recommends", goName: "Recommends", kind: truth{}, doc: "apt, rpm: what packages recommend comes too"},
+		{key: "resign", goName: "Resign", kind: truth{}, doc: "apt, rpm: sign a whole mirror with the site's key; apt: without an end of validity"},
 		{key: "files", goName: "Files", kind: list{of: mirrorFile}, doc: "files: each by address and digest"},
+		{key: "lockfiles", goName: "Lockfiles", kind: list{of: mirrorPath}, doc: "what is wanted, relative to the site folder; npm: package-lock.json files; go: go.mod or go.sum files; pypi: requirements with hashes"},
+		{key: "python", goName: "Python", kind: list{of: matching("version", `^3\.[0-9]{1,2}$`, 5, "write a version such as 3.11")}, doc: "pypi: versions of Python that install; unsaid: wheels for any"},
+		{key: "omit", goName: "Omit", kind: list{of: oneOf("kind of dependency", "dev", "optional")}, doc: "npm: kinds of dependencies that are left out"},
+		{key: "signed", goName: "Signed", kind: oneOf("choice", "index", "packages"), doc: "rpm: what upstream signs, index when unsaid; packages: its index has no signature, each package's own is verified"},
+		{key: "checksums", goName: "Checksums", kind: list{of: mirrorChecked}, doc: "files: by signed lists of digests"},
+		{key: "models", goName: "Models", kind: list{of: mirrorModel}, doc: "files: commits of model repositories below urls"},
 	}}
 	secret := &object{name: "secret", doc: "The name of an entry of the secrets file; its value is never here.", fields: []field{
 		name("secret"),

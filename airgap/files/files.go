@@ -47,8 +47,8 @@ func (Format) Resolve(_ context.Context, _ airgap.Env, m airgap.Mirror, prev *ai
 			return airgap.LockedMirror{}, fmt.Errorf("two files would be at %s: give one of them a path", p)
 		}
 		seen[p] = true
-		out.Items = append(out.Items, airgap.Item{Path: p, URL: w.URL, Size: -1, SHA256: w.SHA256, Kind: airgap.KindFile, Why: "the site file"})
-		all = fmt.Appendf(all, "%s %s %s\n", w.URL, w.SHA256, p)
+		out.Items = append(out.Items, airgap.Item{Path: p, URL: w.URL, Size: -1, SHA256: w.SHA256, Kind: airgap.KindFile, Why: "the site file", Also: w.Also})
+		all = fmt.Appendf(all, "%s %s %s %q\n", w.URL, w.SHA256, p, w.Also)
 	}
 	out.Inputs = blob.FromBytes(all)
 	if prev != nil && prev.Inputs == out.Inputs {

@@ -1,0 +1,140 @@
+package airgap
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/fettle-dev/fettle/blob"
+)
+
+// equals is a check for exactly these bytes.
+func equals(want []byte) func(io.ReaderAt, int64) error {
+	return func(r io.ReaderAt, size int64) error {
+		got, err := io.ReadAll(io.NewSectionReader(r, 0, size))
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(got, want) {
+			return errors.New("these are other bytes")
+		}
+		return nil
+	}
+}
+
+func TestLearn(t *testing.T) {
+	data := noise(20, 90_000)
+	for _, tt := range []struct {
+		name  string
+		up    *upstream
+		size  int64
+		want  []byte
+		wrong string
+	}{
+		{"at once", &upstream{data: data, ranges: true}, -1, data, ""},
+		{"size known", &upstream{data: data, ranges: true}, int64(len(data)), data, ""},
+		{"cut", &upstream{data: data, ranges: true, cut: 30_000, cuts: 2}, int64(len(data)), data, ""},
+		{"other bytes", &upstream{data: noise(21, 90_000), ranges: true}, -1, data, "other bytes"},
+		{"longer", &upstream{data: noise(21, 90_001), ranges: true}, 90_000, data, "more than the 90000 bytes"},
+		{"gone", &upstream{data: data, status: []int{404}}, -1, data, "not at upstream"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.up.asked = make(chan string, 20)
+			srv := httptest.NewServer(tt.up)
+			defer srv.Close()
+			f := fetcher(t)
+			got, err := f.Learn(t.Context(), []Unknown{{Item{Path: "x", URL: srv.URL + "/x", Size: tt.size, Sum: "sha512-x"}, equals(tt.want)}})
+			if tt.wrong != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.wrong) {
+					t.Errorf("Learn = %v; want an error with %q", err, tt.wrong)
+				}
+				if f.Blobs.Has(blob.FromBytes(tt.up.data)) {
+					t.Error("Learn kept bytes that nobody vouches for")
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got[0].SHA256 != blob.FromBytes(data) || got[0].Size != int64(len(data)) || f.Blobs.Verify(t.Context(), got[0].SHA256) != nil {
+				t.Errorf("Learn = %s, %d bytes; want %s, %d", got[0].SHA256, got[0].Size, blob.FromBytes(data), len(data))
+			}
+			if left, err := filepath.Glob(filepath.Join(f.Dir, "partial", "*")); err != nil || len(left) > 0 {
+				t.Errorf("Learn left %v, %v", left, err)
+			}
+		})
+	}
+}
+
+// What an earlier run left of a file is gone on with when it is right, else
+// the file is fetched anew.
+func TestLearnAcrossRuns(t *testing.T) {
+	data := noise(22, 50_000)
+	for name, status := range map[string]int{"right": http.StatusPartialContent, "wrong": http.StatusOK} {
+		up := &upstream{data: data, ranges: true, cut: 20_000, cuts: 1, asked: make(chan string, 20)}
+		srv := httptest.NewServer(up)
+		defer srv.Close()
+		f := fetcher(t)
+		f.Tries = 1
+		u := Unknown{Item{Path: "x", URL: srv.URL + "/x", Size: -1}, equals(data)}
+		if _, err := f.Learn(t.Context(), []Unknown{u}); err == nil {
+			t.Fatalf("%s: Learn of a cut file has no error", name)
+		}
+		left, err := filepath.Glob(filepath.Join(f.Dir, "partial", "*"))
+		if err != nil || len(left) != 1 {
+			t.Fatalf("%s: a cut Learn left %v, %v; want one file", name, left, err)
+		}
+		if status == http.StatusOK {
+			if err := os.WriteFile(left[0], noise(23, 20_000), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		f.Tries = 3
+		if got, err := f.Learn(t.Context(), []Unknown{u}); err != nil || got[0].SHA256 != blob.FromBytes(data) {
+			t.Errorf("%s: Learn = %v, %v", name, got, err)
+		}
+		if <-up.asked; <-up.asked != "bytes=20000-" {
+			t.Errorf("%s: the second run did not ask for the rest", name)
+		}
+	}
+}
+
+// The first address that has the right bytes wins.
+func TestFetchAlso(t *testing.T) {
+	data := noise(24, 1000)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/good":
+			_, _ = w.Write(data)
+		case "/wrong":
+			_, _ = w.Write(noise(25, 1000))
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	defer srv.Close()
+	for _, tt := range []struct {
+		name string
+		urls []string
+		ok   bool
+	}{
+		{"second", []string{"/gone", "/good"}, true},
+		{"behind a liar", []string{"/wrong", "/gone", "/good"}, true},
+		{"none", []string{"/gone", "/wrong"}, false},
+	} {
+		f := fetcher(t)
+		it := Item{Path: "x", URL: srv.URL + tt.urls[0], Size: 1000, SHA256: blob.FromBytes(data)}
+		for _, u := range tt.urls[1:] {
+			it.Also = append(it.Also, srv.URL+u)
+		}
+		if err := f.Get(t.Context(), it, nil); (err == nil) != tt.ok {
+			t.Errorf("%s: Get = %v; want success: %v", tt.name, err, tt.ok)
+		}
+	}
+}
