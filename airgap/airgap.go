@@ -72,6 +72,7 @@ const (
 	KindIndex    Kind = "index"    // upstream's metadata, as clients use it
 	KindPackage  Kind = "package"  // what an index names
 	KindFile     Kind = "file"     // a file of its own
+	KindPart     Kind = "part"     // what a package is made of, such as a layer; upstream may send it from another host
 	KindEvidence Kind = "evidence" // upstream's metadata that vouches for items, not used by clients
 )
 

@@ -43,6 +43,9 @@ type Fetcher struct {
 	Blobs *blob.Store
 	Dir   string       // where validators and large partial files are kept
 	HTTP  *http.Client // nil: a client of its own that uses the environment's proxies
+	// Wrap, when it is not nil, makes the transport of all requests from the
+	// client's own: for upstreams that want more than a plain request.
+	Wrap func(http.RoundTripper) http.RoundTripper
 
 	PerHost  int           // requests at once to one host; 0: 6
 	Tries    int           // for each file; 0: 5
@@ -83,6 +86,9 @@ func (f *Fetcher) init() {
 			t.ResponseHeaderTimeout = orDefault(f.Stall, defaultStall)
 			t.DisableCompression = true // digests are of the bytes as they are
 			c.Transport = t
+		}
+		if f.Wrap != nil {
+			c.Transport = f.Wrap(c.Transport)
 		}
 		c.CheckRedirect = checkRedirect
 		f.client = &c
@@ -219,7 +225,7 @@ func (f *Fetcher) bring(ctx context.Context, it Item, sink sink, add func(int64)
 	if limit < 0 {
 		limit = maxUnknownSize
 	}
-	if it.Kind == KindFile {
+	if it.Kind == KindFile || it.Kind == KindPart {
 		ctx = context.WithValue(ctx, redirectKey{}, true)
 	}
 	restarted := false

@@ -109,7 +109,7 @@ func (m LockedMirror) check() error {
 			return fmt.Errorf("%s has %d bytes", it.Path, it.Size)
 		}
 		switch it.Kind {
-		case KindIndex, KindPackage, KindFile, KindEvidence:
+		case KindIndex, KindPackage, KindFile, KindPart, KindEvidence:
 		default:
 			return fmt.Errorf("%s is of unknown kind %q", it.Path, it.Kind)
 		}

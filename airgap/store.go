@@ -268,8 +268,9 @@ type Collected struct {
 }
 
 // Collect removes all but the newest keep snapshots, the served one and pinned
-// ones, then every blob that no snapshot left needs, and what interrupted
-// transfers left. With dry it only says what would go.
+// ones, then every blob that neither a snapshot left nor a file of OwnDir
+// needs, and what interrupted transfers left. With dry it only says what would
+// go.
 func (s *Store) Collect(ctx context.Context, keep int, dry bool) (Collected, error) {
 	unlock, err := s.lock()
 	if err != nil {
@@ -309,6 +310,16 @@ func (s *Store) Collect(ctx context.Context, keep int, dry bool) (Collected, err
 			os.RemoveAll(filepath.Join(s.dir, "imports")), os.RemoveAll(filepath.Join(s.dir, "partial"))); err != nil {
 			return out, err
 		}
+	}
+	if !dry {
+		release, err := s.holdOwn(syscall.LOCK_EX)
+		if err != nil {
+			return out, err
+		}
+		defer release()
+	}
+	if err := s.ownDigests(ctx, func(d blob.Digest) { needed[d] = true }); err != nil {
+		return out, err
 	}
 	err = s.blobs.List(ctx, func(d blob.Digest, n int64) error {
 		if needed[d] {
