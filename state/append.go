@@ -141,8 +141,10 @@ type writer struct {
 func (w *writer) write(batch []*appendRequest) {
 	ctx, cancel := w.store.bound(w.store.ctx)
 	defer cancel()
-	err := w.commit(ctx, batch)
+	err := w.store.space()
 	if err != nil {
+		err = fmt.Errorf("appending events: %w", err)
+	} else if err = w.commit(ctx, batch); err != nil {
 		w.loaded = false // unknown whether it was written
 	}
 	for _, r := range batch {

@@ -25,15 +25,31 @@ import (
 // former. A Declined lease belongs to no MAC; it keeps the address out of use
 // until it expires.
 func (s *Store) PutLease(ctx context.Context, l Lease) error {
-	doing := fmt.Sprintf("leasing %s on %s to %s", l.Addr, l.Network, macText(l.MAC))
-	switch {
-	case l.Network == "":
-		return fmt.Errorf("%s: the lease names no network", doing)
-	case !l.Addr.IsValid():
-		return fmt.Errorf("%s: the lease has no address", doing)
-	case l.Expires.IsZero():
-		return fmt.Errorf("%s: the lease never expires; give it a time, however far", doing)
+	err := validLease(l)
+	if err == nil && s.committer != nil {
+		err = s.committer.submit(ctx, l, false)
 	}
+	if err == nil && s.committer == nil {
+		return s.putLease(ctx, l)
+	}
+	return s.leaseErr(ctx, err, "leasing", l)
+}
+
+// leaseErr says what failed; the sentence is made only then.
+func (s *Store) leaseErr(ctx context.Context, err error, doing string, l Lease) error {
+	if err == nil {
+		return nil
+	}
+	doing = fmt.Sprintf("%s %s on %s", doing, l.Addr, l.Network)
+	if doing[0] == 'l' {
+		doing += " to " + macText(l.MAC)
+	}
+	return s.wrap(ctx, doing, err)
+}
+
+// putLease writes a lease into a cluster that others write to as well.
+func (s *Store) putLease(ctx context.Context, l Lease) error {
+	doing := fmt.Sprintf("leasing %s on %s to %s", l.Addr, l.Network, macText(l.MAC))
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
 	for { // until nobody else wrote in between; bounded bounds it
@@ -45,6 +61,37 @@ func (s *Store) PutLease(ctx context.Context, l Lease) error {
 			return nil
 		}
 	}
+}
+
+// indexLeases writes the index by MAC of leases that an embedded store wrote,
+// which has it in memory alone: the state was moved to this cluster.
+func (s *Store) indexLeases(ctx context.Context) error {
+	resp, err := s.txn(ctx, nil, clientv3.OpGet(keyLeaseSeq), clientv3.OpGet(prefixLeases, clientv3.WithPrefix()))
+	if err != nil {
+		return err
+	}
+	moved := one(resp.Responses[0].GetResponseRange().Kvs)
+	if moved == nil {
+		return nil
+	}
+	newest := map[string]Lease{}
+	for _, kv := range resp.Responses[1].GetResponseRange().Kvs {
+		var l Lease
+		if err := json.Unmarshal(kv.Value, &l); err != nil {
+			return fmt.Errorf("%s is unreadable: %w", kv.Key, err)
+		}
+		key := leaseMACKey(l.Network, l.MAC)
+		if old, ok := newest[key]; !l.Declined && (!ok || old.Expires.Before(l.Expires)) {
+			newest[key] = l
+		}
+	}
+	for key, l := range newest {
+		if _, err := s.txn(ctx, nil, clientv3.OpPut(key, l.Addr.String())); err != nil {
+			return err
+		}
+	}
+	_, err = s.txn(ctx, []clientv3.Cmp{sameRevision(keyLeaseSeq, moved)}, clientv3.OpDelete(keyLeaseSeq), clientv3.OpDelete(keyLeaseClock))
+	return err
 }
 
 // tryLease decides on what it reads and writes if that is still so.
@@ -64,14 +111,8 @@ func (s *Store) tryLease(ctx context.Context, l Lease) (bool, error) {
 		if err := json.Unmarshal(byAddr.Value, &old); err != nil {
 			return false, fmt.Errorf("%s is unreadable: %w", key, err)
 		}
-		live := s.now().Before(old.Expires)
-		switch {
-		case live && old.Declined && !l.Declined:
-			return false, fmt.Errorf("%w: it was declined, and is quarantined until %s",
-				ErrAddressTaken, old.Expires.UTC().Format("15:04:05Z"))
-		case live && !old.Declined && old.MAC != l.MAC:
-			return false, fmt.Errorf("%w: %s holds it until %s",
-				ErrAddressTaken, macText(old.MAC), old.Expires.UTC().Format("15:04:05Z"))
+		if err := refusal(old, s.now().Before(old.Expires), l); err != nil {
+			return false, err
 		}
 		if old.MAC != l.MAC && !old.Declined {
 			// The former holder's index entry goes, if it still points here;
@@ -105,6 +146,10 @@ func (s *Store) tryLease(ctx context.Context, l Lease) (bool, error) {
 
 // LeaseByMAC returns the lease that mac has on network, expired or not.
 func (s *Store) LeaseByMAC(ctx context.Context, network string, mac site.MAC) (Lease, bool, error) {
+	if s.book != nil {
+		h, ok := s.book.of(leaseOf{network, mac})
+		return s.leaseFound(h, ok)
+	}
 	doing := fmt.Sprintf("reading the lease of %s on %s", macText(mac), network)
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
@@ -129,6 +174,10 @@ func (s *Store) LeaseByMAC(ctx context.Context, network string, mac site.MAC) (L
 
 // LeaseByAddr returns the lease of an address, expired or not.
 func (s *Store) LeaseByAddr(ctx context.Context, network string, addr netip.Addr) (Lease, bool, error) {
+	if s.book != nil {
+		h, ok := s.book.at(leaseAt{network, addr})
+		return s.leaseFound(h, ok)
+	}
 	doing := fmt.Sprintf("reading the lease of %s on %s", addr, network)
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
@@ -147,8 +196,30 @@ func (s *Store) LeaseByAddr(ctx context.Context, network string, addr netip.Addr
 	return l, true, nil
 }
 
+// leaseFound is a lease of the book, while the store lives.
+func (s *Store) leaseFound(h held, ok bool) (Lease, bool, error) {
+	if s.ctx.Err() != nil {
+		return Lease{}, false, s.wrap(s.ctx, "reading a lease", s.ctx.Err())
+	}
+	if !ok {
+		return Lease{}, false, nil
+	}
+	return s.leaseOut(h), true, nil
+}
+
 // Leases returns every lease, by network, then by address.
 func (s *Store) Leases(ctx context.Context) ([]Lease, error) {
+	if s.book != nil {
+		var out []Lease
+		for _, h := range s.book.all() {
+			l, _, err := s.leaseFound(h, true)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, l)
+		}
+		return out, nil
+	}
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
 	resp, err := s.get(bounded, prefixLeases, clientv3.WithPrefix())
@@ -171,6 +242,10 @@ func (s *Store) Leases(ctx context.Context) ([]Lease, error) {
 
 // DropLease frees an address. Dropping what is not leased is no error.
 func (s *Store) DropLease(ctx context.Context, network string, addr netip.Addr) error {
+	if s.committer != nil {
+		l := Lease{Network: network, Addr: addr}
+		return s.leaseErr(ctx, s.committer.submit(ctx, l, true), "freeing", l)
+	}
 	doing := fmt.Sprintf("freeing %s on %s", addr, network)
 	key := leaseKey(network, addr)
 	bounded, cancel := s.bound(ctx)
@@ -229,5 +304,13 @@ func leaseMACKey(network string, mac site.MAC) string {
 }
 
 func macText(m site.MAC) string {
-	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+	const hex = "0123456789abcdef"
+	var b [17]byte
+	for i, c := range m {
+		if i > 0 {
+			b[3*i-1] = ':'
+		}
+		b[3*i], b[3*i+1] = hex[c>>4], hex[c&15]
+	}
+	return string(b[:])
 }

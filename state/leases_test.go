@@ -4,10 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fettle-dev/fettle/site"
 )
@@ -180,4 +183,33 @@ func BenchmarkPutLeaseParallel(b *testing.B) {
 			}
 		}
 	})
+}
+
+// BenchmarkLeaseBurst has 64 machines ask at once, again and again, each for
+// an address of its own.
+func BenchmarkLeaseBurst(b *testing.B) {
+	s := openTest(b)
+	var n atomic.Int32
+	b.SetParallelism(64 / runtime.GOMAXPROCS(0))
+	start := cpuTime(b)
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			i := n.Add(1)
+			now := time.Now()
+			l := Lease{Network: "boot", Addr: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}),
+				MAC: site.MAC{2, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}, Granted: now, Expires: now.Add(time.Hour)}
+			if err := s.PutLease(b.Context(), l); err != nil {
+				b.Error(err)
+			}
+		}
+	})
+	b.ReportMetric(float64((cpuTime(b)-start).Nanoseconds())/float64(b.N), "cpu-ns/op")
+}
+
+func cpuTime(t testing.TB) time.Duration {
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

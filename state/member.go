@@ -18,11 +18,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Limits of the embedded etcd. It preallocates two write-ahead files of 64 MB.
+// Limits of the embedded etcd. It preallocates two write-ahead files of 64 MB,
+// and one more whenever one is full.
 const (
-	minFreeBytes    = 192 << 20
+	minFreeBytes    = 240 << 20 // to start with
+	freeReserve     = 96 << 20  // below this nothing is written
 	quotaBytes      = 4 << 30
 	maxRequestBytes = 8 << 20
+	maxTxnOps       = 1 << 20 // a change of the clock rewrites every lease at once
 	closeTimeout    = 5 * time.Second
 )
 
@@ -89,16 +92,21 @@ func lockDir(dir string) (*os.File, error) {
 
 // checkSpace refuses a disk on which etcd would die halfway through its start.
 func checkSpace(dir string) error {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
+	free, err := freeBytes(dir)
+	if err != nil {
 		return fmt.Errorf("cannot be examined: %w", err)
 	}
-	free := fs.Bavail * uint64(fs.Bsize) //nolint:gosec // block sizes are positive
 	if free < minFreeBytes {
 		return fmt.Errorf("has %d MiB free and needs %d MiB: free some space or choose another directory: %w",
 			free>>20, minFreeBytes>>20, unix.ENOSPC)
 	}
 	return nil
+}
+
+func freeBytes(dir string) (uint64, error) {
+	var fs unix.Statfs_t
+	err := unix.Statfs(dir, &fs)
+	return fs.Bavail * uint64(fs.Bsize), err //nolint:gosec // block sizes are positive
 }
 
 func isNoSpace(err error) bool {
@@ -120,6 +128,7 @@ func memberConfig(data string, log *slog.Logger, died *fatal) *embed.Config {
 	c.AutoCompactionMode, c.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
 	c.QuotaBackendBytes = quotaBytes
 	c.MaxRequestBytes = maxRequestBytes
+	c.MaxTxnOps = maxTxnOps
 	c.BootstrapDefragThresholdMegabytes = 256
 	c.SnapshotCount = 10_000
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(log, died))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sys/unix"
 )
 
 // Config says where state is kept: exactly one of Dir and Endpoints.
@@ -21,6 +22,10 @@ type Config struct {
 	TLS       *tls.Config // to the Endpoints
 	Logger    *slog.Logger
 	Now       func() time.Time // default time.Now
+	// Elapsed is the time since some moment, by a clock that nobody sets; the
+	// default is the time since the machine started or, with a Now of the
+	// caller's, that clock.
+	Elapsed func() time.Duration
 }
 
 // Errors that callers tell apart.
@@ -41,6 +46,8 @@ const (
 	prefixInventory = prefix + "inventory/"
 	prefixLeases    = prefix + "leases/"
 	prefixLeaseMACs = prefix + "lease-macs/"
+	keyLeaseSeq     = prefix + "lease-seq"
+	keyLeaseClock   = prefix + "lease-clock"
 	prefixLocks     = prefix + "locks/"
 	prefixDocs      = prefix + "doc/"
 )
@@ -62,6 +69,15 @@ type Store struct {
 	log    *slog.Logger
 	now    func() time.Time
 
+	// Of an embedded store: leases in memory and their writer; nil for a
+	// cluster, which others write to as well.
+	book       *leaseBook
+	committer  *leaseCommitter
+	leaseQueue chan *leaseRequest
+	elapsed    func() time.Duration   // a clock that nobody sets
+	boot       string                 // which start of the machine that clock is of
+	free       func() (uint64, error) // bytes that the directory's disk has left; nil for a cluster
+
 	// ctx ends when the store is closed or its etcd fails; its cause says which.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
@@ -81,10 +97,19 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
+	boot := bootID()
+	switch {
+	case c.Elapsed != nil:
+	case c.Now == nil:
+		c.Elapsed = sinceBoot
+	default: // one clock for both: it is never seen to be set
+		boot = ""
+		c.Elapsed = func() time.Duration { return c.Now().Sub(time.Unix(0, 0)) }
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	s := &Store{log: c.Logger, now: c.Now, queue: make(chan *appendRequest, maxBatchEvents)}
+	s := &Store{log: c.Logger, now: c.Now, elapsed: c.Elapsed, boot: boot, queue: make(chan *appendRequest, maxBatchEvents)}
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	ctx, stop := context.WithTimeout(ctx, openTimeout)
 	defer stop()
@@ -99,6 +124,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, err
 	}
 	s.done.Go(s.appendLoop)
+	if s.committer != nil {
+		s.done.Go(s.committer.run)
+	}
 	return s, nil
 }
 
@@ -108,6 +136,7 @@ func (s *Store) openDir(ctx context.Context, dir string) error {
 		return fmt.Errorf("state directory %s: %w", dir, err)
 	}
 	s.where = "state directory " + dir
+	s.free = func() (uint64, error) { return freeBytes(dir) }
 	m, err := startMember(ctx, dir, s.log, func(err error) {
 		s.cancel(fmt.Errorf("%s: %w", s.where, err))
 	})
@@ -119,6 +148,12 @@ func (s *Store) openDir(ctx context.Context, dir string) error {
 	// a killed process left would only delay us.
 	if _, err := s.txn(ctx, nil, clientv3.OpDelete(prefixLocks, clientv3.WithPrefix())); err != nil {
 		err = s.wrap(ctx, "clearing old locks", err)
+		return errors.Join(err, s.closeEtcd())
+	}
+	s.book, s.leaseQueue = newLeaseBook(), make(chan *leaseRequest, leaseQueueLen)
+	s.committer = &leaseCommitter{s: s}
+	if err := s.committer.load(ctx); err != nil {
+		err = s.wrap(ctx, "reading leases", err)
 		return errors.Join(err, s.closeEtcd())
 	}
 	return nil
@@ -144,6 +179,9 @@ func (s *Store) openCluster(ctx context.Context, c Config) error {
 	if _, err := cli.Get(probe, keySeq); err != nil {
 		err = fmt.Errorf("%s does not answer; check the endpoints and certificates, and that the cluster has a leader: %w", s.where, err)
 		return errors.Join(err, cli.Close())
+	}
+	if err := s.indexLeases(ctx); err != nil {
+		return errors.Join(s.wrap(ctx, "indexing leases", err), cli.Close())
 	}
 	return nil
 }
@@ -200,10 +238,24 @@ func (s *Store) wrap(ctx context.Context, doing string, err error) error {
 		err = context.Cause(s.ctx)
 	case errors.Is(context.Cause(ctx), errSlow):
 		err = fmt.Errorf("%s: %w", s.where, errSlow)
-	case isNoSpace(err):
+	case isNoSpace(err) && !errors.Is(err, unix.ENOSPC):
 		err = fmt.Errorf("%s is full (%w): free or add space, or move old events to another store", s.where, err)
 	}
 	return fmt.Errorf("%s: %w", doing, err)
+}
+
+// space refuses to write what a nearly full disk might not take: etcd gives up
+// for good on a full one. With space again, all goes on.
+func (s *Store) space() error {
+	if s.free == nil {
+		return nil
+	}
+	free, err := s.free()
+	if err != nil || free >= freeReserve {
+		return nil // a disk that cannot be examined says so when it is written
+	}
+	return fmt.Errorf("%s has %d MiB of disk left, and nothing is written below %d: free some space; it goes on by itself then: %w",
+		s.where, free>>20, freeReserve>>20, unix.ENOSPC)
 }
 
 // do makes a request of etcd. An embedded etcd that gave up leaves requests

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"net/url"
 	"os"
 	"os/exec"
@@ -334,12 +335,37 @@ func TestFullDisk(t *testing.T) {
 		}
 		t.Log(err)
 	})
-	t.Run("while running", func(t *testing.T) {
+	t.Run("while running, and free again", func(t *testing.T) {
+		dir := smallDisk(t, 256<<20)
+		s := openConfig(t, Config{Dir: dir})
+		other := filepath.Join(dir, "other")
+		if err := os.WriteFile(other, make([]byte, 64<<20), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		l := Lease{Network: "boot", Addr: netip.MustParseAddr("192.0.2.10"), Granted: time.Now(), Expires: time.Now().Add(time.Hour)}
+		if _, err := s.Append(t.Context(), Event{Kind: "test", Text: "x"}); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("Append on a full disk = %v; want ENOSPC naming %s", err, dir)
+		}
+		if err := s.PutLease(t.Context(), l); !errors.Is(err, unix.ENOSPC) || !strings.Contains(err.Error(), dir) {
+			t.Errorf("PutLease on a full disk = %v; want ENOSPC naming %s", err, dir)
+		}
+		if err := os.Remove(other); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Append(t.Context(), Event{Kind: "test", Text: "x"}); err != nil {
+			t.Errorf("Append with space again = %v", err)
+		}
+		if err := s.PutLease(t.Context(), l); err != nil {
+			t.Errorf("PutLease with space again = %v", err)
+		}
+	})
+	t.Run("filled faster than is seen", func(t *testing.T) {
 		dir := smallDisk(t, 256<<20)
 		s, err := Open(t.Context(), Config{Dir: dir})
 		if err != nil {
 			t.Fatal(err)
 		}
+		s.free = nil
 		big := Event{Machine: "gpu-01", Kind: "test", Text: strings.Repeat("x", 256<<10)}
 		acknowledged := 0
 		for range 2000 {

@@ -1,0 +1,299 @@
+package state
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+const (
+	// maxLeaseBatch is how many leases one transaction takes. The embedded
+	// member is ours: its limit of operations is far above this.
+	maxLeaseBatch = 512
+	// leaseQueue holds a burst of requests while a batch is being synced.
+	leaseQueueLen = 1024
+	// clockCheck is how often an idle store looks for a clock that was set.
+	clockCheck = 10 * time.Second
+)
+
+// leaseRequest is a lease to be put, or an address to be freed.
+type leaseRequest struct {
+	lease Lease
+	drop  bool
+	done  chan error // buffered
+}
+
+// leaseCommitter is the one writer of leases of an embedded store. Requests
+// that wait while a batch is synced to disk go together into the next.
+type leaseCommitter struct {
+	s        *Store
+	loaded   bool  // the book is what is on disk
+	revision int64 // ModRevision of keyLeaseSeq
+	seq      int64
+	clock    leaseClock
+	pool     sync.Pool
+}
+
+// submit hands a request over and waits until it is on disk.
+func (c *leaseCommitter) submit(ctx context.Context, l Lease, drop bool) error {
+	r, _ := c.pool.Get().(*leaseRequest)
+	if r == nil {
+		r = &leaseRequest{done: make(chan error, 1)}
+	}
+	r.lease, r.drop = l, drop
+	s := c.s
+	select {
+	case s.leaseQueue <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-s.ctx.Done():
+		return context.Cause(s.ctx)
+	}
+	select {
+	case err := <-r.done:
+		c.pool.Put(r)
+		return err
+	case <-ctx.Done():
+		return ctx.Err() // it may be written or not
+	case <-s.ctx.Done():
+		select {
+		case err := <-r.done: // it was in time
+			return err
+		default:
+			return context.Cause(s.ctx)
+		}
+	}
+}
+
+// run ends with s.ctx.
+func (c *leaseCommitter) run() {
+	tick := time.NewTicker(clockCheck)
+	defer tick.Stop()
+	batch := make([]*leaseRequest, 0, maxLeaseBatch)
+	for {
+		batch = batch[:0]
+		select {
+		case r := <-c.s.leaseQueue:
+			batch = append(batch, r)
+		case <-tick.C:
+		case <-c.s.ctx.Done():
+			return
+		}
+		if len(batch) > 0 {
+			// On one processor those who would ask next have not run yet:
+			// without this every batch is of one.
+			runtime.Gosched()
+		}
+	more:
+		for len(batch) > 0 && len(batch) < maxLeaseBatch {
+			select {
+			case r := <-c.s.leaseQueue:
+				batch = append(batch, r)
+			default:
+				break more
+			}
+		}
+		c.write(batch)
+	}
+}
+
+// write decides on a batch, writes it and answers its requests. An empty one
+// only looks at the clock.
+func (c *leaseCommitter) write(batch []*leaseRequest) {
+	ctx, cancel := c.s.bound(c.s.ctx)
+	defer cancel()
+	errs := make([]error, len(batch))
+	if err := c.commit(ctx, batch, errs); err != nil {
+		c.loaded = false // unknown whether it was written
+		if len(batch) == 0 && c.s.ctx.Err() == nil {
+			c.s.log.Warn("leases after a change of the clock are not written yet", "err", err)
+		}
+		for i := range errs {
+			errs[i] = err
+		}
+	}
+	for i, r := range batch {
+		r.done <- errs[i]
+	}
+}
+
+// commit fills errs with the refusals; an error of its own is of the whole
+// batch. It goes on while a write that was given up earlier gets in between;
+// ctx bounds it.
+func (c *leaseCommitter) commit(ctx context.Context, batch []*leaseRequest, errs []error) error {
+	for {
+		if !c.loaded {
+			if err := c.load(ctx); err != nil {
+				return err
+			}
+		}
+		now, elapsed := c.s.now(), c.s.elapsed()
+		change := c.s.book.change()
+		clockSet := c.clock.jumped(now, elapsed)
+		if clockSet {
+			c.clock.shift(change, now, elapsed)
+		}
+		for i, r := range batch {
+			errs[i] = nil
+			if r.drop {
+				change.drop(leaseAt{r.lease.Network, r.lease.Addr})
+				continue
+			}
+			errs[i] = change.put(hold(r.lease, now, elapsed), elapsed)
+		}
+		if len(change.addr) == 0 && !clockSet {
+			return nil
+		}
+		if full := c.s.space(); full != nil {
+			for i := range errs {
+				errs[i] = cmp.Or(errs[i], full)
+			}
+			return nil
+		}
+		ok, err := c.store(ctx, change, clockSet, now, elapsed)
+		if err != nil {
+			return err
+		}
+		if ok {
+			change.apply()
+			return nil
+		}
+		c.loaded = false
+	}
+}
+
+// store writes a change if nothing was written since the book was loaded.
+func (c *leaseCommitter) store(ctx context.Context, change *leaseChange, clockSet bool, now time.Time, elapsed time.Duration) (bool, error) {
+	ops := make([]clientv3.Op, 0, 2+len(change.addr))
+	ops = append(ops, clientv3.OpPut(keyLeaseSeq, fmt.Sprint(c.seq+1)))
+	if clockSet {
+		c.clock.set(now, elapsed)
+		b, err := json.Marshal(c.clock)
+		if err != nil {
+			return false, err
+		}
+		ops = append(ops, clientv3.OpPut(keyLeaseClock, string(b)))
+	}
+	for k, h := range change.addr {
+		if h == nil {
+			ops = append(ops, clientv3.OpDelete(leaseKey(k.network, k.addr)))
+			continue
+		}
+		v, err := encodeLease(h.Lease)
+		if err != nil {
+			return false, err
+		}
+		ops = append(ops, clientv3.OpPut(leaseKey(k.network, k.addr), v))
+	}
+	resp, err := c.s.txn(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(keyLeaseSeq), "=", c.revision)}, ops...)
+	if err != nil {
+		return false, err
+	}
+	if resp.Succeeded {
+		c.seq, c.revision = c.seq+1, resp.Header.Revision
+	}
+	return resp.Succeeded, nil
+}
+
+// encodeLease is the lease as JSON; written by hand because a burst writes
+// thousands.
+func encodeLease(l Lease) (string, error) {
+	name, err := json.Marshal([2]string{l.Network, l.Hostname})
+	if err != nil {
+		return "", err
+	}
+	network, host, _ := bytes.Cut(name[1:len(name)-1], []byte(`",`))
+	b := make([]byte, 0, 224)
+	b = append(append(b, `{"network":`...), network...)
+	b = append(b, `","addr":"`...)
+	b = l.Addr.AppendTo(b)
+	b = append(append(b, `","mac":"`...), macText(l.MAC)...)
+	if b = append(b, '"'); l.Hostname != "" {
+		b = append(append(b, `,"hostname":`...), host...)
+	}
+	b = append(b, `,"granted":"`...)
+	b = l.Granted.AppendFormat(b, time.RFC3339Nano)
+	b = append(b, `","expires":"`...)
+	b = l.Expires.AppendFormat(b, time.RFC3339Nano)
+	b = append(b, '"')
+	if l.Declined {
+		b = append(b, `,"declined":true`...)
+	}
+	return string(append(b, '}')), nil
+}
+
+// load reads every lease, and what the clock was when they were written.
+func (c *leaseCommitter) load(ctx context.Context) error {
+	resp, err := c.s.txn(ctx, nil, clientv3.OpGet(keyLeaseSeq), clientv3.OpGet(keyLeaseClock), clientv3.OpGet(prefixLeases, clientv3.WithPrefix()))
+	if err != nil {
+		return err
+	}
+	c.seq, c.revision = 0, 0
+	if kv := one(resp.Responses[0].GetResponseRange().Kvs); kv != nil {
+		c.revision = kv.ModRevision
+		if _, err := fmt.Sscan(string(kv.Value), &c.seq); err != nil {
+			return fmt.Errorf("%s holds no number at %s: %w", c.s.where, keyLeaseSeq, err)
+		}
+	}
+	now, elapsed := c.s.now(), c.s.elapsed()
+	c.clock = newLeaseClock(c.s.boot, now, elapsed)
+	if kv := one(resp.Responses[1].GetResponseRange().Kvs); kv != nil {
+		var was leaseClock
+		if err := json.Unmarshal(kv.Value, &was); err != nil {
+			return fmt.Errorf("%s is unreadable: %w", keyLeaseClock, err)
+		}
+		c.clock = was.since(c.clock)
+	} else {
+		c.clock.unsaved = true
+	}
+	kvs := resp.Responses[2].GetResponseRange().Kvs
+	leases := make([]held, 0, len(kvs))
+	for _, kv := range kvs {
+		var l Lease
+		if err := json.Unmarshal(kv.Value, &l); err != nil {
+			return fmt.Errorf("%s is unreadable: %w", kv.Key, err)
+		}
+		leases = append(leases, c.clock.held(l, now, elapsed))
+	}
+	c.s.book.replace(leases)
+	c.loaded = true
+	return nil
+}
+
+// hold is a new lease as the book keeps it.
+func hold(l Lease, now time.Time, elapsed time.Duration) held {
+	left := l.Expires.Sub(now) // right even if the clock was set since, in a process with a monotonic one
+	l.Granted, l.Expires = l.Granted.UTC().Round(0), l.Expires.UTC().Round(0)
+	if at := now.UTC().Round(0).Add(left); at.Sub(l.Expires).Abs() > clockSlack {
+		l.Expires = at
+	}
+	return held{l, elapsed + left}
+}
+
+// leaseOut is a lease as callers see it: it ends by the clock as it is now.
+func (s *Store) leaseOut(h held) Lease {
+	at := s.now().UTC().Round(0).Add(h.until - s.elapsed())
+	if at.Sub(h.Expires).Abs() > clockSlack {
+		h.Expires = at
+	}
+	return h.Lease
+}
+
+func validLease(l Lease) error {
+	switch {
+	case l.Network == "":
+		return fmt.Errorf("the lease names no network")
+	case !l.Addr.IsValid():
+		return fmt.Errorf("the lease has no address")
+	case l.Expires.IsZero():
+		return fmt.Errorf("the lease never expires; give it a time, however far")
+	}
+	return nil
+}

@@ -1,0 +1,229 @@
+package state
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sys/unix"
+
+	"github.com/fettle-dev/fettle/site"
+)
+
+// twoClocks are a wall clock that is set and one that is not. Its methods may
+// be called concurrently.
+type twoClocks struct{ wall, elapsed atomic.Int64 }
+
+func newTwoClocks() *twoClocks {
+	c := &twoClocks{}
+	c.wall.Store(newClock().t.UnixNano())
+	c.elapsed.Store(int64(time.Hour))
+	return c
+}
+func (c *twoClocks) now() time.Time       { return time.Unix(0, c.wall.Load()).UTC() }
+func (c *twoClocks) since() time.Duration { return time.Duration(c.elapsed.Load()) }
+func (c *twoClocks) pass(d time.Duration) { c.wall.Add(int64(d)); c.elapsed.Add(int64(d)) }
+func (c *twoClocks) set(by time.Duration) { c.wall.Add(int64(by)) }
+func (c *twoClocks) lease(a string, m byte) Lease {
+	return Lease{Network: "boot", Addr: netip.MustParseAddr(a), MAC: site.MAC{2, 0, 0, 0, 0, m}, Granted: c.now(), Expires: c.now().Add(time.Hour)}
+}
+
+// TestClockIsSet sets the wall clock while leases run, with the store open and
+// while it is closed: none ends sooner or later for it.
+func TestClockIsSet(t *testing.T) {
+	const year = 365 * 24 * time.Hour
+	for _, by := range []time.Duration{3 * time.Hour, -3 * time.Hour, year, -year} {
+		for _, closed := range []bool{false, true} {
+			t.Run(fmt.Sprintf("by %v, closed %v", by, closed), func(t *testing.T) {
+				c := newTwoClocks()
+				conf := Config{Dir: t.TempDir(), Now: c.now, Elapsed: c.since}
+				s := openConfig(t, conf)
+				put := func(a string, m byte) error { return s.PutLease(t.Context(), c.lease(a, m)) }
+				if err := put("192.0.2.10", 1); err != nil {
+					t.Fatal(err)
+				}
+				c.pass(20 * time.Minute)
+				reopen := func() {
+					if err := s.Close(); err != nil {
+						t.Fatal(err)
+					}
+					s = openConfig(t, conf)
+				}
+				if closed {
+					if err := s.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				c.set(by)
+				if closed {
+					s = openConfig(t, conf)
+				}
+				look := func(when string, left time.Duration) {
+					t.Helper()
+					l, ok, err := s.LeaseByAddr(t.Context(), "boot", netip.MustParseAddr("192.0.2.10"))
+					if err != nil || !ok || l.Expires.Sub(c.now()) != left {
+						t.Errorf("%s: the lease has %v left, %v, %v; want %v", when, l.Expires.Sub(c.now()), ok, err, left)
+					}
+				}
+				look("clock set", 40*time.Minute)
+				if err := put("192.0.2.10", 2); !errors.Is(err, ErrAddressTaken) {
+					t.Errorf("another machine got the address: %v", err)
+				}
+				// A write makes the new clock the one of the directory.
+				if err := put("192.0.2.11", 3); err != nil {
+					t.Fatal(err)
+				}
+				reopen()
+				look("opened again", 40*time.Minute)
+				c.pass(39 * time.Minute)
+				if err := put("192.0.2.10", 2); !errors.Is(err, ErrAddressTaken) {
+					t.Errorf("another machine got the address a minute early: %v", err)
+				}
+				c.pass(2 * time.Minute)
+				if err := put("192.0.2.10", 2); err != nil {
+					t.Errorf("PutLease after the term = %v; want nil", err)
+				}
+			})
+		}
+	}
+}
+
+// TestMachineStartedInThePast opens a directory on a machine whose clock has
+// lost the date: a lease is held for as long as it was given for, and not for
+// years.
+func TestMachineStartedInThePast(t *testing.T) {
+	c := newTwoClocks()
+	conf := Config{Dir: t.TempDir(), Now: c.now, Elapsed: c.since}
+	s := openConfig(t, conf)
+	if err := s.PutLease(t.Context(), c.lease("192.0.2.10", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.wall.Store(0)
+	c.elapsed.Store(int64(time.Minute)) // less than before: another start
+	s = openConfig(t, conf)
+	if err := s.PutLease(t.Context(), c.lease("192.0.2.10", 2)); !errors.Is(err, ErrAddressTaken) {
+		t.Errorf("PutLease of another machine = %v; want ErrAddressTaken", err)
+	}
+	c.set(50 * 365 * 24 * time.Hour) // the network's time arrives
+	if err := s.PutLease(t.Context(), c.lease("192.0.2.10", 2)); !errors.Is(err, ErrAddressTaken) {
+		t.Errorf("PutLease of another machine once the time is known = %v; want ErrAddressTaken", err)
+	}
+	c.pass(time.Hour)
+	if err := s.PutLease(t.Context(), c.lease("192.0.2.10", 2)); err != nil {
+		t.Errorf("PutLease after the term = %v; want nil", err)
+	}
+}
+
+// TestLeasesWaitForSpace fills the disk: no lease is acknowledged, and all is
+// well again when there is space, without opening the store anew.
+func TestLeasesWaitForSpace(t *testing.T) {
+	s := openTest(t)
+	var free atomic.Uint64
+	s.free = func() (uint64, error) { return free.Load(), nil } // before the first request: nobody reads it yet
+	c := newTwoClocks()
+	c.wall.Store(time.Now().UnixNano())
+	l := c.lease("192.0.2.10", 1)
+	if err := s.PutLease(t.Context(), l); !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("PutLease on a full disk = %v; want ENOSPC", err)
+	}
+	if _, ok, err := s.LeaseByAddr(t.Context(), "boot", l.Addr); ok || err != nil {
+		t.Errorf("LeaseByAddr = %v, %v; want none: it is not on disk", ok, err)
+	}
+	free.Store(1 << 30)
+	if err := s.PutLease(t.Context(), l); err != nil {
+		t.Errorf("PutLease with space again = %v; want nil", err)
+	}
+}
+
+// TestLostWrite has a write fail whose outcome nobody knows: the store looks
+// before it decides again.
+func TestLostWrite(t *testing.T) {
+	s := openTest(t)
+	c := newTwoClocks()
+	c.wall.Store(time.Now().UnixNano())
+	l := c.lease("192.0.2.10", 1)
+	v, err := encodeLease(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// As if this had been given up by the committer and had arrived after all.
+	if _, err := s.txn(t.Context(), nil, clientv3.OpPut(leaseKey(l.Network, l.Addr), v), clientv3.OpPut(keyLeaseSeq, "7")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.PutLease(t.Context(), c.lease("192.0.2.10", 2)); !errors.Is(err, ErrAddressTaken) {
+		t.Errorf("PutLease of another machine = %v; want ErrAddressTaken", err)
+	}
+	if got, ok, err := s.LeaseByMAC(t.Context(), "boot", l.MAC); err != nil || !ok || got.Addr != l.Addr {
+		t.Errorf("LeaseByMAC = %+v, %v, %v; want %v", got, ok, err, l.Addr)
+	}
+}
+
+// TestLeaseBurst has many machines ask at once: each gets its address, few
+// transactions are made, and all is there when the store is opened again.
+func TestLeaseBurst(t *testing.T) {
+	dir := t.TempDir()
+	s := openConfig(t, Config{Dir: dir})
+	const machines = 400
+	c := newTwoClocks()
+	c.wall.Store(time.Now().UnixNano())
+	var wg sync.WaitGroup
+	for i := range machines {
+		wg.Go(func() {
+			l := c.lease("192.0.2.1", 0)
+			l.Addr = netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})
+			l.MAC = site.MAC{2, 0, 0, 0, byte(i >> 8), byte(i)}
+			l.Hostname = `h"ost`
+			if err := s.PutLease(t.Context(), l); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if got := s.committer.seq; got > machines/2 {
+		t.Errorf("%d leases took %d transactions; want few", machines, got)
+	}
+	before, err := s.Leases(t.Context())
+	if err != nil || len(before) != machines {
+		t.Fatalf("Leases = %d, %v; want %d", len(before), err, machines)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openConfig(t, Config{Dir: dir})
+	after, err := s.Leases(t.Context())
+	if err != nil || len(after) != machines {
+		t.Fatalf("Leases after opening again = %d, %v; want %d", len(after), err, machines)
+	}
+	for i := range after {
+		if after[i] != before[i] {
+			t.Fatalf("lease %d = %+v after opening again; want %+v", i, after[i], before[i])
+		}
+	}
+}
+
+// TestMoveToCluster reads the leases of an embedded store from a cluster.
+func TestMoveToCluster(t *testing.T) {
+	endpoint, conf := startCluster(t)
+	s := openConfig(t, Config{Endpoints: []string{endpoint}, TLS: conf})
+	c := newTwoClocks()
+	l := c.lease("192.0.2.10", 1)
+	v, err := encodeLease(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.txn(t.Context(), nil, clientv3.OpPut(leaseKey(l.Network, l.Addr), v), clientv3.OpPut(keyLeaseSeq, "1")); err != nil {
+		t.Fatal(err)
+	}
+	s = openConfig(t, Config{Endpoints: []string{endpoint}, TLS: conf})
+	if got, ok, err := s.LeaseByMAC(t.Context(), "boot", l.MAC); err != nil || !ok || got.Addr != l.Addr {
+		t.Errorf("LeaseByMAC = %+v, %v, %v; want %v", got, ok, err, l.Addr)
+	}
+}
