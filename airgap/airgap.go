@@ -39,6 +39,13 @@ type Mirror struct {
 	Signed    string         `json:"signed,omitempty"`    // rpm: what upstream signs: index (or ""), packages
 	Checksums []WantChecked  `json:"checksums,omitempty"` // files: by signed lists of digests
 	Models    []WantSnapshot `json:"models,omitempty"`    // files: snapshots of model repositories
+
+	// Needs are packages that somebody needs, beyond Packages: with them, too,
+	// a mirror is not whole.
+	Needs []Need `json:"needs,omitempty"`
+	// Bootstrap (apt) adds what debootstrap installs first, out of each suite
+	// alone, since debootstrap looks into one suite only.
+	Bootstrap bool `json:"bootstrap,omitempty"`
 }
 
 // WantChecked is files that the site wants by a list of digests that is signed.
@@ -55,6 +62,15 @@ type WantSnapshot struct {
 	Revision string   `json:"revision"`        // commit
 	Files    []string `json:"files,omitempty"` // patterns; none: all
 }
+
+// Need is a package and what needs it.
+type Need struct {
+	Name string `json:"name"`
+	Why  string `json:"why"`
+}
+
+// Whole tells whether all of upstream is wanted.
+func (m Mirror) Whole() bool { return len(m.Packages) == 0 && len(m.Needs) == 0 }
 
 // WantFile is one file that the site wants by URL and digest.
 type WantFile struct {
@@ -128,6 +144,15 @@ type Format interface {
 	// Publish makes the tree that clients see of a mirror whose items are all
 	// in the blob store. The same input gives the same tree.
 	Publish(ctx context.Context, env Env, lm LockedMirror) ([]File, error)
+}
+
+// Joint is a [Format] whose mirrors belong together: what one must hold may
+// depend on what others have.
+type Joint interface {
+	Format
+	// ResolveAll is Resolve of several mirrors. prev is as long as ms; its
+	// entries may be nil.
+	ResolveAll(ctx context.Context, env Env, ms []Mirror, prev []*LockedMirror) ([]LockedMirror, error)
 }
 
 // CheckPath refuses paths that are not plain relative ones: FORMAT.md.

@@ -42,16 +42,28 @@ func (s *Syncer) format(name string) (Format, error) {
 func (s *Syncer) Resolve(ctx context.Context, mirrors []Mirror, prev Lock) (Lock, error) {
 	out := Lock{Version: LockVersion}
 	var errs []error
-	for _, m := range mirrors {
-		lm, err := s.resolve(ctx, m, prev)
+	for len(mirrors) > 0 {
+		group := mirrors[:1]
+		rest := mirrors[1:]
+		f, err := s.format(group[0].Format)
+		if _, ok := f.(Joint); ok {
+			same := func(m Mirror) bool { return m.Format == group[0].Format }
+			group = slices.DeleteFunc(slices.Clone(mirrors), func(m Mirror) bool { return !same(m) })
+			rest = slices.DeleteFunc(slices.Clone(mirrors), same)
+		}
+		mirrors = rest
+		if err == nil {
+			var got []LockedMirror
+			got, err = s.resolve(ctx, f, group, prev)
+			out.Mirrors = append(out.Mirrors, got...)
+		}
 		if ctx.Err() != nil {
 			return Lock{}, ctx.Err()
 		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("mirror %s: %w", m.Name, err))
-			continue
+		if err != nil && len(group) == 1 {
+			err = fmt.Errorf("mirror %s: %w", group[0].Name, err)
 		}
-		out.Mirrors = append(out.Mirrors, lm)
+		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return Lock{}, err
@@ -60,22 +72,28 @@ func (s *Syncer) Resolve(ctx context.Context, mirrors []Mirror, prev Lock) (Lock
 	return out, out.Check()
 }
 
-func (s *Syncer) resolve(ctx context.Context, m Mirror, prev Lock) (LockedMirror, error) {
-	f, err := s.format(m.Format)
+// resolve resolves one mirror, or those of a [Joint] format together.
+func (s *Syncer) resolve(ctx context.Context, f Format, ms []Mirror, prev Lock) (got []LockedMirror, err error) {
+	old := make([]*LockedMirror, len(ms))
+	for i, m := range ms {
+		if lm, ok := prev.Mirror(m.Name); ok && lm.Format == m.Format {
+			old[i] = &lm
+		}
+	}
+	if j, ok := f.(Joint); ok {
+		got, err = j.ResolveAll(ctx, s.env(), ms, old)
+	} else {
+		got = make([]LockedMirror, 1)
+		got[0], err = f.Resolve(ctx, s.env(), ms[0], old[0])
+	}
 	if err != nil {
-		return LockedMirror{}, err
+		return nil, err
 	}
-	var old *LockedMirror
-	if lm, ok := prev.Mirror(m.Name); ok {
-		old = &lm
+	for i, m := range ms {
+		got[i].Name, got[i].Format, got[i].Spec = m.Name, m.Format, m
+		got[i].Sort()
 	}
-	lm, err := f.Resolve(ctx, s.env(), m, old)
-	if err != nil {
-		return LockedMirror{}, err
-	}
-	lm.Name, lm.Format, lm.Spec = m.Name, m.Format, m
-	lm.Sort()
-	return lm, nil
+	return got, nil
 }
 
 // Sync fetches what a lock names and keeps it as a new snapshot, which is

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/fettle-dev/fettle/blob"
@@ -21,14 +22,23 @@ type pkg struct {
 	provides            []relation
 	priority            string
 	base                string // address of the archive it is in
+	suite               string
+	pin                 int // how ready apt is to take it: apt_preferences(5)
+	mirror              int // which of the mirrors that are resolved together
 }
 
-func (p *pkg) id() string { return p.name + " " + p.version + " " + p.arch }
+// key is the same for the same package of one mirror.
+func (p *pkg) key() string {
+	return p.name + " " + p.version + " " + p.arch + " " + strconv.Itoa(p.mirror)
+}
+
+// better orders candidates of one name as apt does: by pin, then version.
+func better(a, b *pkg) int { return cmp.Or(b.pin-a.pin, compareVersions(b.version, a.version)) }
 
 // universe is what one architecture can choose from.
 type universe struct {
 	arch     string
-	byName   map[string][]*pkg // greatest version first
+	byName   map[string][]*pkg // the best first
 	provides map[string][]*pkg
 }
 
@@ -44,11 +54,11 @@ func newUniverse(arch string, pkgs []*pkg) *universe {
 		}
 	}
 	for _, ps := range u.byName {
-		slices.SortStableFunc(ps, func(a, b *pkg) int { return compareVersions(b.version, a.version) })
+		slices.SortStableFunc(ps, better)
 	}
 	for _, ps := range u.provides {
 		slices.SortStableFunc(ps, func(a, b *pkg) int {
-			return cmp.Or(cmp.Compare(rank(a.priority), rank(b.priority)), cmp.Compare(a.name, b.name), compareVersions(b.version, a.version))
+			return cmp.Or(cmp.Compare(rank(a.priority), rank(b.priority)), cmp.Compare(a.name, b.name), better(a, b))
 		})
 	}
 	return u
@@ -90,13 +100,21 @@ type chosen struct {
 	why string
 }
 
+// root is a package that is wanted for itself: a name, NAME=VERSION, or
+// priority:NAME.
+type root struct {
+	name, why string
+	mirror    int // that has it; -1: any
+}
+
 // closure takes the packages named by roots and everything that they depend
-// on. A root is a name, NAME=VERSION, or priority:NAME.
-func (u *universe) closure(roots []string, recommends bool) ([]chosen, error) {
+// on. recommends tells of a mirror whether recommendations of its packages
+// count.
+func (u *universe) closure(roots []root, recommends func(mirror int) bool) ([]chosen, error) {
 	c := &closing{u: u, taken: map[string]chosen{}}
 	var errs []error
-	for _, root := range slices.Sorted(slices.Values(roots)) {
-		if err := c.root(root); err != nil {
+	for _, r := range roots {
+		if err := c.root(r); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -108,7 +126,7 @@ func (u *universe) closure(roots []string, recommends bool) ([]chosen, error) {
 				errs = append(errs, err)
 			}
 		}
-		if !recommends {
+		if !recommends(p.mirror) {
 			continue
 		}
 		for _, group := range parseRelations(p.recommends, u.arch) {
@@ -119,7 +137,7 @@ func (u *universe) closure(roots []string, recommends bool) ([]chosen, error) {
 		errs = append(errs[:20], fmt.Errorf("and %d more", len(errs)-20))
 	}
 	out := slices.Collect(maps.Values(c.taken))
-	slices.SortFunc(out, func(a, b chosen) int { return cmp.Compare(a.p.id(), b.p.id()) })
+	slices.SortFunc(out, func(a, b chosen) int { return cmp.Compare(a.p.key(), b.p.key()) })
 	return out, errors.Join(errs...)
 }
 
@@ -130,40 +148,53 @@ type closing struct {
 }
 
 func (c *closing) take(p *pkg, why string) {
-	if _, ok := c.taken[p.id()]; !ok {
-		c.taken[p.id()] = chosen{p, why}
+	if _, ok := c.taken[p.key()]; !ok {
+		c.taken[p.key()] = chosen{p, why}
 		c.queue = append(c.queue, p)
 	}
 }
 
-func (c *closing) root(root string) error {
-	if prio, ok := strings.CutPrefix(root, "priority:"); ok {
+// errNoPackage says that a root is nowhere; its text is for the user.
+type errNoPackage struct{ root, arch, have string }
+
+func (e *errNoPackage) Error() string {
+	return fmt.Sprintf("no suite has the package %s for %s%s", e.root, e.arch, e.have)
+}
+
+func (c *closing) root(r root) error {
+	if prio, ok := strings.CutPrefix(r.name, "priority:"); ok {
 		n := len(c.taken)
 		for _, name := range slices.Sorted(maps.Keys(c.u.byName)) {
-			if p := c.u.byName[name][0]; p.priority == prio {
-				c.take(p, root)
+			ps := c.u.byName[name]
+			i := slices.IndexFunc(ps, func(p *pkg) bool { return r.mirror < 0 || p.mirror == r.mirror })
+			if i >= 0 && ps[i].priority == prio {
+				c.take(ps[i], cmp.Or(r.why, r.name))
 			}
 		}
 		if len(c.taken) == n {
-			return fmt.Errorf("no package of %s has priority %s", c.u.arch, prio)
+			return &errNoPackage{r.name, c.u.arch, ""}
 		}
 		return nil
 	}
-	name, version, exact := strings.Cut(root, "=")
-	r := relation{name: name}
+	name, version, exact := strings.Cut(r.name, "=")
+	rel := relation{name: name}
 	if exact {
-		r.op, r.version = "=", version
+		rel.op, rel.version = "=", version
 	}
-	ps := c.u.satisfies(r)
-	if len(ps) == 0 {
-		have := ""
-		if all := c.u.byName[name]; len(all) > 0 {
-			have = "; there is " + all[0].version
+	for _, p := range c.u.satisfies(rel) {
+		if r.mirror < 0 || p.mirror == r.mirror {
+			c.take(p, cmp.Or(r.why, "the site file"))
+			return nil
 		}
-		return fmt.Errorf("no suite has the package %s for %s%s", root, c.u.arch, have)
 	}
-	c.take(ps[0], "the site file")
-	return nil
+	have := ""
+	for _, p := range c.u.byName[name] {
+		if r.mirror < 0 || p.mirror == r.mirror {
+			have = "; there is " + p.version
+			break
+		}
+	}
+	return &errNoPackage{r.name, c.u.arch, have}
 }
 
 // need takes one alternative of a group: one that is taken already, else the
@@ -172,7 +203,7 @@ func (c *closing) need(by *pkg, group []relation) error {
 	var first *pkg
 	for _, r := range group {
 		for _, p := range c.u.satisfies(r) {
-			if _, ok := c.taken[p.id()]; ok {
+			if _, ok := c.taken[p.key()]; ok {
 				return nil
 			}
 			if first == nil {
@@ -185,7 +216,7 @@ func (c *closing) need(by *pkg, group []relation) error {
 		for _, r := range group {
 			words = append(words, r.String())
 		}
-		return fmt.Errorf("%s %s needs %s, which no suite of this mirror has for %s: add the suite or the component that has it", by.name, by.version, strings.Join(words, " | "), c.u.arch)
+		return fmt.Errorf("%s %s needs %s, which no suite of the site's mirrors has for %s: add the suite or the component that has it", by.name, by.version, strings.Join(words, " | "), c.u.arch)
 	}
 	c.take(first, by.name)
 	return nil

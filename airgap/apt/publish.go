@@ -188,6 +188,12 @@ func remakeSuite(ctx context.Context, env airgap.Env, s remadeSuite, kept map[st
 	field("Codename", cmp.Or(s.rel.codename, s.name))
 	field("Date", formatDate(s.rel.date))
 	field("Acquire-By-Hash", "yes")
+	if s.rel.notAutomatic {
+		field("NotAutomatic", "yes")
+	}
+	if s.rel.butUpgrades {
+		field("ButAutomaticUpgrades", "yes")
+	}
 	if !slices.Contains(archs, "all") {
 		field("No-Support-for-Architecture-all", "Packages")
 	}

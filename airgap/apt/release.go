@@ -34,7 +34,19 @@ type release struct {
 	components, archs              []string
 	byHash                         bool
 	allApart                       bool // packages for all architectures have an index of their own
+	notAutomatic, butUpgrades      bool // apt_preferences(5)
 	files                          map[string]listed
+}
+
+// pin is the priority that apt gives the release's packages by itself.
+func (r release) pin() int {
+	switch {
+	case r.notAutomatic && r.butUpgrades:
+		return 100
+	case r.notAutomatic:
+		return 1
+	}
+	return 500
 }
 
 // listed is a file that a Release names.
@@ -57,9 +69,11 @@ func parseRelease(data []byte) (release, error) {
 	r := release{
 		origin: s.get("Origin"), label: s.get("Label"), suite: s.get("Suite"), codename: s.get("Codename"),
 		components: strings.Fields(s.get("Components")), archs: strings.Fields(s.get("Architectures")),
-		byHash:   strings.EqualFold(s.get("Acquire-By-Hash"), "yes"),
-		allApart: !strings.Contains(s.get("No-Support-for-Architecture-all"), "Packages"),
-		files:    map[string]listed{},
+		byHash:       strings.EqualFold(s.get("Acquire-By-Hash"), "yes"),
+		allApart:     !strings.Contains(s.get("No-Support-for-Architecture-all"), "Packages"),
+		notAutomatic: strings.EqualFold(s.get("NotAutomatic"), "yes"),
+		butUpgrades:  strings.EqualFold(s.get("ButAutomaticUpgrades"), "yes"),
+		files:        map[string]listed{},
 	}
 	if r.date, err = parseDate(s.get("Date")); err != nil {
 		return release{}, fmt.Errorf("its Date is wrong: %w", err)

@@ -54,6 +54,7 @@ type suiteSpec struct {
 	noInline   bool   // Release and Release.gpg only
 	form       string // of Packages: .gz, .xz, .zst, ""
 	byHash     bool
+	head       string                       // more fields of the Release
 	edit       func(packages string) string // before it is signed
 }
 
@@ -199,7 +200,7 @@ func (a *archive) publish(s suiteSpec) {
 	if s.byHash {
 		rel += "Acquire-By-Hash: yes\n"
 	}
-	rel += "SHA256:\n"
+	rel += s.head + "SHA256:\n"
 	for _, name := range slices.Sorted(func(yield func(string) bool) {
 		for n := range files {
 			if !yield(n) {

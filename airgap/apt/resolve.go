@@ -5,14 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"net/url"
 	"path"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/fettle-dev/fettle/airgap"
 	"github.com/fettle-dev/fettle/blob"
@@ -22,7 +18,7 @@ const (
 	maxRelease = 32 << 20
 	evidence   = ".upstream/"
 	// resolveVersion changes when the same upstream resolves to something else.
-	resolveVersion = "1"
+	resolveVersion = "2"
 )
 
 // suite is a source whose Release is verified.
@@ -34,7 +30,7 @@ type suite struct {
 }
 
 // remade tells whether a mirror gets a Release of the site's own.
-func remade(m airgap.Mirror) bool { return len(m.Packages) > 0 || m.Resign }
+func remade(m airgap.Mirror) bool { return !m.Whole() || m.Resign }
 
 // place is where a file of dists/SUITE stands in a mirror's tree.
 func place(m airgap.Mirror, suite, file string) string {
@@ -49,102 +45,6 @@ func indexKind(m airgap.Mirror) airgap.Kind {
 		return airgap.KindEvidence
 	}
 	return airgap.KindIndex
-}
-
-// Resolve implements airgap.Format.
-func (f *Format) Resolve(ctx context.Context, env airgap.Env, m airgap.Mirror, prev *airgap.LockedMirror) (airgap.LockedMirror, error) {
-	if remade(m) && env.Key == nil {
-		return airgap.LockedMirror{}, errors.New("its index is to be signed by the site, and there is no site key: make one with fettle bundle key")
-	}
-	if len(m.Archs) == 0 {
-		return airgap.LockedMirror{}, errors.New("it names no archs, such as amd64")
-	}
-	sources, err := f.sources(m)
-	if err != nil {
-		return airgap.LockedMirror{}, err
-	}
-	suites := make([]suite, len(sources))
-	g, gctx := errgroup.WithContext(ctx)
-	for i, candidates := range sources {
-		g.Go(func() (err error) {
-			suites[i], err = firstSuite(gctx, env, m, candidates)
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return airgap.LockedMirror{}, err
-	}
-	inputs, err := inputsOf(env, m, suites)
-	if err != nil {
-		return airgap.LockedMirror{}, err
-	}
-	if prev != nil {
-		if prev.Inputs == inputs {
-			return *prev, nil
-		}
-		if err := notOlder(prev.Trust, suites); err != nil {
-			return airgap.LockedMirror{}, err
-		}
-	}
-	out := airgap.LockedMirror{Inputs: inputs}
-	set := map[string]airgap.Item{}
-	put := func(it airgap.Item) error {
-		if old, ok := set[it.Path]; ok {
-			if old.SHA256 != it.SHA256 {
-				return fmt.Errorf("two suites have different files at %s: mirror them apart", it.Path)
-			}
-			return nil
-		}
-		set[it.Path] = it
-		return nil
-	}
-	for _, s := range suites {
-		out.Trust = append(out.Trust, s.trust)
-		for _, it := range s.signed {
-			if err := put(it); err != nil {
-				return airgap.LockedMirror{}, err
-			}
-		}
-	}
-	pkgs, err := readIndexes(ctx, env, m, suites, put)
-	if err != nil {
-		return airgap.LockedMirror{}, err
-	}
-	picked, err := pick(m, pkgs)
-	if err != nil {
-		return airgap.LockedMirror{}, err
-	}
-	for _, c := range picked {
-		err := put(airgap.Item{Path: c.p.filename, URL: c.p.base + "/" + (&url.URL{Path: c.p.filename}).EscapedPath(), Size: c.p.size, SHA256: c.p.sha256,
-			Kind: airgap.KindPackage, Name: c.p.name, Version: c.p.version, Arch: c.p.arch, Why: c.why})
-		if err != nil {
-			return airgap.LockedMirror{}, err
-		}
-	}
-	out.Items = slices.Collect(maps.Values(set))
-	return out, nil
-}
-
-// pick takes the packages of a mirror: all, or those named with what they need.
-func pick(m airgap.Mirror, pkgs []*pkg) ([]chosen, error) {
-	if len(m.Packages) == 0 {
-		var out []chosen
-		for _, p := range pkgs {
-			out = append(out, chosen{p, ""})
-		}
-		return out, nil
-	}
-	var out []chosen
-	var errs []error
-	for _, arch := range m.Archs {
-		if arch == "all" {
-			continue
-		}
-		c, err := newUniverse(arch, pkgs).closure(m.Packages, m.Recommends)
-		out = append(out, c...)
-		errs = append(errs, err)
-	}
-	return out, errors.Join(errs...)
 }
 
 // inputsOf is a digest over everything that a resolution, and the tree that is
@@ -374,6 +274,7 @@ func readPackages(ctx context.Context, s *blob.Store, w wanted) (out []*pkg, err
 		if err != nil {
 			return err
 		}
+		p.suite, p.pin = w.suite.suite, w.suite.rel.pin()
 		out = append(out, p)
 		return nil
 	})

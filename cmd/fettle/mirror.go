@@ -289,7 +289,7 @@ func (e *env) resolve(c *cli.Context, m *mirroring) (airgap.Lock, error) {
 func (e *env) warnUntil(l airgap.Lock) {
 	for _, m := range l.Mirrors {
 		for _, t := range m.Trust {
-			if t.Until != "" && len(m.Spec.Packages) == 0 && !m.Spec.Resign {
+			if t.Until != "" && m.Spec.Whole() && !m.Spec.Resign {
 				fmt.Fprintf(e.stderr, "Note: upstream's index of %s, %s, is valid until %s; clients behind the gap refuse it afterwards. resign: true in the site file avoids that.\n", m.Name, t.What, t.Until)
 			}
 		}
