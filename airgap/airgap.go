@@ -89,10 +89,15 @@ const (
 	KindPackage  Kind = "package"  // what an index names
 	KindFile     Kind = "file"     // a file of its own
 	KindPart     Kind = "part"     // what a package is made of, such as a layer; upstream may send it from another host
+	KindBuilt    Kind = "built"    // made by fettle here; no upstream has it
 	KindEvidence Kind = "evidence" // upstream's metadata that vouches for items, not used by clients
 )
 
-// Item is one upstream file.
+// BuiltScheme is the scheme of the URL of an item of [KindBuilt]: a name, not
+// an address.
+const BuiltScheme = "fettle"
+
+// Item is one upstream file, or one of [KindBuilt].
 type Item struct {
 	Path    string      `json:"path"`
 	URL     string      `json:"url"`

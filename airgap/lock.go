@@ -109,9 +109,15 @@ func (m LockedMirror) check() error {
 			return fmt.Errorf("%s has %d bytes", it.Path, it.Size)
 		}
 		switch it.Kind {
-		case KindIndex, KindPackage, KindFile, KindPart, KindEvidence:
+		case KindIndex, KindPackage, KindFile, KindPart, KindEvidence, KindBuilt:
 		default:
 			return fmt.Errorf("%s is of unknown kind %q", it.Path, it.Kind)
+		}
+		if it.Kind == KindBuilt {
+			if u, err := url.Parse(it.URL); err != nil || u.Scheme != BuiltScheme || u.Host != "" || len(it.Also) > 0 {
+				return fmt.Errorf("%s: %q is no %s: name", it.Path, it.URL, BuiltScheme)
+			}
+			continue
 		}
 		for _, raw := range append([]string{it.URL}, it.Also...) {
 			if err := CheckURL(raw); err != nil {

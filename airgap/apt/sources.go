@@ -2,6 +2,7 @@ package apt
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -75,6 +76,21 @@ func (f *Format) sources(m airgap.Mirror) ([][]source, error) {
 			return nil, fmt.Errorf("this machine's apt sources (%s) have no suite %s: name urls and keyrings in the site file", etc, suite)
 		}
 		out = append(out, c[:1]) // the first that apt would ask
+	}
+	return out, nil
+}
+
+// HostSuites are the suites that this machine's apt sources have.
+func (f *Format) HostSuites() ([]string, error) {
+	all, err := readSources(cmp.Or(f.Etc, "/etc/apt"))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, s := range all {
+		if !slices.Contains(out, s.suite) {
+			out = append(out, s.suite)
+		}
 	}
 	return out, nil
 }

@@ -233,6 +233,9 @@ func (e *env) bundleImport(c *cli.Context) error {
 	if err != nil {
 		return airgapFail(err)
 	}
+	if err := e.adoptNamed(c, store, r.Snapshot); err != nil {
+		return err
+	}
 	if p := c.String("receipt"); p != "" {
 		data, err := airgap.MarshalReceipt(r)
 		if err != nil {

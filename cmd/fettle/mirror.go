@@ -30,6 +30,7 @@ func mirrorCommands(e *env) []*cli.Command {
 	work := func(more ...cli.Flag) []cli.Flag {
 		return append([]cli.Flag{siteFlag(), storeFlag(), secretIdentityFlag(), keyFlag(), lock,
 			&cli.StringSliceFlag{Name: "only", Usage: "leave out all mirrors of the site but this (may be repeated)"},
+			&cli.BoolFlag{Name: "from-site", Usage: "take all that the site's machines need: packages of their images and profiles with what those depend on, and what fettle built; a mirror without packages then holds no more than that"},
 			&cli.IntFlag{Name: "per-host", Value: 6, Usage: "requests at once to one host"}}, more...)
 	}
 	return []*cli.Command{{
@@ -208,18 +209,41 @@ func (e *env) mirroring(c *cli.Context) (*mirroring, error) {
 	bar := newTransferBar(e, "fetch", time.Now)
 	m := &mirroring{bar: bar, lockPath: lockPath(c), Syncer: &airgap.Syncer{
 		Store: store, Formats: mirrorFormats(s.Dir), Key: key, Now: time.Now,
-		Fetch: &airgap.Fetcher{Blobs: store.Blobs(), Dir: store.Dir(), PerHost: c.Int("per-host"), Log: e.log, Progress: func(p airgap.Progress) {
+		Fetch: &airgap.Fetcher{Local: atHand(storeDir(c, e)), Blobs: store.Blobs(), Dir: store.Dir(), PerHost: c.Int("per-host"), Log: e.log, Progress: func(p airgap.Progress) {
 			bar.step(p.Bytes, p.BytesTotal, fmt.Sprintf("%d of %d files", p.Files, p.FilesTotal))
 		}},
 	}}
-	if m.mirrors, err = mirrorsOf(s, m.Formats, c.StringSlice("only")); err != nil {
-		return nil, err
-	}
 	m.old, err = readLock(m.lockPath)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fail(exitInput, err)
 	}
 	m.hasLock = err == nil
+	only := c.StringSlice("only")
+	if c.Bool("from-site") && len(only) > 0 {
+		return nil, usage("--from-site and --only exclude each other: what machines need may be in any mirror")
+	}
+	if c.Bool("from-site") && len(s.Mirrors) == 0 {
+		m.mirrors, err = nil, nil // all come from the machines
+	} else {
+		m.mirrors, err = mirrorsOf(s, m.Formats, only)
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case c.Bool("locked"):
+	case c.Bool("from-site"):
+		var images airgap.Format
+		if m.mirrors, images, err = e.siteMirrors(c, s, m.mirrors); err != nil {
+			return nil, err
+		}
+		for i, f := range m.Formats {
+			if f.Name() == images.Name() {
+				m.Formats[i] = images
+			}
+		}
+	case !c.IsSet("from-site") && slices.ContainsFunc(m.old.Mirrors, func(lm airgap.LockedMirror) bool { return len(lm.Spec.Needs) > 0 }):
+		return nil, fail(exitRefused, fmt.Errorf("%s was made with --from-site: say it again, or --from-site=false to mirror what the site file says and no more", m.lockPath))
+	}
 	return m, nil
 }
 

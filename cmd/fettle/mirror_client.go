@@ -15,13 +15,14 @@ import (
 
 	"github.com/fettle-dev/fettle/airgap"
 	"github.com/fettle-dev/fettle/airgap/apt"
+	"github.com/fettle-dev/fettle/airgap/built"
 	"github.com/fettle-dev/fettle/airgap/files"
 )
 
 // mirrorFormats are the formats that this fettle mirrors. Keyrings and the like
 // are relative to siteDir.
 func mirrorFormats(siteDir string) []airgap.Format {
-	return []airgap.Format{&apt.Format{Dir: siteDir}, files.Format{}}
+	return []airgap.Format{&apt.Format{Dir: siteDir}, files.Format{}, built.Format{}}
 }
 
 // clientNames are the programs that can be configured.

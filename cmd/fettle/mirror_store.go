@@ -216,7 +216,10 @@ func (e *env) mirrorUse(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.Use(c.Args().First())
+	if err := s.Use(c.Args().First()); err != nil {
+		return err
+	}
+	return e.adoptNamed(c, s, c.Args().First())
 }
 
 func (e *env) mirrorPin(c *cli.Context) error {

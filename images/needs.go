@@ -1,0 +1,77 @@
+package images
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/fettle-dev/fettle/site"
+)
+
+// Need is a Debian package that machines of a site need.
+type Need struct {
+	Suite      string
+	Components []string
+	Arch       string
+	Package    string // or "priority:NAME"
+	Why        string
+}
+
+// NeededRelease is a release that machines of a site need.
+type NeededRelease struct{ Name, Why string }
+
+// Needs are the packages and the releases that machines need to be installed
+// and kept up to date: what their images are made of, what their profiles add,
+// and what the images' own bootstrap takes. Machines without a profile are only
+// inspected.
+func Needs(s *site.Site, machines []site.Machine) ([]Need, []NeededRelease, error) {
+	byProfile := map[string][]string{}
+	for _, m := range machines {
+		if m.Profile != "" {
+			byProfile[m.Profile] = append(byProfile[m.Profile], m.Name)
+		}
+	}
+	releases := []NeededRelease{{NameAgent, "every machine"}, {NameLoaders, "every machine"}}
+	var out []Need
+	for _, prof := range s.Profiles {
+		names := byProfile[prof.Name]
+		if len(names) == 0 {
+			continue
+		}
+		spec, err := SpecFor(s, prof)
+		if err != nil {
+			return nil, nil, err
+		}
+		img, _ := s.Image(prof.Image)
+		profile := fmt.Sprintf("profile %s (%s)", prof.Name, someOf(names))
+		image := fmt.Sprintf("image %s of %s", img.Name, profile)
+		releases = addRelease(releases, NeededRelease{spec.Name, image})
+		for _, p := range append([]string{"priority:required", "apt"}, spec.include()...) {
+			why := image
+			if slices.Contains(prof.Packages, p) && !slices.Contains(img.Packages, p) {
+				why = profile
+			}
+			out = append(out, Need{spec.Suite, spec.Components, spec.Arch, p, why})
+		}
+	}
+	return out, releases, nil
+}
+
+func addRelease(all []NeededRelease, r NeededRelease) []NeededRelease {
+	for i := range all {
+		if all[i].Name == r.Name {
+			all[i].Why += "; " + r.Why
+			return all
+		}
+	}
+	return append(all, r)
+}
+
+// someOf names a few.
+func someOf(names []string) string {
+	const most = 4
+	if len(names) <= most {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
+}
