@@ -3,7 +3,6 @@ package pxe
 import (
 	"bytes"
 	"encoding/hex"
-	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
@@ -59,7 +58,7 @@ const (
 
 // request is a decoded DHCP packet of a client.
 type request struct {
-	*dhcpv4.DHCPv4
+	packet
 	kind   dhcpv4.MessageType
 	client Client
 	ciaddr netip.Addr
@@ -67,64 +66,46 @@ type request struct {
 	want   netip.Addr // option 50
 	server netip.Addr // option 54
 	http   bool       // an iPXE that says it can fetch by HTTP
+	out    []byte     // room for the answer; nil: it is made
 }
 
 // opt returns an option's bytes, nil if it is absent.
-func (r *request) opt(code uint8) []byte { return r.Options[code] }
+func (r *request) opt(code uint8) []byte { return r.opts[code] }
 
 // parseRequest decodes a packet. It returns an error for what is no request
 // of a client, in words fit for a log.
-func parseRequest(b []byte, maxOptions int) (*request, error) {
-	if len(b) > maxOptions {
-		return nil, fmt.Errorf("packet of %d bytes is too long", len(b))
-	}
-	p, err := dhcpv4.FromBytes(quirkNoEnd(b))
-	if err != nil {
-		return nil, fmt.Errorf("malformed packet: %w", err)
-	}
-	if p.OpCode != dhcpv4.OpcodeBootRequest {
-		return nil, fmt.Errorf("a reply (op %d), not a request", p.OpCode)
-	}
-	if len(p.ClientHWAddr) != 6 {
-		return nil, fmt.Errorf("hardware address of %d bytes: only Ethernet's 6 are served", len(p.ClientHWAddr))
-	}
-	if err := unfoldOverload(p, b); err != nil {
-		return nil, err
-	}
-	r := &request{
-		DHCPv4: p,
-		ciaddr: addrOf(p.ClientIPAddr),
-		giaddr: addrOf(p.GatewayIPAddr),
-		want:   addrOf(p.Options[optRequestedAddr]),
-		server: addrOf(p.Options[optServerID]),
-	}
-	if t := p.Options[optMessageType]; len(t) == 1 {
-		r.kind = dhcpv4.MessageType(t[0])
-	} else {
-		return nil, fmt.Errorf("no message type (option 53): plain BOOTP is not served")
-	}
-	r.client, r.http = clientOf(p)
-	return r, nil
+func parseRequest(b []byte, longest int) (*request, error) {
+	r := new(request)
+	return r, r.parse(b, longest)
 }
 
-// unfoldOverload adds the options that a client put into the file and sname
-// fields (option 52, RFC 2131 §4.1; order of RFC 3396 §5).
-func unfoldOverload(p *dhcpv4.DHCPv4, b []byte) error {
-	o := p.Options[optOverload]
-	if len(o) != 1 || len(b) < 236 {
-		return nil
+// parse is parseRequest into a request that was used before. The packet must
+// stay as it is while the request is used; what is kept of a client is copied.
+func (r *request) parse(b []byte, longest int) error {
+	if len(b) > longest {
+		return errTooLong
 	}
-	for _, f := range []struct {
-		bit    byte
-		lo, hi int
-	}{{1, 108, 236}, {2, 44, 108}} {
-		if o[0]&f.bit == 0 {
-			continue
-		}
-		if err := p.Options.FromBytes(b[f.lo:f.hi]); err != nil {
-			return fmt.Errorf("malformed overloaded options: %w", err)
-		}
+	if err := r.read(b); err != nil {
+		return err
 	}
+	if r.op() != byte(dhcpv4.OpcodeBootRequest) {
+		return errReply
+	}
+	if r.hwLen() != 6 {
+		return errHardware
+	}
+	if err := r.unfold(); err != nil {
+		return err
+	}
+	r.ciaddr, r.giaddr = addrOf(b[12:16]), addrOf(b[24:28])
+	r.want, r.server = addrOf(r.opt(optRequestedAddr)), addrOf(r.opt(optServerID))
+	t := r.opt(optMessageType)
+	if len(t) != 1 {
+		return errNoType
+	}
+	r.kind = dhcpv4.MessageType(t[0])
+	r.client, r.http = clientOf(&r.packet)
+	r.client.Addr = r.ciaddr
 	return nil
 }
 
@@ -139,18 +120,17 @@ func addrOf(b []byte) netip.Addr {
 }
 
 // clientOf reads who the client is.
-func clientOf(p *dhcpv4.DHCPv4) (c Client, http bool) {
+func clientOf(p *packet) (c Client, http bool) {
 	c = Client{
-		MAC:         append(net.HardwareAddr(nil), p.ClientHWAddr...),
-		VendorClass: printable(p.Options[optVendorClass]),
-		UserClass:   printable([]byte(quirkUserClass(p.Options[optUserClass]))),
-		Hostname:    printable(p.Options[optHostname]),
-		UUID:        uuidOf(p.Options[optUUID]),
-		Addr:        addrOf(p.ClientIPAddr),
+		MAC:         append(net.HardwareAddr(nil), p.chaddr()...),
+		VendorClass: printable(p.opts[optVendorClass]),
+		UserClass:   printable([]byte(quirkUserClass(p.opts[optUserClass]))),
+		Hostname:    printable(p.opts[optHostname]),
+		UUID:        uuidOf(p.opts[optUUID]),
 	}
 	c.PXE = strings.HasPrefix(c.VendorClass, "PXEClient")
 	c.HTTP = strings.HasPrefix(c.VendorClass, "HTTPClient")
-	c.Arch, c.ArchKnown = archOf(p.Options[optArch], c.VendorClass)
+	c.Arch, c.ArchKnown = archOf(p.opts[optArch], c.VendorClass)
 	if c.ArchKnown {
 		c.Arch = quirkArch(c.MAC, c.Arch)
 	}
@@ -158,7 +138,7 @@ func clientOf(p *dhcpv4.DHCPv4) (c Client, http bool) {
 	c.UEFI = c.ArchKnown && info.uefi
 	// An architecture of HTTP boot under "PXEClient" is still an HTTP client
 	// only if it says so in option 60: the answer's form follows option 60.
-	features := p.Options[optIPXE]
+	features := p.opts[optIPXE]
 	c.IPXE = strings.HasPrefix(c.UserClass, "iPXE") || len(features) > 0
 	http = len(features) == 0 || hasTag(features, ipxeHTTP)
 	return c, http

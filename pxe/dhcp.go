@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -33,82 +32,64 @@ func (s *Server) ServeDHCP(ctx context.Context, network string, conn net.PacketC
 		return fmt.Errorf("pxe: no network named %q is configured", network)
 	}
 	probe, _ := conn.(Prober)
-	return s.serveRequests(ctx, n, conn, "DHCP on network "+network, func(ctx context.Context, b []byte, _ netip.AddrPort) *reply {
-		return s.answer(ctx, n, b, probe)
-	})
-}
-
-// serveRequests answers packets, many at once, until ctx ends (nil) or conn
-// fails.
-func (s *Server) serveRequests(ctx context.Context, n *Network, conn net.PacketConn, what string, answer func(ctx context.Context, packet []byte, from netip.AddrPort) *reply) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	slots := make(chan struct{}, dhcpWorkers)
-	return readPackets(ctx, conn, dhcpMaxPacket+1, what, func(b []byte, addr net.Addr) {
-		from, _ := addrPortOf(addr)
-		slots <- struct{}{}
-		packet := slices.Clone(b)
-		wg.Go(func() {
-			defer func() { <-slots }()
-			ctx, cancel := context.WithTimeout(ctx, dhcpTimeout)
-			defer cancel()
-			s.captureRequest(conn, n, packet, from)
-			reply := answer(ctx, packet, from)
-			if reply == nil {
-				return
-			}
-			if n.ReplyDelay > 0 {
-				select {
-				case <-time.After(n.ReplyDelay):
-				case <-ctx.Done():
-					return
-				}
-			}
-			s.send(conn, n, reply)
-		})
+	return s.serveRequests(ctx, n, conn, "DHCP on network "+network, func(ctx context.Context, r *request, b []byte, _ netip.AddrPort) *reply {
+		return s.answerWith(ctx, n, r, b, probe)
 	})
 }
 
 // readPackets hands every datagram of conn to handle until ctx ends (nil) or
 // conn fails for good.
 func readPackets(ctx context.Context, conn net.PacketConn, size int, what string, handle func(b []byte, from net.Addr)) error {
+	buf := make([]byte, size)
+	return readLoop(ctx, conn, what, func() error {
+		k, from, err := conn.ReadFrom(buf)
+		if err == nil && ctx.Err() == nil {
+			handle(buf[:k], from)
+		}
+		return err
+	})
+}
+
+// readLoop calls read, which waits for conn, until ctx ends (nil) or conn fails
+// for good.
+func readLoop(ctx context.Context, conn net.PacketConn, what string, read func() error) error {
 	// A deadline in the past wakes the read below; conn stays open: it is the
 	// caller's.
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
-	buf := make([]byte, size)
 	failures := 0
 	for {
-		k, from, err := conn.ReadFrom(buf)
+		err := read()
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil {
-			failures++
-			if errors.Is(err, net.ErrClosed) || failures >= readErrorLimit {
-				return fmt.Errorf("pxe: reading %s: %w", what, err)
-			}
-			// An interface that is down for a moment must not end the server.
-			select {
-			case <-time.After(readErrorPause):
-			case <-ctx.Done():
-				return nil
-			}
+		if err == nil {
+			failures = 0
 			continue
 		}
-		failures = 0
-		handle(buf[:k], from)
+		failures++
+		if errors.Is(err, net.ErrClosed) || failures >= readErrorLimit {
+			return fmt.Errorf("pxe: reading %s: %w", what, err)
+		}
+		// An interface that is down for a moment must not end the server.
+		select {
+		case <-time.After(readErrorPause):
+		case <-ctx.Done():
+			return nil
+		}
 	}
 }
 
 // answer is a whole DHCP exchange without a socket: nil means silence.
 func (s *Server) answer(ctx context.Context, on *Network, packet []byte, probe Prober) *reply {
+	return s.answerWith(ctx, on, new(request), packet, probe)
+}
+
+// answerWith is answer with room for the request and the reply in r.
+func (s *Server) answerWith(ctx context.Context, on *Network, r *request, packet []byte, probe Prober) *reply {
 	start := s.now()
-	r, err := parseRequest(packet, dhcpMaxPacket)
-	if err != nil {
-		s.log.Debug("dropped a DHCP packet", "network", on.Name, "reason", err)
+	if err := r.parse(packet, dhcpMaxPacket); err != nil {
+		s.drop("DHCP", err)
 		return nil
 	}
 	n, err := s.subnet(on, r)
@@ -191,9 +172,7 @@ func localPort(conn net.PacketConn) uint16 {
 
 // send writes a reply to where RFC 2131 §4.1 wants it.
 func (s *Server) send(conn net.PacketConn, on *Network, p *reply) {
-	if s.capture.listens() {
-		s.capture.packet(Packet{Time: s.now(), MAC: p.mac, From: netip.AddrPortFrom(on.Server, localPort(conn)), To: p.to, Sent: true, Data: p.bytes})
-	}
+	s.captureReply(conn, on, p)
 	var err error
 	frames, ok := conn.(FrameSender)
 	switch {
@@ -209,9 +188,20 @@ func (s *Server) send(conn net.PacketConn, on *Network, p *reply) {
 		}
 	}
 	if err != nil {
-		err = fmt.Errorf("sending a DHCP reply to %v: %w", p.to, err)
-		s.recorder.Record(Exchange{Time: s.now(), MAC: p.mac, Network: on.Name, Kind: "dhcp.send",
-			Text: "could not be answered: " + err.Error(), Err: err})
+		s.notSent(on, p, err)
+	}
+}
+
+func (s *Server) notSent(on *Network, p *reply, err error) {
+	err = fmt.Errorf("sending a DHCP reply to %v: %w", p.to, err)
+	s.recorder.Record(Exchange{Time: s.now(), MAC: p.mac, Network: on.Name, Kind: "dhcp.send",
+		Text: "could not be answered: " + err.Error(), Err: err})
+}
+
+// captureReply shows a reply to the capture.
+func (s *Server) captureReply(conn net.PacketConn, on *Network, p *reply) {
+	if s.capture.listens() {
+		s.capture.packet(Packet{Time: s.now(), MAC: p.mac, From: netip.AddrPortFrom(on.Server, localPort(conn)), To: p.to, Sent: true, Data: p.bytes})
 	}
 }
 
@@ -229,7 +219,7 @@ func (p *reply) destination(r *request, yiaddr netip.Addr, nak bool) {
 		p.to = broadcast
 	case r.ciaddr.IsValid():
 		p.to = netip.AddrPortFrom(r.ciaddr, dhcpClientPort)
-	case r.IsBroadcast() || !yiaddr.IsValid():
+	case r.broadcast() || !yiaddr.IsValid():
 		p.to = broadcast
 	default:
 		p.to, p.unicastFrame = netip.AddrPortFrom(yiaddr, dhcpClientPort), true

@@ -16,6 +16,7 @@ const (
 
 	dhcpHeader    = 240 // with the magic cookie
 	dhcpMinPacket = 300 // BOOTP's packet (RFC 1542 §2.1): shorter ones are dropped by old relays and ROMs
+	replyRoom     = 640 // of an answer that is not unusually long
 	dhcpMinMax    = 576 // what every client must take, IP header and all (RFC 2131 §2)
 	udpIPHeaders  = 28
 )
@@ -102,15 +103,20 @@ type encoder struct {
 // giaddr and chaddr are the client's own, and so are options 61 and 97
 // (FIELD-NOTES items 3 and 11; RFC 6842 for 61).
 func newEncoder(r *request, kind byte, server netip.Addr) *encoder {
-	b := make([]byte, dhcpHeader, 640)
+	b := r.out
+	if b == nil {
+		b = make([]byte, 0, replyRoom)
+	}
+	b = b[:dhcpHeader]
+	clear(b)
 	b[0] = 2
-	b[1], b[2] = byte(r.HWType), byte(len(r.ClientHWAddr))
-	copy(b[4:8], r.TransactionID[:])
-	binary.BigEndian.PutUint16(b[10:], r.Flags)
-	copy(b[12:16], r.ClientIPAddr.To4())
-	copy(b[24:28], r.GatewayIPAddr.To4())
-	copy(b[28:44], r.ClientHWAddr)
-	copy(b[236:240], []byte{99, 130, 83, 99})
+	copy(b[1:3], r.raw[1:3])     // htype, hlen
+	copy(b[4:8], r.xid())        //
+	copy(b[10:12], r.raw[10:12]) // flags
+	copy(b[12:16], r.raw[12:16]) // ciaddr
+	copy(b[24:28], r.raw[24:28]) // giaddr
+	copy(b[28:34], r.chaddr())
+	copy(b[236:240], dhcpCookie[:])
 	e := &encoder{b: b, r: r, max: dhcpMinMax - udpIPHeaders}
 	if m := r.opt(optMaxSize); len(m) == 2 {
 		e.max = max(e.max, min(int(binary.BigEndian.Uint16(m)), 1500)-udpIPHeaders)
@@ -188,7 +194,8 @@ func (e *encoder) u32(code byte, v uint32) {
 }
 
 func (e *encoder) addrs(code byte, as ...netip.Addr) {
-	var v []byte
+	var room [64]byte
+	v := room[:0]
 	for _, a := range as {
 		if a.Is4() {
 			a4 := a.As4()

@@ -15,8 +15,8 @@ import (
 // dhcpReceiveBuffer holds a burst of a few thousand requests.
 const dhcpReceiveBuffer = 8 << 20
 
-// DHCPConn is a DHCP server's socket on one interface. It is a [FrameSender]
-// and a [Prober].
+// DHCPConn is a DHCP server's socket on one interface. It is a [FrameSender],
+// a [Batcher] and a [Prober].
 type DHCPConn struct {
 	*net.UDPConn
 	ifname string
@@ -25,6 +25,9 @@ type DHCPConn struct {
 	frames *os.File // an AF_PACKET socket that receives nothing
 	raw    syscall.RawConn
 	arp    *arpSocket
+
+	udp          syscall.RawConn // of UDPConn
+	in, outgoing mmsg
 }
 
 // ListenDHCP opens port 67 on one interface, and a packet socket for replies
@@ -61,13 +64,19 @@ func ListenDHCP(ifname string) (*DHCPConn, error) {
 		frames.Close()
 		return nil, fmt.Errorf("packet socket on %s: %w", ifname, err)
 	}
+	udpRaw, err := udp.SyscallConn()
+	if err != nil {
+		udp.Close()
+		frames.Close()
+		return nil, fmt.Errorf("DHCP socket on %s: %w", ifname, err)
+	}
 	arp, err := openARP(ifi.Index, ifname)
 	if err != nil {
 		udp.Close()
 		frames.Close()
 		return nil, err
 	}
-	return &DHCPConn{UDPConn: udp, ifname: ifname, index: ifi.Index, mac: ifi.HardwareAddr, frames: frames, raw: raw, arp: arp}, nil
+	return &DHCPConn{UDPConn: udp, ifname: ifname, index: ifi.Index, mac: ifi.HardwareAddr, frames: frames, raw: raw, arp: arp, udp: udpRaw}, nil
 }
 
 // dhcpSockopts binds a socket to the interface: replies leave where requests

@@ -88,17 +88,20 @@ func (s *Server) ServeBINL(ctx context.Context, network string, conn net.PacketC
 	if n == nil {
 		return fmt.Errorf("pxe: no network named %q is configured", network)
 	}
-	return s.serveRequests(ctx, n, conn, "boot requests (port 4011) on network "+network, func(ctx context.Context, b []byte, from netip.AddrPort) *reply {
-		return s.answerBINL(ctx, n, b, from)
+	return s.serveRequests(ctx, n, conn, "boot requests (port 4011) on network "+network, func(ctx context.Context, r *request, b []byte, from netip.AddrPort) *reply {
+		return s.answerBINLWith(ctx, n, r, b, from)
 	})
 }
 
 // answerBINL is a whole exchange on port 4011 without a socket.
 func (s *Server) answerBINL(ctx context.Context, n *Network, packet []byte, from netip.AddrPort) *reply {
+	return s.answerBINLWith(ctx, n, new(request), packet, from)
+}
+
+func (s *Server) answerBINLWith(ctx context.Context, n *Network, r *request, packet []byte, from netip.AddrPort) *reply {
 	start := s.now()
-	r, err := parseRequest(packet, dhcpMaxPacket)
-	if err != nil {
-		s.log.Debug("dropped a packet of port 4011", "network", n.Name, "reason", err)
+	if err := r.parse(packet, dhcpMaxPacket); err != nil {
+		s.drop("port 4011", err)
 		return nil
 	}
 	r.client.Network = n.Name

@@ -57,12 +57,9 @@ func quirkName(name string) string {
 // server's "no such file" sends it on at once.
 const quirkNextDevice = "next-boot-device"
 
-// quirkNoEnd ends the options of a packet. Observed: some relays and hand-made
-// clients (nmap's dhcp-discover of old) leave option 255 away when options
-// fill the packet exactly; a second end option is harmless.
-func quirkNoEnd(packet []byte) []byte {
-	return append(packet[:len(packet):len(packet)], optEnd)
-}
+// quirkNoEnd: the options of a packet may end without option 255, see
+// packet.options. Observed: some relays and hand-made clients (nmap's
+// dhcp-discover of old) leave it away when options fill the packet exactly.
 
 // quirkUserClass decodes the user class. Observed (FIELD-NOTES item 12):
 // iPXE sends option 77 as the bare text "iPXE"; others code it as RFC 3004

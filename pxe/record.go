@@ -59,7 +59,7 @@ func (x *exchange) whyNoOffer(before seen) string {
 		return "before that it took an offer of another DHCP server, " + before.refused
 	case c.boots() && !c.IPXE && before.what == "":
 		return fmt.Sprintf("%s was offered an address without a boot file, and firmware may want both", c.describe())
-	case x.r.IsBroadcast():
+	case x.r.broadcast():
 		return fmt.Sprintf("%s hears no broadcasts of ours, or does not like the offer: see whether the replies arrive at its switch port (filters such as DHCP snooping drop them)", c.describe())
 	}
 	return fmt.Sprintf("%s does not get our replies, or does not like the offer: see whether they arrive at its switch port (filters such as DHCP snooping drop them)", c.describe())

@@ -157,9 +157,13 @@ func (p *replay) asOurs(r *request, b []byte) ([]byte, string) {
 		return b, ""
 	}
 	note := fmt.Sprintf(", which took %v of server %v and is replayed as if it took ours", r.want, r.server)
+	m, err := dhcpv4.FromBytes(append(b[:len(b):len(b)], optEnd))
+	if err != nil {
+		return b, ""
+	}
 	s4, a4 := o.server.As4(), o.addr.As4()
-	r.Options[optServerID], r.Options[optRequestedAddr] = s4[:], a4[:]
-	return r.ToBytes(), note
+	m.Options[optServerID], m.Options[optRequestedAddr] = s4[:], a4[:]
+	return m.ToBytes(), note
 }
 
 // at makes the machine known by the address that it has in the capture.

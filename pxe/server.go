@@ -37,7 +37,8 @@ type Server struct {
 	clients  *clients
 	capture  *Capture
 
-	tftp tftpLimits
+	tftp  tftpLimits
+	drops drops
 }
 
 // New checks the configuration and makes a server. It opens nothing.

@@ -85,13 +85,13 @@ func (s *Server) ServeTFTP(ctx context.Context, conn net.PacketConn, dial func(c
 			return
 		}
 		if err != nil {
-			s.log.Debug("dropped a TFTP packet", "from", peer, "reason", err)
+			s.drop("TFTP", err)
 			return
 		}
 		key := tftpKey{peer, q.name}
 		if !s.tftp.take(key) {
 			// A repeated request, or too many: the client asks again.
-			s.log.Debug("dropped a TFTP request", "from", peer, "name", q.name)
+			s.drop("TFTP", errRepeated)
 			return
 		}
 		local := s.localFor(conn, peer.Addr())

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 )
@@ -51,7 +50,10 @@ type tftpRefusal struct {
 
 func (e *tftpRefusal) Error() string { return e.text }
 
-var errNotTFTP = errors.New("not a TFTP request")
+var (
+	errNotTFTP  = errors.New("not a TFTP request")
+	errRepeated = errors.New("a request that is being answered, or too many at once")
+)
 
 // parseTFTP reads a request (RFC 1350 §5, RFC 2347 §2). A *tftpRefusal is
 // owed to the client; any other error is dropped in silence.
@@ -60,12 +62,12 @@ func parseTFTP(b []byte) (tftpRequest, error) {
 	if len(b) < 4 || len(b) > tftpMaxRequest {
 		return q, errNotTFTP
 	}
-	switch op := binary.BigEndian.Uint16(b); op {
+	switch binary.BigEndian.Uint16(b) {
 	case tftpRead:
 	case tftpWrite:
 		return q, &tftpRefusal{tftpErrAccess, "this server is read-only"}
 	default:
-		return q, fmt.Errorf("%w: opcode %d", errNotTFTP, op)
+		return q, errNotTFTP
 	}
 	name, rest, ok := bytes.Cut(b[2:], []byte{0})
 	if !ok || len(name) == 0 {

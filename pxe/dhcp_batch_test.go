@@ -1,0 +1,94 @@
+//go:build linux
+
+package pxe
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
+)
+
+// TestServeDHCPBatches has a burst of relayed clients over a kernel's socket:
+// each gets its own answer, whatever batch it came in.
+func TestServeDHCPBatches(t *testing.T) {
+	server, client := vethPair(t)
+	client.run(t, "ip", "addr", "add", "192.0.2.2/24", "dev", "cli0")
+	n := testNetwork()
+	relay := netip.MustParseAddr("192.0.2.2")
+	n.Relays = []netip.Addr{relay}
+	f := newFixture(t, n)
+	f.now = time.Now
+	leases := &benchLeases{next: netip.MustParseAddr("192.0.2.10"), by: map[[6]byte]netip.Addr{}}
+	f.Server.leases = leases
+	f.Server.booter = booterFunc(func(Client) (Decision, error) { return Decision{Action: Ignore}, nil })
+	server.serve(t, f.Server, "srv0")
+	var conn net.PacketConn
+	if err := client.do(func() (err error) {
+		conn, err = net.ListenPacket("udp4", "192.0.2.2:67")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	to := net.UDPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:67"))
+	const clients = 200
+	for i := range clients {
+		b := ask(dhcpv4.MessageTypeDiscover, uefiOpts, func(p *dhcpv4.DHCPv4) {
+			p.ClientHWAddr = net.HardwareAddr{2, 0, 0, 0, 0, byte(i)}
+			p.GatewayIPAddr = relay.AsSlice()
+			p.TransactionID = dhcpv4.TransactionID{0, 0, 1, byte(i)}
+		})
+		if _, err := conn.WriteTo(b, to); err != nil {
+			t.Fatal(err)
+		}
+		// Between them what nobody reads.
+		if _, err := conn.WriteTo(b[:i], to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]bool{}
+	for buf := make([]byte, 2000); len(got) < clients; {
+		k, _, err := conn.ReadFrom(buf)
+		if err != nil {
+			t.Fatalf("%d of %d clients were answered: %v", len(got), clients, err)
+		}
+		m, err := dhcpv4.FromBytes(buf[:k])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.TransactionID != (dhcpv4.TransactionID{0, 0, 1, m.ClientHWAddr[5]}) || m.MessageType() != dhcpv4.MessageTypeOffer {
+			t.Errorf("%v of %v has transaction %v", m.MessageType(), m.ClientHWAddr, m.TransactionID)
+		}
+		if got[m.YourIPAddr.String()] {
+			t.Errorf("%v was offered to two clients", m.YourIPAddr)
+		}
+		got[m.YourIPAddr.String()] = true
+	}
+	if d := f.Drops(); d["DHCP: "+errTooShort.Error()] == 0 {
+		t.Errorf("Drops = %v; want the short packets in it", d)
+	}
+}
+
+// TestContextsEnd has the contexts of requests end with their parent.
+func TestContextsEnd(t *testing.T) {
+	parent, cancel := context.WithCancel(t.Context())
+	c := contexts{parent: parent}
+	defer c.end()
+	ctx := c.now()
+	if c.now() != ctx {
+		t.Error("two requests at once have two contexts; want one")
+	}
+	cancel()
+	<-ctx.Done()
+	c.made = time.Now().Add(-time.Minute)
+	if c.now() == ctx {
+		t.Error("a request a minute later has the same context; want another")
+	}
+}

@@ -1,0 +1,111 @@
+package pxe
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+var _ Batcher = (*DHCPConn)(nil)
+
+// mmsg is a batch for the kernel: recvmmsg(2) and sendmmsg(2).
+type mmsg struct {
+	mu   sync.Mutex // one caller at a time: the room is shared
+	hdrs [dhcpBatch]mmsghdr
+	iovs [dhcpBatch]unix.Iovec
+	addr [dhcpBatch]unix.RawSockaddrInet4
+}
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
+	_   [(unsafe.Sizeof(uintptr(0)) - 4) % 8]byte
+}
+
+// prepare points the headers at datagrams.
+func (m *mmsg) prepare(ds []Datagram) int {
+	n := min(len(ds), dhcpBatch)
+	for i := range n {
+		m.iovs[i] = unix.Iovec{}
+		if len(ds[i].Data) > 0 {
+			m.iovs[i].Base = &ds[i].Data[0]
+		}
+		m.iovs[i].SetLen(len(ds[i].Data))
+		h := &m.hdrs[i].hdr
+		*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(&m.addr[i])), Namelen: unix.SizeofSockaddrInet4, Iov: &m.iovs[i]}
+		h.SetIovlen(1)
+		m.hdrs[i].len = 0
+	}
+	return n
+}
+
+// call makes one system call, again while it is interrupted.
+func (m *mmsg) call(trap, fd uintptr, n int) (int, error) {
+	for {
+		k, _, errno := unix.Syscall6(trap, fd, uintptr(unsafe.Pointer(&m.hdrs[0])), uintptr(n), unix.MSG_DONTWAIT, 0, 0)
+		switch errno {
+		case 0:
+			return int(k), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// ReadBatch reads the datagrams that wait, and waits for the first.
+func (c *DHCPConn) ReadBatch(to []Datagram) (int, error) {
+	m := &c.in
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.prepare(to)
+	var k int
+	var err error
+	if rerr := c.udp.Read(func(fd uintptr) bool {
+		k, err = m.call(unix.SYS_RECVMMSG, fd, n)
+		return !errors.Is(err, syscall.EAGAIN)
+	}); rerr != nil {
+		return 0, rerr
+	}
+	if err != nil {
+		return 0, fmt.Errorf("recvmmsg on %s: %w", c.ifname, err)
+	}
+	for i := range k {
+		a := &m.addr[i]
+		to[i].Data = to[i].Data[:m.hdrs[i].len]
+		to[i].Peer = netip.AddrPortFrom(netip.AddrFrom4(a.Addr), binary.BigEndian.Uint16((*[2]byte)(unsafe.Pointer(&a.Port))[:]))
+	}
+	return k, nil
+}
+
+// WriteBatch sends datagrams.
+func (c *DHCPConn) WriteBatch(from []Datagram) (int, error) {
+	m := &c.outgoing
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.prepare(from)
+	for i := range n {
+		a := &m.addr[i]
+		*a = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: from[i].Peer.Addr().As4()}
+		binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&a.Port))[:], from[i].Peer.Port())
+	}
+	var k int
+	var err error
+	if werr := c.udp.Write(func(fd uintptr) bool {
+		k, err = m.call(unix.SYS_SENDMMSG, fd, n)
+		return !errors.Is(err, syscall.EAGAIN)
+	}); werr != nil {
+		return 0, werr
+	}
+	if err != nil {
+		return 0, fmt.Errorf("sendmmsg on %s: %w", c.ifname, err)
+	}
+	return k, nil
+}
