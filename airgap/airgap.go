@@ -110,6 +110,7 @@ type Item struct {
 	Why     string      `json:"why,omitempty"`  // what brought it in
 	Sum     string      `json:"sum,omitempty"`  // the digest that upstream vouches for, where that is not SHA256
 	Also    []string    `json:"also,omitempty"` // other addresses of the same bytes
+	Text    string      `json:"text,omitempty"` // the whole file, when it is a few lines that change at URL
 }
 
 // Trust is one reason to believe the digests of a mirror's items.

@@ -219,12 +219,22 @@ func (f *Fetcher) Get(ctx context.Context, it Item, add func(int64)) error {
 	if add == nil {
 		add = func(int64) {}
 	}
+	if it.Text != "" {
+		add(int64(len(it.Text)))
+		_, _, err := f.Blobs.Put(ctx, strings.NewReader(it.Text), it.SHA256)
+		return err
+	}
 	sink, err := f.open(it)
 	if err != nil {
 		return err
 	}
 	defer sink.close()
 	add(sink.size())
+	return f.bringAny(ctx, it, sink, add)
+}
+
+// bringAny is bring from the first of an item's addresses that has it.
+func (f *Fetcher) bringAny(ctx context.Context, it Item, sink sink, add func(int64)) error {
 	var errs []error
 	for _, u := range append([]string{it.URL}, it.Also...) {
 		it.URL = u

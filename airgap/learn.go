@@ -101,7 +101,7 @@ func (f *Fetcher) learn(ctx context.Context, u Unknown, add func(int64)) (Item, 
 		}
 	}
 	add(s.size())
-	if err := f.bring(ctx, it, s, add); err != nil {
+	if err := f.bringAny(ctx, it, s, add); err != nil {
 		return it, err
 	}
 	it.SHA256, it.Size = s.got, s.n

@@ -108,6 +108,9 @@ func (m LockedMirror) check() error {
 		if it.Size < -1 {
 			return fmt.Errorf("%s has %d bytes", it.Path, it.Size)
 		}
+		if it.Text != "" && (blob.FromBytes([]byte(it.Text)) != it.SHA256 || int64(len(it.Text)) != it.Size) {
+			return fmt.Errorf("%s: its text has another digest or size than it says", it.Path)
+		}
 		switch it.Kind {
 		case KindIndex, KindPackage, KindFile, KindPart, KindEvidence, KindBuilt:
 		default:

@@ -154,7 +154,7 @@ func whyChain(m airgap.LockedMirror, it airgap.Item) []string {
 		out = append(out, why)
 		next := ""
 		for _, x := range m.Items {
-			if x.Name == why && (x.Arch == it.Arch || x.Arch == "all" || it.Arch == "all") {
+			if (x.Name == why || x.Name+"@"+x.Version == why) && (x.Arch == it.Arch || x.Arch == "all" || it.Arch == "all") {
 				next = x.Why
 			}
 		}
@@ -282,7 +282,7 @@ func (e *env) mirrorServe(c *cli.Context) error {
 		name = "nothing yet: fettle mirror sync, or fettle bundle import"
 	}
 	fmt.Fprintf(e.stdout, "Serving http://%s/ (%s)\n", l.Addr(), name)
-	srv := &http.Server{Handler: airgap.NewHandler(s, e.log), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	srv := &http.Server{Handler: airgap.NewHandler(s, e.log, mirrorFormats("")...), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
 	select {
