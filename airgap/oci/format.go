@@ -1,0 +1,6 @@
+package oci
+
+const (
+	formatName = "oci"
+	maxDepth   = 4 // indexes in indexes
+)
