@@ -33,6 +33,10 @@ type Mirror struct {
 	Keyrings   []string   `json:"keyrings,omitempty"`   // apt, rpm, files: files of OpenPGP keys
 	Files      []WantFile `json:"files,omitempty"`      // files
 
+	Images []string `json:"images,omitempty"` // oci: REGISTRY/REPOSITORY:TAG, @DIGEST, or both
+	Moving []string `json:"moving,omitempty"` // oci: tags that may mean another image than they did
+	Secret string   `json:"secret,omitempty"` // oci: name of the secret with USER:PASSWORD for upstream
+
 	Lockfiles []string       `json:"lockfiles,omitempty"` // npm, go, pypi: files that say what is wanted
 	Python    []string       `json:"python,omitempty"`    // pypi: versions, e.g. 3.11
 	Omit      []string       `json:"omit,omitempty"`      // npm: dev, optional

@@ -27,8 +27,16 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 	return nil
 }
 
+// StatusError is an answer of upstream that is no success.
+type StatusError struct {
+	Code   int
+	Status string
+}
+
+func (e *StatusError) Error() string { return "upstream answers " + e.Status }
+
 func statusError(resp *http.Response) error {
-	err := fmt.Errorf("upstream answers %s", resp.Status)
+	err := &StatusError{resp.StatusCode, resp.Status}
 	switch c := resp.StatusCode; {
 	case c == http.StatusNotFound || c == http.StatusGone:
 		return permanent{fmt.Errorf("%w: %w; resolve again if upstream moved on", ErrGone, err)}
@@ -38,8 +46,12 @@ func statusError(resp *http.Response) error {
 	return permanent{err}
 }
 
-// do makes one request. done gives its place back and must be called.
+// do makes one GET request. done gives its place back and must be called.
 func (f *Fetcher) do(ctx context.Context, rawURL string, header http.Header) (resp *http.Response, done func(), err error) {
+	return f.request(ctx, http.MethodGet, rawURL, header)
+}
+
+func (f *Fetcher) request(ctx context.Context, method, rawURL string, header http.Header) (resp *http.Response, done func(), err error) {
 	f.init()
 	u, err := url.Parse(rawURL)
 	if err != nil {
@@ -51,7 +63,7 @@ func (f *Fetcher) do(ctx context.Context, rawURL string, header http.Header) (re
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	end := func() { cancel(nil); release() }
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, rawURL, nil)
+	req, err := http.NewRequestWithContext(ctx, method, rawURL, nil)
 	if err != nil {
 		end()
 		return nil, nil, permanent{err}
@@ -93,4 +105,42 @@ func (w *watched) Read(p []byte) (int, error) {
 		err = context.Cause(w.ctx)
 	}
 	return n, err
+}
+
+// Answer is what upstream says to [Fetcher.Ask].
+type Answer struct {
+	Header http.Header
+	Body   []byte
+	URL    *url.URL // after redirects
+}
+
+// Ask makes a request for upstream's metadata, again if need be, and reads the
+// answer, of at most limit bytes. Nothing vouches for it yet. The error is
+// [ErrGone] when upstream has no such thing, and a [StatusError] for every other
+// answer that is no success.
+func (f *Fetcher) Ask(ctx context.Context, method, rawURL string, header http.Header, limit int64) (Answer, error) {
+	var out Answer
+	err := f.try(ctx, rawURL, func() error {
+		resp, done, err := f.request(ctx, method, rawURL, header)
+		if err != nil {
+			return err
+		}
+		defer done()
+		if resp.StatusCode != http.StatusOK {
+			return statusError(resp)
+		}
+		b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+		if err != nil {
+			return err
+		}
+		if int64(len(b)) > limit {
+			return permanent{fmt.Errorf("upstream sends more than %d bytes", limit)}
+		}
+		out = Answer{resp.Header, b, resp.Request.URL}
+		return nil
+	})
+	if err != nil {
+		return Answer{}, fmt.Errorf("asking %s: %w", redact(rawURL), err)
+	}
+	return out, nil
 }

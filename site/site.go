@@ -225,6 +225,10 @@ type Mirror struct {
 	Resign     bool         // apt: sign a whole mirror with the site's key
 	Files      []MirrorFile // files: each by address and digest
 
+	Images []string // oci: REGISTRY/REPOSITORY:TAG, @DIGEST, or both
+	Moving []string // oci: tags that may mean another image than they did
+	Secret string   // oci: name of the secret with USER:PASSWORD for upstream; "" = none
+
 	Lockfiles []string          // npm, go, pypi: what is wanted, relative to the site folder
 	Python    []string          // pypi: e.g. "3.11"
 	Omit      []string          // npm: "dev", "optional"

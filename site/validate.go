@@ -50,6 +50,7 @@ func (s *Site) validate(p *problems) {
 	}
 	v.rackUnits()
 	v.checkProfiles()
+	v.checkMirrors()
 }
 
 // unique claims a value and reports who has it already.
@@ -223,6 +224,13 @@ func (v *validator) rackUnits() {
 			}
 			taken[place{m.Rack, u}] = m.Name
 		}
+	}
+}
+
+// checkMirrors checks what mirrors name.
+func (v *validator) checkMirrors() {
+	for i, m := range v.s.Mirrors {
+		v.refers("mirror "+m.Name, "secret", m.Secret, fmt.Sprintf("mirrors[%d].secret", i))
 	}
 }
 
