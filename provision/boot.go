@@ -32,8 +32,9 @@ func (p *Provisioner) Boot(ctx context.Context, c pxe.Client) (pxe.Decision, err
 	if err := p.wait(ctx); err != nil {
 		return pxe.Decision{}, err
 	}
-	s := p.c.Site()
-	m, _, known := s.MachineByMAC(mac)
+	x := p.index()
+	s := x.site
+	m, _, known := x.machine(mac)
 	if !known {
 		return p.bootUnknown(ctx, s, c, mac)
 	}

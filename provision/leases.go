@@ -40,7 +40,8 @@ type offer struct {
 // clientNetwork is the network and the reservation of a client; the address is
 // invalid when it has none.
 func (p *Provisioner) clientNetwork(c pxe.Client) (n site.Network, mac site.MAC, name string, reserved netip.Addr, err error) {
-	s := p.c.Site()
+	x := p.index()
+	s := x.site
 	n, ok := s.Network(c.Network)
 	if !ok {
 		return n, mac, "", reserved, fmt.Errorf("network %s is not in the site file", c.Network)
@@ -48,7 +49,7 @@ func (p *Provisioner) clientNetwork(c pxe.Client) (n site.Network, mac site.MAC,
 	if mac, err = macOf(c.MAC); err != nil {
 		return n, mac, "", reserved, err
 	}
-	m, nic, known := s.MachineByMAC(mac)
+	m, nic, known := x.machine(mac)
 	if known && nic.Network == n.Name {
 		return n, mac, m.Name, nic.Address, nil
 	}
@@ -164,7 +165,7 @@ func (p *Provisioner) setPool(network string, s poolSearch) {
 
 // inPool tells whether a may be given to a client without a reservation.
 func (p *Provisioner) inPool(n site.Network, a netip.Addr) bool {
-	if a == n.Server || a == n.Gateway || p.reservedAddr(n, a) {
+	if a == n.Server || a == n.Gateway || p.reservedAddr(a) {
 		return false
 	}
 	for _, pool := range n.Pools {
@@ -175,18 +176,9 @@ func (p *Provisioner) inPool(n site.Network, a netip.Addr) bool {
 	return false
 }
 
-func (p *Provisioner) reservedAddr(n site.Network, a netip.Addr) bool {
-	for _, m := range p.c.Site().Machines {
-		if m.BMC.Address == a {
-			return true
-		}
-		for _, nic := range m.NICs {
-			if nic.Address == a {
-				return true
-			}
-		}
-	}
-	return false
+func (p *Provisioner) reservedAddr(a netip.Addr) bool {
+	_, taken := p.index().taken[a]
+	return taken
 }
 
 // hold keeps an address for a client that it is offered to, unless somebody

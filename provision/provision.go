@@ -20,6 +20,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/fettle-dev/fettle/bmc"
@@ -134,6 +135,9 @@ type Provisioner struct {
 	retired []retired       // tokens of ended runs, oldest first
 	offers  map[offerKey]offer
 	pools   map[string]poolSearch // by network
+
+	indexed   atomic.Pointer[siteIndex]
+	recording recordLimit
 }
 
 // New checks c and makes a Provisioner.
@@ -157,7 +161,7 @@ func New(c Config) (*Provisioner, error) {
 	}
 	return &Provisioner{
 		c: c, limits: c.Limits.withDefaults(), log: c.Logger, now: c.Now,
-		exchanges: make(chan pxe.Exchange, 4096),
+		exchanges: make(chan pxe.Exchange, 8192),
 		starts:    make(chan *run, 64),
 		loaded:    make(chan struct{}),
 		stopped:   make(chan struct{}),

@@ -15,17 +15,26 @@ import (
 
 var _ pxe.Recorder = (*Provisioner)(nil)
 
-// Record puts an exchange on its machine's timeline. It does not block: when
-// the state cannot keep up, exchanges are dropped and the log says so.
+// Record puts an exchange on its machine's timeline. It does not block: in a
+// flood, and when the state cannot keep up, exchanges are left out and the log
+// says so.
 func (p *Provisioner) Record(e pxe.Exchange) {
 	// An image is fetched in many ranges; the agent's reports tell of it.
 	if strings.HasPrefix(e.Kind, "http.") && strings.HasSuffix(e.Name, "/disk.zst") && e.Err == nil {
 		return
 	}
-	select {
-	case p.exchanges <- e:
-	default:
-		p.log.Warn("boot exchange dropped: the state is slow", "mac", e.MAC, "kind", e.Kind)
+	now := p.now()
+	ok, tell := p.recording.allow(p.index(), &e, now)
+	if ok {
+		select {
+		case p.exchanges <- e:
+			return
+		default:
+			tell = p.recording.lost(now)
+		}
+	}
+	if tell > 0 {
+		p.log.Warn("boot exchanges are not on any timeline: a flood, or a state that is slow", "count", tell, "last", e.Kind, "mac", e.MAC)
 	}
 }
 
@@ -101,9 +110,8 @@ func (p *Provisioner) exchangeEvent(ctx context.Context, e pxe.Exchange) state.E
 // exchangeMachine names the machine behind an exchange, by MAC, or by the
 // address that the site reserves or the state has leased.
 func (p *Provisioner) exchangeMachine(ctx context.Context, e pxe.Exchange) string {
-	s := p.c.Site()
 	if mac, err := macOf(e.MAC); err == nil {
-		if m, _, ok := s.MachineByMAC(mac); ok {
+		if m, _, ok := p.index().machine(mac); ok {
 			return m.Name
 		}
 		return unknownName(mac)
@@ -117,15 +125,11 @@ func (p *Provisioner) addrMachine(ctx context.Context, addr netip.Addr) string {
 	if !addr.IsValid() {
 		return ""
 	}
-	s := p.c.Site()
-	for _, m := range s.Machines {
-		for _, nic := range m.NICs {
-			if nic.Address == addr {
-				return m.Name
-			}
-		}
+	x := p.index()
+	if name, ok := x.byNIC[addr]; ok {
+		return name
 	}
-	for _, n := range s.Networks {
+	for _, n := range x.site.Networks {
 		if !n.Prefix.Contains(addr) {
 			continue
 		}
@@ -133,7 +137,7 @@ func (p *Provisioner) addrMachine(ctx context.Context, addr netip.Addr) string {
 		if err != nil || !ok || p.now().After(l.Expires) {
 			continue
 		}
-		if m, _, ok := s.MachineByMAC(l.MAC); ok {
+		if m, _, ok := x.machine(l.MAC); ok {
 			return m.Name
 		}
 		return unknownName(l.MAC)
@@ -171,7 +175,7 @@ func (p *Provisioner) sawExchange(ctx context.Context, e pxe.Exchange) {
 	if err != nil {
 		return
 	}
-	m, _, ok := p.c.Site().MachineByMAC(mac)
+	m, _, ok := p.index().machine(mac)
 	if !ok {
 		return
 	}

@@ -1,0 +1,49 @@
+package provision
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/fettle-dev/fettle/pxe"
+)
+
+// TestFloodIsNotRecorded has strangers send without end, and a machine of the
+// site among them: its timeline is whole, theirs is bounded.
+func TestFloodIsNotRecorded(t *testing.T) {
+	b := newBench(t, nil)
+	x := b.p.index()
+	known := x.site.Machines[0].NICs[0]
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	var l recordLimit
+	kept, told, shed := 0, 0, int64(0)
+	for i := range 100_000 {
+		e := pxe.Exchange{MAC: []byte{2, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}, Kind: "dhcp.discover"}
+		ok, tell := l.allow(x, &e, now)
+		if ok {
+			kept++
+		}
+		if tell > 0 {
+			told, shed = told+1, shed+tell
+		}
+	}
+	if kept != strangerBurst || told != 1 {
+		t.Errorf("of 100,000 exchanges of strangers %d were recorded and the log was told %d times (%d); want %d and once", kept, told, shed, strangerBurst)
+	}
+	for i := range machineBurst + 1 {
+		e := pxe.Exchange{MAC: known.MAC[:], Kind: "dhcp.discover"}
+		if i%2 == 1 {
+			e = pxe.Exchange{Addr: known.Address, Kind: "http.get"}
+		}
+		if ok, _ := l.allow(x, &e, now); ok != (i < machineBurst) {
+			t.Fatalf("exchange %d of a machine of the site: recorded %v", i, ok)
+		}
+	}
+	now = now.Add(time.Hour)
+	if ok, _ := l.allow(x, &pxe.Exchange{MAC: known.MAC[:]}, now); !ok {
+		t.Error("an exchange an hour later is not recorded")
+	}
+	if _, _, ok := x.machine(known.MAC); !ok || x.taken[known.Address] == "" || x.byNIC[netip.MustParseAddr("203.0.113.1")] != "" {
+		t.Errorf("the index does not know %v", known)
+	}
+}
