@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"filippo.io/age"
+
 	"github.com/fettle-dev/fettle/blob"
 )
 
@@ -39,7 +41,11 @@ type Bundle struct {
 	Base       *BaseRef    `json:"base,omitempty"`
 	VolumeSize int64       `json:"volumeSize"` // 0: no limit
 	Blobs      int         `json:"blobs"`
-	Bytes      int64       `json:"bytes"` // of the blobs
+	Bytes      int64       `json:"bytes"`                // of the blobs
+	Recipients []string    `json:"recipients,omitempty"` // the age public keys that volumes are encrypted to
+	Documents  []Document  `json:"documents,omitempty"`
+	Programs   []Program   `json:"programs,omitempty"`
+	Parity     *Parity     `json:"parity,omitempty"`
 	Volumes    []Volume    `json:"volumes"`
 }
 
@@ -60,11 +66,17 @@ type BaseRef struct {
 type Volume struct {
 	Number int         `json:"number"`
 	File   string      `json:"file"`
-	Size   int64       `json:"size"`
-	Table  blob.Digest `json:"table"` // of the compressed table
+	Size   int64       `json:"size"`   // plain
+	Stored int64       `json:"stored"` // of the file: more than Size if it is encrypted
+	Table  blob.Digest `json:"table"`  // of the compressed table
 }
 
-func volumeFile(n int) string { return fmt.Sprintf("volume-%04d.fvol", n) }
+func (b Bundle) volumeFile(n int) string {
+	if b.Encrypted() {
+		return fmt.Sprintf("volume-%04d.fvol.age", n)
+	}
+	return fmt.Sprintf("volume-%04d.fvol", n)
+}
 
 // bundleID is the id: FORMAT.md.
 func bundleID(b Bundle) blob.Digest {
@@ -72,7 +84,11 @@ func bundleID(b Bundle) blob.Digest {
 	if b.Base != nil {
 		base = b.Base.SHA256
 	}
-	return blob.FromBytes(fmt.Appendf(nil, "fettle bundle 1\n%s\n%s\n%d\n", b.Snapshot.SHA256, base, b.VolumeSize))
+	text := fmt.Appendf(nil, "fettle bundle 1\n%s\n%s\n%d\n", b.Snapshot.SHA256, base, b.VolumeSize)
+	for _, d := range b.Documents {
+		text = fmt.Appendf(text, "%s %s\n", d.SHA256, d.Name)
+	}
+	return blob.FromBytes(text)
 }
 
 // parseIndex reads bytes whose signature is good.
@@ -105,8 +121,11 @@ func (b Bundle) check() error {
 	if b.ID != bundleID(b) {
 		return errors.New("its id is not that of its snapshot and base")
 	}
+	if err := b.checkParts(); err != nil {
+		return err
+	}
 	for i, v := range b.Volumes {
-		if v.Number != i+1 || v.File != volumeFile(v.Number) || v.Size < minVolume {
+		if v.Number != i+1 || v.File != b.volumeFile(v.Number) || v.Size < minVolume || v.Stored < v.Size || !b.Encrypted() && v.Stored != v.Size {
 			return fmt.Errorf("volume %d is described wrongly", i+1)
 		}
 		if err := v.Table.Validate(); err != nil {
@@ -119,8 +138,13 @@ func (b Bundle) check() error {
 // OpenedBundle is a bundle whose index is verified, and where its volumes are.
 type OpenedBundle struct {
 	Bundle
-	key   PublicKey
-	paths map[int]string // of the volumes that are present
+	key              PublicKey
+	dirs             []string
+	paths            map[string]string // by name, of the files that are present
+	sums             map[string]string // what SHA256SUMS says; nil: it is not there
+	ids              []age.Identity
+	index, signature []byte
+	lost             []int // volumes whose files are there and damaged
 }
 
 // OpenBundle reads the index of the bundle in dirs, the folders of one medium
@@ -147,7 +171,7 @@ func OpenBundle(key PublicKey, dirs ...string) (*OpenedBundle, error) {
 			return nil, fmt.Errorf("%s: %w", dir, err)
 		}
 		if out == nil {
-			out = &OpenedBundle{Bundle: b, key: key, paths: map[int]string{}}
+			out = &OpenedBundle{Bundle: b, key: key, index: data, signature: sig, paths: map[string]string{}}
 		} else if out.ID != b.ID {
 			return nil, fmt.Errorf("%s has another bundle (%s) than the folders before it (%s)", dir, b.Snapshot.Name, out.Snapshot.Name)
 		}
@@ -155,13 +179,8 @@ func OpenBundle(key PublicKey, dirs ...string) (*OpenedBundle, error) {
 	if out == nil {
 		return nil, fmt.Errorf("no %s in %v: name the folder of the bundle", IndexFile, dirs)
 	}
-	for _, v := range out.Volumes {
-		for _, dir := range dirs {
-			path := filepath.Join(dir, v.File)
-			if _, err := os.Lstat(path); err == nil && out.paths[v.Number] == "" {
-				out.paths[v.Number] = path
-			}
-		}
+	if err := out.find(dirs); err != nil {
+		return nil, err
 	}
 	return out, nil
 }
@@ -190,8 +209,11 @@ func (e *MissingVolumeError) Error() string {
 // missing names the volumes that are neither present nor in done.
 func (b *OpenedBundle) missing(done []int) error {
 	e := &MissingVolumeError{Of: len(b.Volumes)}
+	if b.restorable() {
+		return nil
+	}
 	for _, v := range b.Volumes {
-		if b.paths[v.Number] == "" && !slices.Contains(done, v.Number) {
+		if !b.present(v.Number) && !slices.Contains(done, v.Number) {
 			e.Missing = append(e.Missing, v.File)
 		}
 	}
@@ -201,30 +223,24 @@ func (b *OpenedBundle) missing(done []int) error {
 	return e
 }
 
-// tables reads and verifies the tables of the volumes that are present.
-func (b *OpenedBundle) tables(except []int) (map[int]table, error) {
-	out := map[int]table{}
+// tables reads and verifies the tables of all volumes.
+func (b *OpenedBundle) tables(ctx context.Context) error {
 	for _, v := range b.Volumes {
-		if b.paths[v.Number] == "" || slices.Contains(except, v.Number) {
-			continue
+		if err := b.with(ctx, v, func(medium, table) error { return nil }); err != nil {
+			return err
 		}
-		t, err := readTable(b.paths[v.Number], b.key, b.ID, v)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", b.paths[v.Number], err)
-		}
-		out[v.Number] = t
 	}
-	return out, nil
+	return nil
 }
 
-// Verify reads every byte of the bundle and compares. It needs no store. What
-// it cannot know is whether the other side has the base.
+// Verify reads every byte of the bundle and compares: volumes, and what lies
+// beside them. It needs no store. What it cannot know is whether the other
+// side has the base.
 func (b *OpenedBundle) Verify(ctx context.Context, progress func(done, total int64)) error {
 	if err := b.missing(nil); err != nil {
 		return err
 	}
-	tables, err := b.tables(nil)
-	if err != nil {
+	if err := b.beside(ctx, true); err != nil {
 		return err
 	}
 	var total, done int64
@@ -233,7 +249,7 @@ func (b *OpenedBundle) Verify(ctx context.Context, progress func(done, total int
 	}
 	check := newJoin(b.Blobs, b.Bytes, b.Snapshot)
 	for _, v := range b.Volumes {
-		err := readFrames(ctx, b.paths[v.Number], tables[v.Number], nil, func(fr frame, data []byte) error {
+		err := b.frames(ctx, v, nil, func(fr frame, data []byte) error {
 			done += fr.Stored
 			if progress != nil {
 				progress(done, total)
@@ -241,7 +257,7 @@ func (b *OpenedBundle) Verify(ctx context.Context, progress func(done, total int
 			return check.frame(fr, data)
 		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", b.paths[v.Number], err)
+			return err
 		}
 	}
 	data, err := check.end()
@@ -266,21 +282,43 @@ func (b *OpenedBundle) snapshot(data []byte) (Snapshot, error) {
 
 // List reads the snapshot alone, which stands at the beginning of volume 1.
 func (b *OpenedBundle) List(ctx context.Context) (Snapshot, error) {
-	if b.paths[1] == "" {
-		return Snapshot{}, b.missing(nil)
-	}
-	t, err := readTable(b.paths[1], b.key, b.ID, b.Volumes[0])
+	got, err := b.read(ctx, map[blob.Digest]int64{b.Snapshot.SHA256: b.Snapshot.Size})
 	if err != nil {
-		return Snapshot{}, fmt.Errorf("%s: %w", b.paths[1], err)
+		return Snapshot{}, err
 	}
-	check := newJoin(1, b.Snapshot.Size, b.Snapshot)
-	want := func(fr frame) bool { return fr.Blob == b.Snapshot.SHA256 }
-	if err := readFrames(ctx, b.paths[1], t, want, check.frame); err != nil {
-		return Snapshot{}, fmt.Errorf("%s: %w", b.paths[1], err)
+	return b.snapshot(got[b.Snapshot.SHA256])
+}
+
+// read reads some blobs whole: those at the beginning of a bundle.
+func (b *OpenedBundle) read(ctx context.Context, want map[blob.Digest]int64) (map[blob.Digest][]byte, error) {
+	out := map[blob.Digest][]byte{}
+	left := len(want)
+	for _, v := range b.Volumes {
+		if left == 0 {
+			break
+		}
+		if !b.present(v.Number) && !b.restorable() {
+			return nil, b.missing(nil)
+		}
+		wanted := func(fr frame) bool { _, ok := want[fr.Blob]; return ok && left > 0 }
+		err := b.frames(ctx, v, wanted, func(fr frame, data []byte) error {
+			if fr.Offset != int64(len(out[fr.Blob])) || fr.Size != want[fr.Blob] {
+				return fmt.Errorf("%w: blob %s is not as the index says", ErrDamaged, fr.Blob.Short())
+			}
+			if out[fr.Blob] = append(out[fr.Blob], data...); fr.Offset+fr.Length < fr.Size {
+				return nil
+			}
+			if left--; blob.FromBytes(out[fr.Blob]) != fr.Blob {
+				return fmt.Errorf("%w: the frames of blob %s do not make it", ErrDamaged, fr.Blob.Short())
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
-	data, err := check.end()
-	if err != nil {
-		return Snapshot{}, fmt.Errorf("the snapshot is not whole in %s; fettle bundle verify reads all volumes: %w", b.paths[1], err)
+	if left > 0 {
+		return nil, fmt.Errorf("%w: its volumes lack a document that the index names", ErrDamaged)
 	}
-	return b.snapshot(data)
+	return out, nil
 }

@@ -2,17 +2,20 @@ package airgap
 
 import (
 	"bytes"
+	"cmp"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"syscall"
+	"time"
 
-	"github.com/klauspost/compress/zstd"
+	"filippo.io/age"
 
 	"github.com/fettle-dev/fettle/blob"
 )
@@ -33,11 +36,25 @@ type CreateOptions struct {
 	Snapshot   string // "": the newest
 	Base       string // name of the snapshot that the other side has; "": a full bundle
 	VolumeSize int64  // 0: one volume
-	Progress   func(done, total int64)
+
+	Recipients []string // age public keys of the other side; none: not encrypted
+	Parity     int      // volumes of which any so many may be lost
+	Programs   []string // paths of executables that go beside the volumes
+	Cosign     bool     // a signature for cosign verify-blob too
+	// Documents writes the documents; the same input must give the same bytes.
+	Documents func(Carried) ([]Document, error)
+	// Beside are files that go beside the volumes; Sign makes more signatures
+	// of SHA256SUMS, by name of the file.
+	Beside map[string][]byte
+	Sign   map[string]func(data []byte, at time.Time) ([]byte, error)
+	// Check refuses what is to be carried: the site's policy.
+	Check    func(Carried) error
+	Progress func(done, total int64)
 }
 
-// Create writes a bundle into the folder out. The same snapshot, base and
-// volume size give the same bytes. A folder that holds another bundle is
+// Create writes a bundle into the folder out. The same snapshot, base, volume
+// size and documents give the same bytes, but for what is encrypted: age
+// takes a fresh key each time. A folder that holds another bundle is
 // refused; one that holds this bundle is left as it is.
 func (s *Store) Create(ctx context.Context, key *Key, out string, o CreateOptions) (Bundle, error) {
 	if o.VolumeSize != 0 && o.VolumeSize < MinVolumeSize {
@@ -46,109 +63,290 @@ func (s *Store) Create(ctx context.Context, key *Key, out string, o CreateOption
 	if err := CheckName("site", o.Site); err != nil {
 		return Bundle{}, err
 	}
-	b, files, data, err := s.plan(o)
+	p, err := s.plan(ctx, &o)
 	if err != nil {
 		return Bundle{}, err
 	}
+	b := p.b
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return Bundle{}, err
 	}
-	if old, err := OpenBundle(key.Public(), out); err == nil && old.ID == b.ID && old.Site == b.Site && old.missing(nil) == nil {
-		if _, err := old.tables(nil); err == nil {
+	if old, err := OpenBundle(key.Public(), out); err == nil && p.same(old.Bundle) && old.missing(nil) == nil && len(old.Restored()) == 0 {
+		if old.beside(ctx, true) == nil && old.tables(ctx) == nil && len(old.Restored()) == 0 {
 			return old.Bundle, nil
 		}
 	} else if _, err := os.Lstat(filepath.Join(out, IndexFile)); !errors.Is(err, fs.ErrNotExist) {
 		return Bundle{}, fmt.Errorf("%s holds another bundle already: name an empty folder", out)
 	}
-	if err := checkFree(out, b.Bytes); err != nil {
+	if err := checkFree(out, p.room(o)); err != nil {
 		return Bundle{}, err
 	}
-	w, err := newVolumes(key, out, b)
+	w, err := newVolumes(key, out, b, p.to)
 	if err != nil {
 		return Bundle{}, err
 	}
 	defer w.abort()
+	if o.Parity > 0 {
+		if w.parity, err = newParityWriter(out, p.volumesAtMost(), o.Parity); err != nil {
+			return Bundle{}, err
+		}
+	}
+	if err := s.write(ctx, w, p, o); err != nil {
+		return Bundle{}, err
+	}
+	if b, err = w.end(); err != nil {
+		return Bundle{}, err
+	}
+	return b, finish(ctx, key, out, b, w.sums, o)
+}
+
+// write packs everything into volumes.
+func (s *Store) write(ctx context.Context, w *volumes, p planned, o CreateOptions) error {
 	var done int64
 	report := func(n int64) {
 		if done += n; o.Progress != nil {
-			o.Progress(done, b.Bytes)
+			o.Progress(done, p.b.Bytes)
 		}
 	}
-	if err := w.blob(b.Snapshot.SHA256, b.Snapshot.Size, bytes.NewReader(data), report); err != nil {
-		return Bundle{}, err
+	if err := w.blob(p.b.Snapshot.SHA256, p.b.Snapshot.Size, bytes.NewReader(p.data), report); err != nil {
+		return err
 	}
-	for _, f := range files {
+	packed := map[blob.Digest]bool{p.b.Snapshot.SHA256: true}
+	for _, d := range p.b.Documents {
+		if packed[d.SHA256] {
+			continue
+		}
+		packed[d.SHA256] = true
+		if err := w.blob(d.SHA256, d.Size, bytes.NewReader(d.Data), report); err != nil {
+			return fmt.Errorf("packing the document %s: %w", d.Name, err)
+		}
+	}
+	for _, f := range p.files {
 		if err := s.pack(ctx, w, f, report); err != nil {
-			return Bundle{}, fmt.Errorf("packing %s: %w", f.Path, err)
+			return fmt.Errorf("packing %s: %w", f.Path, err)
 		}
 	}
-	if b.Volumes, err = w.end(); err != nil {
-		return Bundle{}, err
-	}
+	return nil
+}
+
+// finish writes what lies beside the volumes, the index last: a folder without
+// it holds no bundle.
+func finish(ctx context.Context, key *Key, out string, b Bundle, sums map[string]string, o CreateOptions) error {
 	index, err := marshal(b)
 	if err != nil {
-		return Bundle{}, err
+		return err
 	}
 	index = append(index, '\n')
 	if _, err := parseIndex(index); err != nil {
-		return Bundle{}, err
+		return err
 	}
-	if err := writeFile(filepath.Join(out, SignatureFile), key.signatureLine(forIndex, index)); err != nil {
-		return Bundle{}, err
+	small := map[string][]byte{SignatureFile: key.signatureLine(forIndex, index), ReadmeFile: readme(key.Public(), b, o)}
+	maps.Copy(small, o.Beside)
+	if !b.Encrypted() {
+		for _, d := range b.Documents {
+			small[documentsDir+"/"+d.Name] = d.Data
+		}
 	}
-	return b, writeFile(filepath.Join(out, IndexFile), index)
+	for _, name := range slices.Sorted(maps.Keys(small)) {
+		if err := writeFile(filepath.Join(out, name), small[name]); err != nil {
+			return err
+		}
+		sums[name] = blob.FromBytes(small[name]).Hex()
+	}
+	sums[IndexFile] = blob.FromBytes(index).Hex()
+	for _, p := range b.Programs {
+		f, err := os.Open(p.from)
+		if err != nil {
+			return err
+		}
+		mode := fs.FileMode(0o755)
+		err = errors.Join(copyFile(ctx, filepath.Join(out, p.File), f, &mode), f.Close())
+		if err != nil {
+			return fmt.Errorf("writing the program %s: %w", p.File, err)
+		}
+		sums[p.File] = p.SHA256.Hex()
+	}
+	text, err := key.writeSums(out, sums, o.Cosign)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Sign)) {
+		sig, err := o.Sign[name](text, b.Created)
+		if err != nil {
+			return fmt.Errorf("signing %s: %w", name, err)
+		}
+		if err := writeFile(filepath.Join(out, name), sig); err != nil {
+			return err
+		}
+	}
+	return writeFile(filepath.Join(out, IndexFile), index)
 }
 
-// plan is the index without volumes, the files that go in, and the snapshot's
-// bytes.
-func (s *Store) plan(o CreateOptions) (Bundle, []File, []byte, error) {
+// planned is what a bundle will hold, before the first byte of it is written.
+type planned struct {
+	b     Bundle // without volumes and parity
+	files []File
+	data  []byte // of the snapshot
+	to    []age.Recipient
+	head  int64 // bytes of an age header
+
+	parity int
+}
+
+// same tells whether a bundle that is there is the one that is planned.
+func (p planned) same(old Bundle) bool {
+	n := 0
+	if old.Parity != nil {
+		n = len(old.Parity.Files)
+	}
+	a, b := p.b, old
+	a.Volumes, b.Volumes, a.Parity, b.Parity = nil, nil, nil, nil
+	a.Documents, b.Documents = nil, nil // they are part of the id
+	a.Programs = slices.Clone(a.Programs)
+	for i := range a.Programs {
+		a.Programs[i].from = ""
+	}
+	return n == p.parity && reflect.DeepEqual(a, b)
+}
+
+// volumesAtMost is how many volumes the blobs may need: a frame that does not
+// fit may leave a quarter of a volume empty.
+func (p planned) volumesAtMost() int {
+	if p.b.VolumeSize == 0 {
+		return 1
+	}
+	frame := min(int64(frameSize), p.b.VolumeSize/4)
+	frames := p.b.Bytes/frame + int64(p.b.Blobs)
+	need := p.b.Bytes + frames*tablePerFrame
+	use := p.b.VolumeSize - frame - tableFixed - minVolume - tablePerFrame
+	return int(need/use) + 1
+}
+
+// room is the space that the bundle may need.
+func (p planned) room(o CreateOptions) int64 {
+	need := p.b.Bytes + int64(p.b.Blobs)*tablePerFrame + tableFixed
+	for _, x := range p.b.Programs {
+		need += x.Size
+	}
+	if !p.b.Encrypted() {
+		for _, d := range p.b.Documents {
+			need += d.Size
+		}
+	} else {
+		need += need / ageChunk * ageTag
+	}
+	if one := cmp.Or(o.VolumeSize, need); o.Parity > 0 {
+		need += int64(o.Parity) * min(one, need)
+	}
+	return need
+}
+
+// plan decides what goes in.
+func (s *Store) plan(ctx context.Context, o *CreateOptions) (planned, error) {
+	p := planned{parity: o.Parity}
 	name := o.Snapshot
 	if name == "" {
 		last, ok, err := s.Latest()
 		if err != nil {
-			return Bundle{}, nil, nil, err
+			return p, err
 		}
 		if !ok {
-			return Bundle{}, nil, nil, fmt.Errorf("%w: nothing was mirrored yet: fettle mirror sync", ErrNoSnapshot)
+			return p, fmt.Errorf("%w: nothing was mirrored yet: fettle mirror sync", ErrNoSnapshot)
 		}
 		name = last.Name
 	}
 	snap, digest, err := s.Snapshot(name)
 	if err != nil {
-		return Bundle{}, nil, nil, err
+		return p, err
 	}
-	data, err := os.ReadFile(s.snapshotPath(name))
-	if err != nil {
-		return Bundle{}, nil, nil, err
+	if p.data, err = os.ReadFile(s.snapshotPath(name)); err != nil {
+		return p, err
 	}
-	if got := blob.FromBytes(data); got != digest {
-		return Bundle{}, nil, nil, fmt.Errorf("snapshot %s changes while it is read", name)
+	if got := blob.FromBytes(p.data); got != digest {
+		return p, fmt.Errorf("snapshot %s changes while it is read", name)
 	}
-	b := Bundle{
+	p.b = Bundle{
 		Version: bundleVersion, Site: o.Site, Serial: snap.Serial, Created: snap.Created, VolumeSize: o.VolumeSize,
-		Snapshot: SnapshotRef{name, digest, int64(len(data))}, Blobs: 1, Bytes: int64(len(data)),
+		Snapshot: SnapshotRef{name, digest, int64(len(p.data))}, Blobs: 1, Bytes: int64(len(p.data)),
 	}
+	if err := p.encrypt(o); err != nil {
+		return p, err
+	}
+	c := Carried{Snapshot: snap}
 	has := map[blob.Digest]bool{}
 	if o.Base != "" {
 		base, baseDigest, err := s.Snapshot(o.Base)
 		if err != nil {
-			return Bundle{}, nil, nil, fmt.Errorf("this side no longer has the base of the bundle; make a full one without --since: %w", err)
+			return p, fmt.Errorf("this side no longer has the base of the bundle; make a full one without --since: %w", err)
 		}
 		if base.Serial > snap.Serial {
-			return Bundle{}, nil, nil, fmt.Errorf("the base %s is newer than %s", base.Name, snap.Name)
+			return p, fmt.Errorf("the base %s is newer than %s", base.Name, snap.Name)
 		}
-		b.Base = &BaseRef{base.Name, baseDigest}
+		c.Base, p.b.Base = &base, &BaseRef{base.Name, baseDigest}
 		base.Blobs(func(f File) { has[f.SHA256] = true })
 	}
-	var files []File
 	snap.Blobs(func(f File) {
 		if !has[f.SHA256] {
-			files = append(files, f)
-			b.Blobs, b.Bytes = b.Blobs+1, b.Bytes+f.Size
+			p.files = append(p.files, f)
 		}
 	})
-	b.ID = bundleID(b)
-	return b, files, data, nil
+	for _, path := range o.Programs {
+		x, err := program(ctx, path)
+		if err != nil {
+			return p, err
+		}
+		p.b.Programs = append(p.b.Programs, x)
+	}
+	slices.SortFunc(p.b.Programs, func(a, b Program) int { return cmp.Compare(a.File, b.File) })
+	c.Bundle, c.New = p.b, p.files
+	if o.Check != nil {
+		if err := o.Check(c); err != nil {
+			return p, err
+		}
+	}
+	return p, p.count(c, o)
+}
+
+// encrypt reads the recipients and makes volumes so small that they fit when
+// they are encrypted.
+func (p *planned) encrypt(o *CreateOptions) (err error) {
+	if len(o.Recipients) == 0 {
+		return nil
+	}
+	p.b.Recipients = slices.Compact(slices.Sorted(slices.Values(o.Recipients)))
+	if p.to, err = parseRecipients(p.b.Recipients); err != nil {
+		return err
+	}
+	if p.head, err = ageHeader(p.to); err != nil || o.VolumeSize == 0 {
+		return err
+	}
+	p.b.VolumeSize = plainLimit(o.VolumeSize, p.head)
+	return nil
+}
+
+// count takes the documents in and adds everything up.
+func (p *planned) count(c Carried, o *CreateOptions) error {
+	if o.Documents != nil {
+		docs, err := o.Documents(c)
+		if err != nil {
+			return fmt.Errorf("writing the documents of the bundle: %w", err)
+		}
+		slices.SortFunc(docs, func(a, b Document) int { return cmp.Compare(a.Name, b.Name) })
+		p.b.Documents = docs
+	}
+	seen := map[blob.Digest]bool{p.b.Snapshot.SHA256: true}
+	for _, d := range p.b.Documents {
+		if !seen[d.SHA256] {
+			seen[d.SHA256] = true
+			p.b.Blobs, p.b.Bytes = p.b.Blobs+1, p.b.Bytes+d.Size
+		}
+	}
+	p.files = slices.DeleteFunc(p.files, func(f File) bool { return seen[f.SHA256] })
+	for _, f := range p.files {
+		p.b.Blobs, p.b.Bytes = p.b.Blobs+1, p.b.Bytes+f.Size
+	}
+	p.b.ID = bundleID(p.b)
+	return nil
 }
 
 func (s *Store) pack(ctx context.Context, w *volumes, f File, report func(int64)) error {
@@ -173,165 +371,4 @@ func checkFree(dir string, need int64) error {
 		return fmt.Errorf("%s has %d bytes free, and %d are needed; nothing was written", dir, free, need)
 	}
 	return nil
-}
-
-// volumes writes volumes one behind the other.
-type volumes struct {
-	key   *Key
-	dir   string
-	id    blob.Digest
-	limit int64
-	frame int64
-	enc   *zstd.Encoder
-	buf   []byte
-	out   []byte
-
-	f    *os.File
-	tab  table
-	n    int64
-	done []Volume
-}
-
-func newVolumes(key *Key, dir string, b Bundle) (*volumes, error) {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedDefault))
-	if err != nil {
-		return nil, err
-	}
-	w := &volumes{key: key, dir: dir, id: b.ID, limit: b.VolumeSize, frame: frameSize, enc: enc}
-	if w.limit > 0 {
-		w.frame = min(w.frame, w.limit/4)
-	}
-	return w, nil
-}
-
-func (w *volumes) tmp() string { return filepath.Join(w.dir, ".volume.tmp") }
-
-// abort removes the volume that is being written.
-func (w *volumes) abort() {
-	if w.f != nil {
-		w.f.Close()
-		os.Remove(w.tmp())
-		w.f = nil
-	}
-}
-
-// blob writes the frames of one blob. r ends with an error when its bytes are
-// not the blob's.
-func (w *volumes) blob(d blob.Digest, size int64, r io.Reader, report func(int64)) error {
-	var compress bool
-	for off := int64(0); off < size || off == 0; {
-		n := min(w.frame, size-off)
-		if int64(cap(w.buf)) < n {
-			w.buf = make([]byte, n)
-		}
-		data := w.buf[:n]
-		if _, err := io.ReadFull(r, data); err != nil {
-			return fmt.Errorf("reading blob %s at byte %d: %w", d, off, err)
-		}
-		if off+n == size {
-			// The reader vouches for the bytes only at their end.
-			if m, err := r.Read(make([]byte, 1)); m != 0 || !errors.Is(err, io.EOF) {
-				return fmt.Errorf("blob %s does not end after %d bytes: %w", d, size, errors.Join(blob.ErrMismatch, err))
-			}
-		}
-		if off == 0 {
-			sample := data[:min(n, sampleSize)]
-			w.out = w.enc.EncodeAll(sample, w.out[:0])
-			compress = len(w.out) < len(sample)*9/10
-		}
-		fr := frame{Blob: d, Size: size, Offset: off, Length: n, Stored: n, Encoding: encodingRaw}
-		if compress {
-			w.out = w.enc.EncodeAll(data, w.out[:0])
-			if int64(len(w.out)) < n {
-				data, fr.Encoding, fr.Stored = w.out, encodingZstd, int64(len(w.out))
-			}
-		}
-		if fr.whole() && fr.Encoding == encodingRaw {
-			fr.SHA256 = d
-		} else {
-			fr.SHA256 = blob.FromBytes(data)
-		}
-		if err := w.put(fr, data); err != nil {
-			return err
-		}
-		report(n)
-		if off += n; size == 0 {
-			break
-		}
-	}
-	return nil
-}
-
-func (w *volumes) put(fr frame, data []byte) error {
-	need := w.n + fr.Stored + minVolume + tableFixed + tablePerFrame*int64(len(w.tab.Frames)+1)
-	if w.f != nil && w.limit > 0 && need > w.limit {
-		if err := w.close(); err != nil {
-			return err
-		}
-	}
-	if w.f == nil {
-		if len(w.done) >= volumesAtMost {
-			return fmt.Errorf("the bundle needs more than %d volumes: make them larger", volumesAtMost)
-		}
-		f, err := os.OpenFile(w.tmp(), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o644)
-		if err != nil {
-			return err
-		}
-		w.f, w.n = f, 0
-		w.tab = table{Version: 1, ID: w.id, Number: len(w.done) + 1}
-		if _, err := f.WriteString(volumeHead); err != nil {
-			return err
-		}
-	}
-	if _, err := w.f.Write(data); err != nil {
-		return fmt.Errorf("writing volume %d: %w", len(w.done)+1, err)
-	}
-	w.n += fr.Stored
-	w.tab.Frames = append(w.tab.Frames, fr)
-	return nil
-}
-
-// close ends the volume that is being written.
-func (w *volumes) close() error {
-	plain, err := marshal(w.tab)
-	if err != nil {
-		return err
-	}
-	packed := w.enc.EncodeAll(plain, nil)
-	v := Volume{Number: w.tab.Number, File: volumeFile(w.tab.Number), Size: w.n + minVolume + int64(len(packed)), Table: blob.FromBytes(packed)}
-	if w.limit > 0 && v.Size > w.limit {
-		return fmt.Errorf("volume %d has %d bytes and its limit is %d: its table is larger than foreseen", v.Number, v.Size, w.limit)
-	}
-	end := append(packed, w.key.sign(forTable, packed)...)
-	end = binary.BigEndian.AppendUint64(end, uint64(len(packed)))
-	end = append(end, volumeTail...)
-	_, err = w.f.Write(end)
-	if err := errors.Join(err, w.f.Sync(), w.f.Close()); err != nil {
-		return fmt.Errorf("writing volume %d: %w", v.Number, err)
-	}
-	w.f = nil
-	if err := os.Rename(w.tmp(), filepath.Join(w.dir, v.File)); err != nil {
-		return err
-	}
-	w.done = append(w.done, v)
-	return syncDir(w.dir)
-}
-
-func (w *volumes) end() ([]Volume, error) {
-	if err := w.close(); err != nil {
-		return nil, err
-	}
-	// What an interrupted create of other volumes left would only confuse.
-	old, err := filepath.Glob(filepath.Join(w.dir, "volume-[0-9][0-9][0-9][0-9].fvol"))
-	if err != nil {
-		return nil, err
-	}
-	for _, path := range old {
-		if filepath.Base(path) > w.done[len(w.done)-1].File {
-			if err := os.Remove(path); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return w.done, nil
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/fettle-dev/fettle/blob"
@@ -38,6 +39,9 @@ func (s *Store) Import(ctx context.Context, b *OpenedBundle, o ImportOptions) (R
 	if err := s.admit(b, o.AllowRollback); err != nil {
 		return Receipt{}, err
 	}
+	if err := b.beside(ctx, false); err != nil {
+		return Receipt{}, err
+	}
 	im := &importer{s: s, b: b, dir: filepath.Join(s.dir, "imports", b.ID.Hex()), progress: o.Progress}
 	if err := im.run(ctx); err != nil {
 		return Receipt{}, err
@@ -53,6 +57,9 @@ func (s *Store) Import(ctx context.Context, b *OpenedBundle, o ImportOptions) (R
 	if err := s.complete(snap); err != nil {
 		return Receipt{}, errors.Join(err, im.forget())
 	}
+	if err := im.documents(ctx); err != nil {
+		return Receipt{}, err
+	}
 	if err := s.add(snap, data); err != nil {
 		return Receipt{}, err
 	}
@@ -64,7 +71,7 @@ func (s *Store) Import(ctx context.Context, b *OpenedBundle, o ImportOptions) (R
 	if err != nil {
 		return Receipt{}, err
 	}
-	return r, errors.Join(os.RemoveAll(im.dir), s.blobs.Remove(b.Snapshot.SHA256), s.blobs.Sweep())
+	return r, errors.Join(os.RemoveAll(im.dir), im.tidy(), s.blobs.Sweep())
 }
 
 // admit refuses bundles that are older than the newest snapshot, or that build
@@ -124,7 +131,9 @@ type importer struct {
 	progress func(done, total int64)
 }
 
-func (im *importer) donePath(n int) string { return filepath.Join(im.dir, volumeFile(n)+".done") }
+func (im *importer) donePath(n int) string {
+	return filepath.Join(im.dir, fmt.Sprintf("volume-%04d.done", n))
+}
 func (im *importer) partPath(d blob.Digest) string {
 	return filepath.Join(im.dir, d.Hex()+".part")
 }
@@ -139,30 +148,27 @@ func (im *importer) run(ctx context.Context) error {
 			done = append(done, v.Number)
 		}
 	}
-	tables, err := im.b.tables(done)
-	if err != nil {
-		return err
+	var todo []Volume
+	for _, v := range im.b.Volumes {
+		if !slices.Contains(done, v.Number) && (im.b.present(v.Number) || im.b.restorable()) {
+			todo = append(todo, v)
+		}
 	}
-	if err := im.room(tables); err != nil {
+	if err := im.room(ctx, todo); err != nil {
 		return err
 	}
 	var total, at int64
-	for n := range tables {
-		total += im.b.Volumes[n-1].Size
+	for _, v := range todo {
+		total += v.Size
 	}
-	spanning := map[blob.Digest]bool{}
-	for _, v := range im.b.Volumes {
-		t, ok := tables[v.Number]
-		if !ok {
-			continue
-		}
-		err := im.volume(ctx, v, t, spanning, func(n int64) {
+	for _, v := range todo {
+		err := im.volume(ctx, v, func(n int64) {
 			if at += n; im.progress != nil {
 				im.progress(at, total)
 			}
 		})
 		if err != nil {
-			return fmt.Errorf("%s: %w", im.b.paths[v.Number], err)
+			return err
 		}
 		if err := writeFile(im.donePath(v.Number), nil); err != nil {
 			return err
@@ -176,13 +182,19 @@ func (im *importer) run(ctx context.Context) error {
 }
 
 // room refuses an import for which there is no space, before the first byte.
-func (im *importer) room(tables map[int]table) error {
+func (im *importer) room(ctx context.Context, todo []Volume) error {
 	var need int64
-	for _, t := range tables {
-		for _, fr := range t.Frames {
-			if !im.here(fr) {
-				need += fr.Length
+	for _, v := range todo {
+		err := im.b.with(ctx, v, func(_ medium, t table) error {
+			for _, fr := range t.Frames {
+				if !im.here(fr) {
+					need += fr.Length
+				}
 			}
+			return nil
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return checkFree(im.s.dir, need)
@@ -196,50 +208,50 @@ func (im *importer) here(fr frame) bool {
 
 // volume takes one volume in. Blobs that are whole in it become blobs at
 // once; parts of others go to files of their own until the rest is here.
-func (im *importer) volume(ctx context.Context, v Volume, t table, spanning map[blob.Digest]bool, add func(int64)) error {
-	inside := map[blob.Digest]int64{}
-	for _, fr := range t.Frames {
-		inside[fr.Blob] += fr.Length
-	}
-	skip := map[blob.Digest]bool{}
-	for _, fr := range t.Frames {
-		skip[fr.Blob] = im.here(fr)
-	}
+func (im *importer) volume(ctx context.Context, v Volume, add func(int64)) error {
 	var w *blob.Writer
 	defer func() {
 		if w != nil {
 			w.Abort()
 		}
 	}()
-	want := func(fr frame) bool {
-		if skip[fr.Blob] {
-			add(fr.Stored)
+	next := 0
+	return im.b.with(ctx, v, func(m medium, t table) error {
+		inside, skip := map[blob.Digest]int64{}, map[blob.Digest]bool{}
+		for _, fr := range t.Frames {
+			inside[fr.Blob] += fr.Length
+			skip[fr.Blob] = im.here(fr)
 		}
-		return !skip[fr.Blob]
-	}
-	return readFrames(ctx, im.b.paths[v.Number], t, want, func(fr frame, data []byte) error {
-		defer add(fr.Stored)
-		if inside[fr.Blob] != fr.Size {
-			return im.part(fr, data)
-		}
-		if w == nil {
-			var err error
-			if w, err = im.s.blobs.Create(); err != nil {
-				return err
+		want := func(fr frame) bool {
+			if skip[fr.Blob] {
+				add(fr.Stored)
 			}
+			return !skip[fr.Blob]
 		}
-		if fr.Offset != w.Size() {
-			return fmt.Errorf("%w: blob %s has a gap at byte %d", ErrDamaged, fr.Blob.Short(), w.Size())
-		}
-		if _, err := w.Write(data); err != nil {
-			return err
-		}
-		if w.Size() < fr.Size {
-			return nil
-		}
-		_, _, err := w.Commit(fr.Blob)
-		w = nil
-		return err
+		return readFrames(ctx, m, t, &next, want, func(fr frame, data []byte) error {
+			add(fr.Stored)
+			if inside[fr.Blob] != fr.Size {
+				return called(im.part(fr, data))
+			}
+			if w == nil {
+				var err error
+				if w, err = im.s.blobs.Create(); err != nil {
+					return called(err)
+				}
+			}
+			if fr.Offset != w.Size() {
+				return fmt.Errorf("%w: blob %s has a gap at byte %d", ErrDamaged, fr.Blob.Short(), w.Size())
+			}
+			if _, err := w.Write(data); err != nil {
+				return called(err)
+			}
+			if w.Size() < fr.Size {
+				return nil
+			}
+			_, _, err := w.Commit(fr.Blob)
+			w = nil
+			return called(err)
+		})
 	})
 }
 
@@ -292,4 +304,49 @@ func (im *importer) snapshotBytes(ctx context.Context) ([]byte, error) {
 		return nil, fmt.Errorf("%w: the volumes hold no snapshot %s: %w", ErrDamaged, im.b.Snapshot.Name, errors.Join(err, im.forget()))
 	}
 	return data, err
+}
+
+// DocumentsDir is where the documents of the bundle that brought a snapshot
+// are.
+func (s *Store) DocumentsDir(snapshot string) string {
+	return filepath.Join(s.dir, documentsDir, snapshot)
+}
+
+// documents keeps the bundle's documents, and its signed index, beside the
+// snapshot: what entered, and who vouched for it.
+func (im *importer) documents(ctx context.Context) error {
+	dir := im.s.DocumentsDir(im.b.Snapshot.Name)
+	for _, d := range im.b.Documents {
+		data, err := readBlob(ctx, im.s.blobs, d.SHA256, d.Size)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: the volumes hold no document %s: %w", ErrDamaged, d.Name, errors.Join(err, im.forget()))
+		}
+		if err != nil {
+			return err
+		}
+		if err := writeFile(filepath.Join(dir, d.Name), data); err != nil {
+			return err
+		}
+	}
+	return errors.Join(writeFile(filepath.Join(dir, IndexFile), im.b.index), writeFile(filepath.Join(dir, SignatureFile), im.b.signature))
+}
+
+// tidy removes the snapshot and the documents from the blobs, where no
+// snapshot serves the same bytes as a file.
+func (im *importer) tidy() error {
+	gone := map[blob.Digest]bool{im.b.Snapshot.SHA256: true}
+	for _, d := range im.b.Documents {
+		gone[d.SHA256] = true
+	}
+	all, err := im.s.Snapshots()
+	if err != nil {
+		return err
+	}
+	for _, snap := range all {
+		snap.Blobs(func(f File) { delete(gone, f.SHA256) })
+	}
+	for d := range gone {
+		err = errors.Join(err, im.s.blobs.Remove(d))
+	}
+	return err
 }

@@ -304,6 +304,9 @@ func (s *Store) Collect(ctx context.Context, keep int, dry bool) (Collected, err
 			if err := os.Remove(s.snapshotPath(name)); err != nil {
 				return out, fmt.Errorf("removing snapshot %s: %w", name, err)
 			}
+			if err := os.RemoveAll(s.DocumentsDir(name)); err != nil {
+				return out, fmt.Errorf("removing the documents of snapshot %s: %w", name, err)
+			}
 		}
 		// What an import or a download remembers is of blobs that may go now.
 		if err := errors.Join(syncDir(filepath.Join(s.dir, "snapshots")),

@@ -1,14 +1,11 @@
 package airgap
 
 import (
-	"bufio"
 	"context"
 	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -93,40 +90,28 @@ func parseTable(data []byte) (table, error) {
 
 // readTable reads a volume's table: FORMAT.md. Nothing of it is looked at
 // before its signature is good.
-func readTable(path string, key PublicKey, id blob.Digest, v Volume) (table, error) {
+func readTable(f medium, key PublicKey, id blob.Digest, v Volume) (table, error) {
 	fail := func(format string, args ...any) (table, error) {
 		return table{}, fmt.Errorf("%w: volume %d "+format, append([]any{ErrDamaged, v.Number}, args...)...)
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return table{}, err
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return table{}, err
-	}
-	if !fi.Mode().IsRegular() {
-		return fail("is no regular file")
-	}
-	if fi.Size() != v.Size {
-		return fail("has %d bytes; it must have %d: the copy was cut or is of another bundle", fi.Size(), v.Size)
+	if f.Size() != v.Size {
+		return fail("has %d bytes; it must have %d: the copy was cut or is of another bundle", f.Size(), v.Size)
 	}
 	end := make([]byte, 8+len(volumeTail))
 	head := make([]byte, len(volumeHead))
-	if _, err := f.ReadAt(end, v.Size-int64(len(end))); err != nil {
-		return table{}, err
+	if n, err := f.ReadAt(end, v.Size-int64(len(end))); n < len(end) {
+		return fail("cannot be read: %w", err)
 	}
-	if _, err := f.ReadAt(head, 0); err != nil {
-		return table{}, err
+	if n, err := f.ReadAt(head, 0); n < len(head) {
+		return fail("cannot be read: %w", err)
 	}
 	n := int64(binary.BigEndian.Uint64(end))
 	if string(head) != volumeHead || string(end[8:]) != volumeTail || n < 1 || n > maxTable || n > v.Size-minVolume {
 		return fail("does not begin or end as a volume does")
 	}
 	signed := make([]byte, n+ed25519.SignatureSize)
-	if _, err := f.ReadAt(signed, v.Size-int64(len(end))-int64(len(signed))); err != nil {
-		return table{}, err
+	if n, err := f.ReadAt(signed, v.Size-int64(len(end))-int64(len(signed))); n < len(signed) {
+		return fail("cannot be read: %w", err)
 	}
 	packed, sig := signed[:n], signed[n:]
 	if !key.verify(forTable, packed, sig) {
@@ -161,31 +146,25 @@ func readTable(path string, key PublicKey, id blob.Digest, v Volume) (table, err
 	return t, nil
 }
 
-// readFrames calls yield with the bytes of each frame that want wants (nil:
-// all), once their digest is right. data is valid until yield returns.
-func readFrames(ctx context.Context, path string, t table, want func(frame) bool, yield func(fr frame, data []byte) error) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
+// readFrames calls yield with the bytes of each frame from number *next that
+// want wants (nil: all), once their digest is right, and counts *next up. data
+// is valid until yield returns.
+func readFrames(ctx context.Context, f medium, t table, next *int, want func(frame) bool, yield func(fr frame, data []byte) error) error {
 	dec, err := newDecoder()
 	if err != nil {
 		return err
 	}
 	defer dec.Close()
-	if _, err := f.Seek(int64(len(volumeHead)), io.SeekStart); err != nil {
-		return err
-	}
-	r := bufio.NewReaderSize(f, 1<<20)
+	at := int64(len(volumeHead))
 	var stored, plain []byte
 	for i, fr := range t.Frames {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if want != nil && !want(fr) {
-			if _, err := r.Discard(int(fr.Stored)); err != nil {
-				return fmt.Errorf("%w: it ends in frame %d: %w", ErrDamaged, i, err)
+		if i < *next || want != nil && !want(fr) {
+			at += fr.Stored
+			if i >= *next {
+				*next++
 			}
 			continue
 		}
@@ -193,9 +172,10 @@ func readFrames(ctx context.Context, path string, t table, want func(frame) bool
 			stored = make([]byte, max(fr.Stored, 1<<20))
 		}
 		stored = stored[:fr.Stored]
-		if _, err := io.ReadFull(r, stored); err != nil {
-			return fmt.Errorf("%w: it ends in frame %d: %w", ErrDamaged, i, err)
+		if n, err := f.ReadAt(stored, at); int64(n) < fr.Stored {
+			return fmt.Errorf("%w: frame %d cannot be read: %w", ErrDamaged, i, err)
 		}
+		at += fr.Stored
 		if got := blob.FromBytes(stored); got != fr.SHA256 {
 			return fmt.Errorf("%w: frame %d, of blob %s, has %s; it was signed with %s", ErrDamaged, i, fr.Blob.Short(), got.Short(), fr.SHA256.Short())
 		}
@@ -210,6 +190,7 @@ func readFrames(ctx context.Context, path string, t table, want func(frame) bool
 		if err := yield(fr, data); err != nil {
 			return err
 		}
+		*next++
 	}
 	return nil
 }
