@@ -32,25 +32,29 @@ const (
 
 // CreateOptions say what a bundle is made of.
 type CreateOptions struct {
-	Site       string // the site's name
-	Snapshot   string // "": the newest
-	Base       string // name of the snapshot that the other side has; "": a full bundle
-	VolumeSize int64  // 0: one volume
+	Site       string      // the site's name
+	Snapshot   string      // "": the newest
+	Base       string      // name of the snapshot that the other side has; "": a full bundle
+	BaseDigest blob.Digest // of that snapshot; "": by name alone
+	VolumeSize int64       // 0: one volume
 
-	Recipients []string // age public keys of the other side; none: not encrypted
-	Parity     int      // volumes of which any so many may be lost
-	Programs   []string // paths of executables that go beside the volumes
-	Cosign     bool     // a signature for cosign verify-blob too
+	Recipients []string          // age public keys of the other side; none: not encrypted
+	Parity     int               // volumes of which any so many may be lost
+	Programs   map[string]string // executables that go beside the volumes: paths by the names that they get
+	Cosign     bool              // a signature for cosign verify-blob too
 	// Documents writes the documents; the same input must give the same bytes.
 	Documents func(Carried) ([]Document, error)
 	// Beside are files that go beside the volumes; Sign makes more signatures
 	// of SHA256SUMS, by name of the file.
 	Beside map[string][]byte
-	Sign   map[string]func(data []byte, at time.Time) ([]byte, error)
+	Sign   map[string]SignFunc
 	// Check refuses what is to be carried: the site's policy.
 	Check    func(Carried) error
 	Progress func(done, total int64)
 }
+
+// SignFunc signs data as of a time: the same bytes each time.
+type SignFunc func(data []byte, at time.Time) ([]byte, error)
 
 // Create writes a bundle into the folder out. The same snapshot, base, volume
 // size and documents give the same bytes, but for what is encrypted: age
@@ -275,7 +279,7 @@ func (s *Store) plan(ctx context.Context, o *CreateOptions) (planned, error) {
 	c := Carried{Snapshot: snap}
 	has := map[blob.Digest]bool{}
 	if o.Base != "" {
-		base, baseDigest, err := s.Snapshot(o.Base)
+		base, baseDigest, err := s.known(o.Base, o.BaseDigest)
 		if err != nil {
 			return p, fmt.Errorf("this side no longer has the base of the bundle; make a full one without --since: %w", err)
 		}
@@ -290,8 +294,8 @@ func (s *Store) plan(ctx context.Context, o *CreateOptions) (planned, error) {
 			p.files = append(p.files, f)
 		}
 	})
-	for _, path := range o.Programs {
-		x, err := program(ctx, path)
+	for name, path := range o.Programs {
+		x, err := program(ctx, name, path)
 		if err != nil {
 			return p, err
 		}

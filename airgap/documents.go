@@ -99,8 +99,8 @@ func (b *OpenedBundle) ReadDocuments(ctx context.Context) (map[string][]byte, er
 	return out, nil
 }
 
-// program describes the executable at path.
-func program(ctx context.Context, path string) (Program, error) {
+// program describes the executable at path, which will be called name.
+func program(ctx context.Context, name, path string) (Program, error) {
 	fi, err := os.Stat(path)
 	if err != nil {
 		return Program{}, err
@@ -109,7 +109,7 @@ func program(ctx context.Context, path string) (Program, error) {
 	if err != nil {
 		return Program{}, fmt.Errorf("reading the program %s: %w", path, err)
 	}
-	return Program{filepath.Base(path), fi.Size(), blob.Digest("sha256:" + sum), path}, nil
+	return Program{name, fi.Size(), blob.Digest("sha256:" + sum), path}, nil
 }
 
 // fileSum is the sha256 of a file, in hex.

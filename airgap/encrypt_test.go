@@ -150,7 +150,7 @@ func TestReadmeCommands(t *testing.T) {
 	if err := os.WriteFile(tool, []byte("#!/bin/sh\necho hello\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	dir, b := create(t, s, k, CreateOptions{VolumeSize: 100_000, Programs: []string{tool}, Cosign: true})
+	dir, b := create(t, s, k, CreateOptions{VolumeSize: 100_000, Programs: map[string]string{"fettle-test": tool}, Cosign: true})
 	text, err := os.ReadFile(filepath.Join(dir, ReadmeFile))
 	if err != nil {
 		t.Fatal(err)

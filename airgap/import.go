@@ -100,7 +100,15 @@ func (s *Store) admit(b *OpenedBundle, rollback bool) error {
 		return err
 	}
 	if err != nil || d != b.Base.SHA256 {
-		return fmt.Errorf("%w: it builds on %s (%s); import that first, or send the newest receipt to the connected side", ErrBase, b.Base.Name, b.Base.SHA256.Short())
+		next := "this side holds nothing yet: ask the connected side for a full bundle, without --since"
+		if ok {
+			r, err := s.receiptOf(b.Site, last)
+			if err != nil {
+				return err
+			}
+			next = fmt.Sprintf("this side holds %s; on the connected side: fettle bundle received %s, then create a bundle --since sent", last.Name, r.Code())
+		}
+		return fmt.Errorf("%w: it builds on %s (%s); import that first, or: %s", ErrBase, b.Base.Name, b.Base.SHA256.Short(), next)
 	}
 	return nil
 }
@@ -317,7 +325,7 @@ func (s *Store) DocumentsDir(snapshot string) string {
 func (im *importer) documents(ctx context.Context) error {
 	dir := im.s.DocumentsDir(im.b.Snapshot.Name)
 	for _, d := range im.b.Documents {
-		data, err := readBlob(ctx, im.s.blobs, d.SHA256, d.Size)
+		data, err := ReadBlob(ctx, im.s.blobs, d.SHA256, d.Size)
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("%w: the volumes hold no document %s: %w", ErrDamaged, d.Name, errors.Join(err, im.forget()))
 		}

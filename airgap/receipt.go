@@ -49,7 +49,7 @@ func ParseReceipt(data []byte) (Receipt, error) {
 }
 
 // Base is the name of the snapshot that a receipt speaks of, if this side
-// still has exactly that one.
+// still has exactly that one, or has sent it.
 func (s *Store) Base(r Receipt) (string, error) {
 	all, err := s.Snapshots()
 	if err != nil {
@@ -64,7 +64,18 @@ func (s *Store) Base(r Receipt) (string, error) {
 			return snap.Name, nil
 		}
 	}
+	if _, _, err := s.known(r.Snapshot, r.SHA256); err == nil {
+		return r.Snapshot, nil
+	} else if !errors.Is(err, ErrNoSnapshot) {
+		return "", err
+	}
 	return "", fmt.Errorf("%w: the other side holds %s (serial %d, %s), which this side does not have any more; make a full bundle without --since", ErrNoSnapshot, r.Snapshot, r.Serial, r.SHA256.Short())
+}
+
+// receiptOf is what a receipt of a snapshot that is here would say.
+func (s *Store) receiptOf(site string, snap Snapshot) (Receipt, error) {
+	_, d, err := s.Snapshot(snap.Name)
+	return Receipt{Version: 1, Site: site, Serial: snap.Serial, Snapshot: snap.Name, SHA256: d}, err
 }
 
 // Receipts are the receipts of all imports into the store, by serial.

@@ -31,7 +31,9 @@ func schemaOf(site *object, main bool) []byte {
 	} else {
 		name = "fettle site file (a part, such as machines/*.yaml)"
 		delete(top, "required")
-		delete(defs, "policy")
+		for _, def := range []string{"policy", "packages", "bundle"} {
+			delete(defs, def)
+		}
 		keep := map[string]any{}
 		for _, k := range partKeys() {
 			keep[k] = properties[k]

@@ -30,6 +30,7 @@ type Site struct {
 	Mirrors  []Mirror
 	Secrets  []SecretName // names that machines refer to; values are in the secrets file
 	Policy   Policy
+	Bundle   Bundle
 }
 
 // NetworkPurpose says what a network is for.
@@ -288,6 +289,26 @@ const (
 type Policy struct {
 	OnDifference    OnDifference
 	UnknownMachines UnknownMachines
+	Packages        PackagePolicy
+}
+
+// PackagePolicy says what may be mirrored and carried over a gap. Patterns are
+// those of path.Match, of NAME or MIRROR:NAME.
+type PackagePolicy struct {
+	Allow         []string      // none: everything
+	Deny          []string      // wins over Allow
+	AllowLicences []string      // none: every licence
+	DenyLicences  []string      // wins over AllowLicences
+	MaxAge        time.Duration // of a signed index; 0: any
+	OnlySigned    bool
+}
+
+// Bundle says how bundles for the other side of a gap are made.
+type Bundle struct {
+	VolumeSize Bytes    // 0: one volume
+	Recipients []string // age public keys; none: not encrypted
+	Parity     int      // volumes that may be lost
+	Sign       []string // signatures beside the site's own: "openpgp", "cosign"
 }
 
 // Bytes is a size in bytes; text forms are "512MiB", "1.92TB", "64G" (=GiB).

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"reflect"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -110,6 +111,27 @@ func kindDuration() *scalar {
 		}
 		return d, nil
 	}, time.Duration.String, map[string]any{"pattern": `^([0-9]+(\.[0-9]+)?(s|m|h|ms|us|ns))+$`})
+}
+
+// kindAge is a duration that may be written in days.
+func kindAge() *scalar {
+	return word("age", func(s string) (time.Duration, error) {
+		d, err := time.ParseDuration(s)
+		if n, ok := strings.CutSuffix(s, "d"); ok {
+			var days int
+			days, err = strconv.Atoi(n)
+			d = time.Duration(days) * 24 * time.Hour
+		}
+		if err != nil || d < time.Hour || d > 20*366*24*time.Hour {
+			return d, fmt.Errorf("%q is not an age; write from 1h to 20 years, such as 36h or 14d", s)
+		}
+		return d, nil
+	}, func(d time.Duration) string {
+		if d%(24*time.Hour) == 0 {
+			return strconv.Itoa(int(d/(24*time.Hour))) + "d"
+		}
+		return d.String()
+	}, map[string]any{"pattern": `^[0-9]+(d|(\.[0-9]+)?h([0-9]+m)?([0-9]+s)?)$`})
 }
 
 // kindDelay bounds a delay well below the 4 s after which clients ask again.
@@ -340,9 +362,24 @@ func tables() *object {
 		name("secret"),
 		{key: "description", goName: "Description", kind: kindText("text"), doc: "what it is for"},
 	}}
+	packagePolicy := &object{name: "packages", doc: "What may be mirrored and carried over a gap. Patterns such as nmap* or debian:nmap are of a name, or of a mirror and a name.", fields: []field{
+		{key: "allow", goName: "Allow", kind: patterns, doc: "only these; unsaid: all"},
+		{key: "deny", goName: "Deny", kind: patterns, doc: "never these"},
+		{key: "allow-licences", goName: "AllowLicences", kind: patterns, doc: "only these licences, such as GPL-2*; unsaid: all; one that is not known is refused"},
+		{key: "deny-licences", goName: "DenyLicences", kind: patterns, doc: "never these licences"},
+		{key: "max-age", goName: "MaxAge", kind: kindAge(), doc: "how old a signed index may be, such as 14d"},
+		{key: "only-signed", goName: "OnlySigned", kind: truth{}, doc: "only what a signature vouches for, not a digest alone"},
+	}}
+	bundle := &object{name: "bundle", doc: "How bundles for the other side of a gap are made.", fields: []field{
+		{key: "volume-size", goName: "VolumeSize", kind: kindBytes(), derived: "one volume", doc: "size of the media"},
+		{key: "recipients", goName: "Recipients", kind: list{of: matching("age public key", `^age1[a-z0-9]+$`, 4096, "fettle bundle identity prints it on the other side")}, doc: "age public keys that volumes are encrypted to; unsaid: not encrypted"},
+		{key: "parity", goName: "Parity", kind: integer{"parity", 0, 128}, doc: "how many volumes of a set may be lost"},
+		{key: "sign", goName: "Sign", kind: list{of: oneOf("signature", "openpgp", "cosign")}, doc: "further signatures of SHA256SUMS"},
+	}}
 	policy := &object{name: "policy", doc: "Site-wide choices.", fields: []field{
 		{key: "on-difference", goName: "OnDifference", kind: onDifference, def: "stop", doc: "stop: a run on a machine that is not as written here fails and names the difference; warn: it is recorded"},
 		{key: "unknown-machines", goName: "UnknownMachines", kind: oneOf("choice", Inspect, Ignore), def: "inspect", doc: "what happens to a MAC address that the site does not know"},
+		{key: "packages", goName: "Packages", kind: packagePolicy, doc: "what may be mirrored and carried over a gap"},
 	}}
 	all := func(o *object) list { return list{of: o, sorted: true} }
 	return &object{name: "site", doc: "A whole site.", fields: []field{
@@ -356,6 +393,7 @@ func tables() *object {
 		{key: "mirrors", goName: "Mirrors", kind: all(mirror), doc: "where packages come from"},
 		{key: "secrets", goName: "Secrets", kind: all(secret), doc: "names of secrets"},
 		{key: "policy", goName: "Policy", kind: policy, doc: "site-wide choices"},
+		{key: "bundle", goName: "Bundle", kind: bundle, doc: "how bundles for the other side of a gap are made"},
 	}}
 }
 

@@ -19,6 +19,8 @@ import (
 func bundleCommands(e *env) []*cli.Command {
 	public := &cli.StringFlag{Name: "public-key", EnvVars: []string{"FETTLE_PUBLIC_KEY"}, Required: true,
 		Usage: "the site's public key, or a file with it: never take it from the medium itself"}
+	to := &cli.StringFlag{Name: "to", Value: "other-side", Usage: "name of the destination, whose record is kept"}
+	identity := bundleIdentityFlag()
 	return []*cli.Command{{
 		Name: "bundle", Usage: "carry mirrors over a gap: create, verify, import",
 		Description: "airgap/FORMAT.md describes the format.",
@@ -29,24 +31,45 @@ func bundleCommands(e *env) []*cli.Command {
 				Flags:       []cli.Flag{siteFlag(), secretIdentityFlag(), keyFlag()}, Action: e.bundleKey,
 			},
 			{
+				Name: "identity", Usage: "make the identity that opens encrypted bundles, and print its public key",
+				Description: "For the disconnected side. The secret part stays in the identity file; the public key\ngoes to the connected side, as a recipient: bundle create --recipient, or bundle: in the site file.",
+				Flags:       []cli.Flag{identity}, Action: e.bundleIdentity,
+			},
+			{
 				Name: "create", Usage: "write a bundle",
+				Description: "What is sent is recorded for its destination, so that --since sent works without any\nway back. A receipt corrects the record: fettle bundle received.",
 				Flags: []cli.Flag{siteFlag(), storeFlag(), secretIdentityFlag(), keyFlag(),
 					&cli.StringFlag{Name: "out", Required: true, Usage: "folder to be written"},
 					&cli.StringFlag{Name: "volume-size", Usage: "cut volumes of at most this size, e.g. 4G"},
-					&cli.StringFlag{Name: "since", Usage: "leave out what the other side has: a receipt's file, or a snapshot's name"},
+					&cli.StringFlag{Name: "since", Usage: "leave out what the other side has: sent (by the record), a receipt's file or code, or a snapshot's name"}, to,
+					&cli.BoolFlag{Name: "no-record", Usage: "do not record that it was sent"},
+					&cli.StringSliceFlag{Name: "recipient", Usage: "encrypt to this age public key (may be repeated)"},
+					&cli.IntFlag{Name: "parity", Usage: "add so many parity volumes: as many may be lost or damaged"},
+					&cli.StringSliceFlag{Name: "sign", Usage: "sign SHA256SUMS also for openpgp or cosign"},
+					&cli.StringSliceFlag{Name: "program", Usage: "program that goes beside the volumes (default: this one; none: no program)", TakesFile: true},
 					&cli.StringFlag{Name: "snapshot", Usage: "snapshot to be carried (default: the newest)"}},
 				Action: e.bundleCreate,
 			},
-			{Name: "verify", Usage: "read every byte of a bundle and compare", ArgsUsage: "DIR...", Flags: []cli.Flag{public}, Action: e.bundleVerify},
+			{
+				Name: "received", Usage: "take a receipt of the other side into the record", ArgsUsage: "FILE | CODE",
+				Flags: []cli.Flag{siteFlag(), storeFlag(), to}, Action: e.bundleReceived,
+			},
+			{Name: "sent", Usage: "list what was sent where, and what is known to have arrived", Flags: []cli.Flag{storeFlag()}, Action: e.bundleSent},
+			{Name: "receipt", Usage: "print the newest receipt and its code, on the disconnected side", Flags: []cli.Flag{storeFlag()}, Action: e.bundleReceipt},
+			{
+				Name: "repair", Usage: "write the volumes that are lost or damaged, from parity", ArgsUsage: "DIR...",
+				Flags: []cli.Flag{public, identity, &cli.StringFlag{Name: "out", Required: true, Usage: "folder to write them to"}}, Action: e.bundleRepair,
+			},
+			{Name: "verify", Usage: "read every byte of a bundle and compare", ArgsUsage: "DIR...", Flags: []cli.Flag{public, identity}, Action: e.bundleVerify},
 			{
 				Name: "import", Usage: "take a bundle in and serve it: all of it, or nothing", ArgsUsage: "DIR...",
 				Description: "Volumes may come one by one: what is verified stays, and the next import goes on.",
-				Flags: []cli.Flag{storeFlag(), public,
+				Flags: []cli.Flag{storeFlag(), public, identity,
 					&cli.BoolFlag{Name: "allow-rollback", Usage: "also take a bundle that is older than what is here"},
 					&cli.StringFlag{Name: "receipt", Usage: "also write the receipt to this file", TakesFile: true}},
 				Action: e.bundleImport,
 			},
-			{Name: "ls", Usage: "list what a bundle holds", ArgsUsage: "DIR...", Flags: []cli.Flag{public}, Action: e.bundleList},
+			{Name: "ls", Usage: "list what a bundle holds", ArgsUsage: "DIR...", Flags: []cli.Flag{public, identity}, Action: e.bundleList},
 		},
 	}}
 }
@@ -108,77 +131,6 @@ func (e *env) keepKey(c *cli.Context, path string, key *airgap.Key) error {
 	return fail(exitInput, secrets.Set(airgapKey, site.NewSecret(key.Reveal())))
 }
 
-func (e *env) bundleCreate(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
-	s, err := e.loadSite(c)
-	if err != nil {
-		return err
-	}
-	key, err := e.siteKey(c, true)
-	if err != nil {
-		return err
-	}
-	store, err := mirrorStore(c, e)
-	if err != nil {
-		return err
-	}
-	bar := newTransferBar(e, "pack", time.Now)
-	o := airgap.CreateOptions{Site: s.Name, Snapshot: c.String("snapshot"), Progress: func(done, total int64) { bar.step(done, total, "") }}
-	if v := c.String("volume-size"); v != "" {
-		n, err := site.ParseBytes(v)
-		if err != nil {
-			return usage("--volume-size: %w", err)
-		}
-		o.VolumeSize = int64(n)
-	}
-	if v := c.String("since"); v != "" {
-		if o.Base, err = baseOf(store, s.Name, v); err != nil {
-			return err
-		}
-	}
-	b, err := store.Create(c.Context, key, c.String("out"), o)
-	bar.end()
-	if err != nil {
-		return airgapFail(err)
-	}
-	var size int64
-	for _, v := range b.Volumes {
-		size += v.Size
-	}
-	if e.json {
-		return e.printJSON(b)
-	}
-	since := ""
-	if b.Base != nil {
-		since = ", on top of " + b.Base.Name
-	}
-	fmt.Fprintf(e.stdout, "%s: snapshot %s (serial %d)%s: %d files, %s in %d volumes\nsigned by %s\n",
-		c.String("out"), b.Snapshot.Name, b.Serial, since, b.Blobs-1, bytesText(size), len(b.Volumes), key.Public())
-	return nil
-}
-
-// baseOf is the snapshot that --since means.
-func baseOf(store *airgap.Store, siteName, since string) (string, error) {
-	data, err := os.ReadFile(since)
-	if err != nil {
-		// The sender's own record: a snapshot that it knows to have arrived.
-		if _, _, serr := store.Snapshot(since); serr != nil {
-			return "", fail(exitInput, fmt.Errorf("--since is neither a receipt's file (%w) nor a snapshot (%w)", err, serr))
-		}
-		return since, nil
-	}
-	r, err := airgap.ParseReceipt(data)
-	if err != nil {
-		return "", fail(exitInput, fmt.Errorf("%s: %w", since, err))
-	}
-	if r.Site != siteName {
-		return "", fail(exitInput, fmt.Errorf("%s is a receipt of site %s, and this is %s", since, r.Site, siteName))
-	}
-	return store.Base(r)
-}
-
 // openBundle opens the bundle that the arguments name.
 func (e *env) openBundle(c *cli.Context) (*airgap.OpenedBundle, error) {
 	if c.NArg() == 0 {
@@ -193,7 +145,31 @@ func (e *env) openBundle(c *cli.Context) (*airgap.OpenedBundle, error) {
 		return nil, fail(exitUsage, err)
 	}
 	b, err := airgap.OpenBundle(key, c.Args().Slice()...)
-	return b, airgapFail(err)
+	if err != nil || !b.Encrypted() {
+		return b, airgapFail(err)
+	}
+	path, err := e.identityPath(c)
+	if err != nil {
+		return nil, fail(exitUsage, err)
+	}
+	ids, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return b, nil // it says to whom it is encrypted when it is read
+	}
+	if err != nil {
+		return nil, fail(exitInput, fmt.Errorf("reading the identity: %w", err))
+	}
+	if err := b.Unlock(string(ids)); err != nil {
+		return nil, fail(exitInput, fmt.Errorf("%s: %w", path, err))
+	}
+	return b, nil
+}
+
+// noteRestored says which volumes parity made up for.
+func (e *env) noteRestored(b *airgap.OpenedBundle) {
+	if lost := b.Restored(); len(lost) > 0 {
+		fmt.Fprintf(e.stderr, "Note: %s could not be used and came from parity; fettle bundle repair writes a new copy.\n", strings.Join(lost, ", "))
+	}
 }
 
 func (e *env) bundleVerify(c *cli.Context) error {
@@ -205,6 +181,10 @@ func (e *env) bundleVerify(c *cli.Context) error {
 	err = b.Verify(c.Context, func(done, total int64) { bar.step(done, total, "") })
 	bar.end()
 	if err != nil {
+		return airgapFail(err)
+	}
+	e.noteRestored(b)
+	if err := checkOpenPGP(c.Args().Slice()); err != nil {
 		return airgapFail(err)
 	}
 	if e.json {
@@ -236,6 +216,7 @@ func (e *env) bundleImport(c *cli.Context) error {
 	if err := e.adoptNamed(c, store, r.Snapshot); err != nil {
 		return err
 	}
+	e.noteRestored(b)
 	if p := c.String("receipt"); p != "" {
 		data, err := airgap.MarshalReceipt(r)
 		if err != nil {
@@ -246,9 +227,9 @@ func (e *env) bundleImport(c *cli.Context) error {
 		}
 	}
 	if e.json {
-		return e.printJSON(r)
+		return e.printJSON(withCode(r))
 	}
-	fmt.Fprintf(e.stdout, "snapshot %s (serial %d) of site %s is here and served\nreceipt: %s serial %d check %s\n", r.Snapshot, r.Serial, r.Site, r.SHA256.Short(), r.Serial, r.Check)
+	fmt.Fprintf(e.stdout, "snapshot %s (serial %d) of site %s is here and served\nreceipt: %s\n", r.Snapshot, r.Serial, r.Site, r.Code())
 	return nil
 }
 

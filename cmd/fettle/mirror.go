@@ -86,7 +86,7 @@ func airgapFail(err error) error {
 	switch {
 	case errors.Is(err, airgap.ErrRollback), errors.Is(err, airgap.ErrBusy):
 		return fail(exitRefused, err)
-	case errors.Is(err, airgap.ErrSignature), errors.Is(err, airgap.ErrDamaged), errors.Is(err, apt.ErrSignature), errors.Is(err, blob.ErrMismatch):
+	case errors.Is(err, airgap.ErrSignature), errors.Is(err, airgap.ErrDamaged), errors.Is(err, airgap.ErrIdentity), errors.Is(err, apt.ErrSignature), errors.Is(err, blob.ErrMismatch):
 		return fail(exitInput, err)
 	}
 	return err

@@ -31,6 +31,15 @@ func (u *scriptUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write([]byte(text))
 }
 
+// firstWord sets the variable args[0] to the first word of the file args[1].
+func firstWord(ts *testscript.TestScript, _ bool, args []string) {
+	f := strings.Fields(ts.ReadFile(args[1]))
+	if len(f) == 0 {
+		ts.Fatalf("%s is empty", args[1])
+	}
+	ts.Setenv(args[0], f[0])
+}
+
 // TestAirgapScripts runs testdata/airgap/*.txtar. In them `fettle ARGS` runs a
 // command, `status N` checks its exit status, `site NAME...` writes s/site.yaml
 // with a mirror of the files NAME, which upstream serves, `lie NAME` changes
@@ -88,6 +97,8 @@ func TestAirgapScripts(t *testing.T) {
 				defer up.mu.Unlock()
 				up.files["/"+args[0]] = "something else"
 			},
+			// What a command printed, as a variable: an age public key, the code of a receipt.
+			"recipient": firstWord, "code": firstWord,
 			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
 				data, err := os.ReadFile(ts.MkAbs(args[0]))
 				ts.Check(err)
