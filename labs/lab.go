@@ -47,6 +47,7 @@ type Lab struct {
 	lock     *os.File
 	sw       *fabric.Switch
 	hosts    map[string]*fabric.Host
+	traps    []*fabric.Trap
 	consoles map[string]*Console
 	machines map[string]*machine
 
@@ -228,6 +229,14 @@ func (l *Lab) buildFabric() error {
 			return fmt.Errorf("network %s on the fabric: %w", n.Name, err)
 		}
 		l.hosts[n.Name] = h
+		if len(n.Trap) == 0 {
+			continue
+		}
+		t, err := l.sw.NewTrap(fabric.TrapConfig{Name: "trap-" + n.Name, VLAN: n.VLAN, Addrs: n.Trap, Known: l.plan.known})
+		if err != nil {
+			return fmt.Errorf("trap of network %s on the fabric: %w", n.Name, err)
+		}
+		l.traps = append(l.traps, t)
 	}
 	loopback := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	for _, m := range l.plan.Machines {
@@ -258,6 +267,9 @@ func (l *Lab) Run(ctx context.Context) error {
 	g.Go(func() error { return l.sw.Run(ctx) })
 	for _, c := range l.consoles {
 		g.Go(func() error { return c.run(ctx) })
+	}
+	for _, t := range l.traps {
+		g.Go(func() error { return t.Run(ctx) })
 	}
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("lab %s: %w", l.plan.Name, err)

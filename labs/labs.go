@@ -41,6 +41,7 @@ type Options struct {
 	DiskSize      site.Bytes // largest virtual disk; default 8 GiB; disks are sparse
 	Accel         Accel
 	SSHKey        string // authorized_keys line that opens every machine, besides the site's own
+	Trap          bool   // boot networks have a gateway and a name server that lead nowhere and remember who asked
 	BridgeNetwork string // attach the boot network's NICs to this bridge of the host instead of the fabric
 }
 

@@ -32,6 +32,7 @@ type NetworkPlan struct {
 	// Guests see untagged frames.
 	VLAN    int
 	HostMAC site.MAC
+	Trap    []netip.Addr // that a trap answers for; empty = there is none
 }
 
 // MachinePlan is one virtual machine.
@@ -130,6 +131,14 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 	p := &Plan{Name: o.Name, Options: o, Site: s.Clone()}
 	p.Networks = planNetworks(o.Name, s.Networks)
 	ownNetworks(p.Site.Networks)
+	if o.Trap {
+		if o.BridgeNetwork != "" {
+			return nil, fmt.Errorf("lab %s: a network that is a bridge of this machine leads out of the lab, so it cannot have a trap", o.Name)
+		}
+		if err := p.setTraps(); err != nil {
+			return nil, fmt.Errorf("lab %s: %w", o.Name, err)
+		}
+	}
 	p.Site.Machines = p.Site.Machines[:0]
 	for _, m := range s.Clone().Machines {
 		if !slices.ContainsFunc(selected, func(x site.Machine) bool { return x.Name == m.Name }) {

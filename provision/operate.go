@@ -218,8 +218,18 @@ func (p *Provisioner) seedRun(s *site.Site, d *Run) error {
 	if err != nil {
 		return err
 	}
-	d.Deploy.Files, err = seedFiles(s, m, prof, *d, p.agentURL(n), p.c.CA)
-	return err
+	if d.Deploy.Files, err = seedFiles(s, m, prof, *d, p.agentURL(n), p.c.CA); err != nil || p.c.Clients == nil {
+		return err
+	}
+	clients, err := p.c.Clients(n.Server)
+	if err != nil {
+		return fmt.Errorf("what is served here cannot be used by %s: %w", m.Name, err)
+	}
+	d.Deploy.Files = append(d.Deploy.Files, clients...)
+	if clock := timeFile(n, len(clients) > 0); clock != nil {
+		d.Deploy.Files = append(d.Deploy.Files, *clock)
+	}
+	return nil
 }
 
 // bootNetworkOf is the network that a machine boots from.

@@ -23,6 +23,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/fettle-dev/fettle/agent/wire"
 	"github.com/fettle-dev/fettle/bmc"
 	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/pxe"
@@ -80,9 +81,13 @@ type Config struct {
 	AgentPort uint16
 	// HTTPPort is the port of the boot HTTP service there, 0 = 80.
 	HTTPPort uint16
-	Logger   *slog.Logger
-	Now      func() time.Time
-	Limits   Limits
+	// Clients are files that make an installed system use what this server
+	// offers at its address instead of the internet; nil, or none: the system
+	// stays as its image is.
+	Clients func(server netip.Addr) ([]wire.SeedFile, error)
+	Logger  *slog.Logger
+	Now     func() time.Time
+	Limits  Limits
 }
 
 // Limits bound how long a phase may take: Agent is without a sign of life, the

@@ -160,6 +160,21 @@ func networkConfig(s *site.Site, m site.Machine) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
+// timeFile makes a system ask the site's time servers. Without any, one that
+// lives on what the site serves asks nobody, rather than its distribution's
+// servers (timesyncd.conf(5)).
+func timeFile(n site.Network, alone bool) *wire.SeedFile {
+	if len(n.NTP) == 0 && !alone {
+		return nil
+	}
+	var servers []string
+	for _, a := range n.NTP {
+		servers = append(servers, a.String())
+	}
+	text := fmt.Sprintf("# by fettle\n[Time]\nNTP=%s\nFallbackNTP=\n", strings.Join(servers, " "))
+	return &wire.SeedFile{Path: "/etc/systemd/timesyncd.conf.d/fettle.conf", Mode: 0o644, Content: []byte(text)}
+}
+
 // consoleArgs keeps a serial console on the installed system unless the
 // profile chooses its own.
 func consoleArgs(args []string) []string {

@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -149,6 +150,28 @@ func TestCARamdiskIsWhereTheAgentLooks(t *testing.T) {
 	for _, part := range []string{"070701", "etc\x00", "etc/fettle\x00", "etc/fettle/ca.pem\x00", "PEM", "TRAILER!!!\x00"} {
 		if !strings.Contains(string(b), part) {
 			t.Errorf("ramdisk lacks %q", part)
+		}
+	}
+}
+
+func TestTimeFile(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		ntp   []netip.Addr
+		alone bool
+		want  string
+	}{
+		{"the distribution's own", nil, false, ""},
+		{"the site's", []netip.Addr{netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("10.0.0.6")}, false, "NTP=10.0.0.5 10.0.0.6\nFallbackNTP=\n"},
+		{"nobody", nil, true, "NTP=\nFallbackNTP=\n"},
+	} {
+		f := timeFile(site.Network{NTP: tt.ntp}, tt.alone)
+		got := ""
+		if f != nil {
+			got = string(f.Content)
+		}
+		if !strings.HasSuffix(got, tt.want) || tt.want == "" && got != "" {
+			t.Errorf("%s: timeFile = %q; want %q", tt.name, got, tt.want)
 		}
 	}
 }

@@ -33,8 +33,12 @@ func (*Format) ClientConfig(ctx context.Context, _ string, r airgap.ClientReques
 	if strings.HasPrefix(base, "https://") && r.CAFile != "" {
 		options += fmt.Sprintf("Acquire::https::CAInfo %q;\n", r.CAFile)
 	}
+	// Where distributions put their own sources.
+	instead := []byte("# Packages come from fettle: " + sourcesFile + "\n")
 	return []airgap.ClientFile{
-		{Path: "/etc/apt/sources.list", Mode: 0o644, Content: []byte("# Packages come from fettle: " + sourcesFile + "\n")},
+		{Path: "/etc/apt/sources.list", Mode: 0o644, Content: instead},
+		{Path: "/etc/apt/sources.list.d/debian.sources", Mode: 0o644, Content: instead},
+		{Path: "/etc/apt/sources.list.d/ubuntu.sources", Mode: 0o644, Content: instead},
 		{Path: sourcesFile, Mode: 0o644, Content: []byte(text)},
 		{Path: optionsFile, Mode: 0o644, Content: []byte(options)},
 	}, nil

@@ -20,6 +20,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/fettle-dev/fettle/airgap"
 	"github.com/fettle-dev/fettle/bmc"
 	"github.com/fettle-dev/fettle/bmc/vbmc"
 	"github.com/fettle-dev/fettle/images"
@@ -87,6 +88,10 @@ func labDaemon(c *cli.Context, e *env) (err error) {
 	if err != nil {
 		return err
 	}
+	mirror, err := airgap.OpenStore(filepath.Join(f.Store, mirrorFolder))
+	if err != nil {
+		return err
+	}
 	lab, err := labs.Open(c.Context, labs.Config{Plan: plan, Logger: log, Progress: func(s labs.Step) { log.Info(s.Text, "machine", s.Machine) }})
 	if err != nil {
 		return labError(err)
@@ -113,7 +118,7 @@ func labDaemon(c *cli.Context, e *env) (err error) {
 		site: func() *site.Site { return plan.Site }, images: store, ca: keys.ca, log: log,
 		state: state.Config{Dir: lab.StateDir(), Logger: log},
 		stack: labStack{lab}, target: d.target, apiPath: filepath.Join(dir, labAPISocket),
-		limits: d.limits(),
+		limits: d.limits(), mirror: mirror,
 	}
 	sv.started = func(p *provision.Provisioner, _ *state.Store) {
 		d.provision = p

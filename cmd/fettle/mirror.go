@@ -94,7 +94,7 @@ func airgapFail(err error) error {
 
 // mirrorStore is the store of snapshots, beside the images.
 func mirrorStore(c *cli.Context, e *env) (*airgap.Store, error) {
-	return airgap.OpenStore(filepath.Join(storeDir(c, e), "mirror"))
+	return airgap.OpenStore(filepath.Join(storeDir(c, e), mirrorFolder))
 }
 
 // siteKey is the site's secret key, from --key or from the secrets. It is nil

@@ -97,8 +97,13 @@ func serve(c *cli.Context, e *env) error {
 	if err != nil {
 		return err
 	}
+	mirror, err := mirrorStore(c, e)
+	if err != nil {
+		return err
+	}
 	sv := &services{
-		site: current.Load, images: store, ca: ca, log: log, networks: only,
+		mirror: mirror,
+		site:   current.Load, images: store, ca: ca, log: log, networks: only,
 		state:   state.Config{Dir: c.String("state"), Endpoints: c.StringSlice("etcd"), Logger: log},
 		apiPath: c.String("socket"),
 	}
@@ -123,6 +128,7 @@ func serve(c *cli.Context, e *env) error {
 		fmt.Fprintf(e.stderr, "fettle serves site %s (%d machines, revision %.19s)\n", s.Name, len(s.Machines), s.Revision())
 		for _, n := range sv.bootNetworks() {
 			fmt.Fprintf(e.stderr, "  network %s on %s: DHCP, TFTP and HTTP at %s, agents at https://%s\n", n.Name, st.interfaces[n.Name], n.Server, netip.AddrPortFrom(n.Server, agentPort))
+			fmt.Fprintf(e.stderr, "    mirrors at %s and %s: %s\n", mirrorURL("http", n.Server, mirrorPort), mirrorURL("https", n.Server, mirrorTLSPort), mirrorText(mirror))
 		}
 		if sv.apiTLS != nil {
 			fmt.Fprintf(e.stderr, "  API and pages at https://%s\n", apiHost(sv.apiTLS.Addr()))

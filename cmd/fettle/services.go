@@ -17,6 +17,8 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/fettle-dev/fettle/agent/wire"
+	"github.com/fettle-dev/fettle/airgap"
 	"github.com/fettle-dev/fettle/bmc"
 	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/provision"
@@ -57,6 +59,8 @@ type services struct {
 	log      *slog.Logger
 	started  func(p *provision.Provisioner, st *state.Store) // nil: nobody waits
 	networks []string                                        // boot networks to serve; nil = all
+	mirror   *airgap.Store                                   // what machines install from, or nil
+	watch    func(http.Handler) http.Handler                 // sees requests for it; nil: nobody does
 }
 
 // run runs all services until ctx ends or one of them fails.
@@ -69,6 +73,7 @@ func (s *services) run(ctx context.Context) error {
 	p, err := provision.New(provision.Config{
 		Site: s.site, Store: st, Releases: provision.StoreReleases{Store: s.images},
 		OpenBMC: s.openBMC, CA: s.ca.PEM(), AgentPort: agentPort, Logger: s.log, Limits: s.limits,
+		Clients: func(server netip.Addr) ([]wire.SeedFile, error) { return s.clients(ctx, server) },
 	})
 	if err != nil {
 		return err
@@ -166,6 +171,9 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 			return fmt.Errorf("agent's endpoint on network %s: %w", n.Name, err)
 		}
 		serveHTTP(ctx, g, tls.NewListener(agent, conf), p.Handler())
+		if err := s.serveMirror(ctx, g, n, conf); err != nil {
+			return fmt.Errorf("mirrors on network %s: %w", n.Name, err)
+		}
 	}
 	return nil
 }
