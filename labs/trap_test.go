@@ -19,7 +19,9 @@ func TestPlanTrap(t *testing.T) {
 		trap    []string
 	}{
 		{"no gateway, no DNS", func(n *site.Network) { n.Gateway, n.DNS = netip.Addr{}, nil }, "10.77.0.254", []string{"10.77.0.254"}, []string{"10.77.0.254"}},
-		{"its own", func(n *site.Network) { n.Gateway, n.DNS = addr("10.77.0.3"), []netip.Addr{addr("10.77.0.2"), addr("192.0.2.1")} },
+		{"its own", func(n *site.Network) {
+			n.Gateway, n.DNS = addr("10.77.0.3"), []netip.Addr{addr("10.77.0.2"), addr("192.0.2.1")}
+		},
 			"10.77.0.3", []string{"10.77.0.2", "192.0.2.1"}, []string{"10.77.0.2", "10.77.0.3"}},
 		{"fettle is both", func(n *site.Network) { n.Gateway, n.DNS = n.Server, []netip.Addr{n.Server} }, "10.77.0.254", []string{"10.77.0.254"}, []string{"10.77.0.254"}},
 		{"the last address is taken", func(n *site.Network) {
