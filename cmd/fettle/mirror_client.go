@@ -18,12 +18,13 @@ import (
 	"github.com/fettle-dev/fettle/airgap/built"
 	"github.com/fettle-dev/fettle/airgap/files"
 	"github.com/fettle-dev/fettle/airgap/gomod"
+	"github.com/fettle-dev/fettle/airgap/npm"
 )
 
 // mirrorFormats are the formats that this fettle mirrors. Keyrings and the like
 // are relative to siteDir.
 func mirrorFormats(siteDir string) []airgap.Format {
-	return []airgap.Format{&apt.Format{Dir: siteDir}, files.Format{}, built.Format{}, &gomod.Format{Dir: siteDir}}
+	return []airgap.Format{&apt.Format{Dir: siteDir}, files.Format{}, built.Format{}, &gomod.Format{Dir: siteDir}, &npm.Format{Dir: siteDir}}
 }
 
 // clientNames are the programs that can be configured.
