@@ -383,7 +383,7 @@ func TestCertificates(t *testing.T) {
 		{"system roots", func(t *Target) { t.RootCAs = nil }, []string{"not trusted"}},
 		{"pinned", func(t *Target) { t.RootCAs, t.Fingerprint = nil, pin }, nil},
 		{"pinned with colons", func(t *Target) { t.RootCAs, t.Fingerprint = nil, strings.Join(colons, ":") }, nil},
-		{"another pin", func(t *Target) { t.Fingerprint = strings.Repeat("ab", 32) }, []string{"has the fingerprint sha256 " + pin, "somebody else answers"}},
+		{"another pin", func(t *Target) { t.Fingerprint = strings.Repeat("ab", 32) }, []string{"expected sha256 " + strings.Repeat("ab", 32) + ", got sha256 " + pin, "somebody else answers"}},
 		{"bad pin", func(t *Target) { t.Fingerprint = "xyz" }, []string{"64 hex digits"}},
 		{"insecure", func(t *Target) { t.RootCAs, t.Insecure = nil, true }, nil},
 	} {

@@ -44,6 +44,8 @@ type driver interface {
 	clearLog(ctx context.Context) error
 	bios(ctx context.Context) (BIOS, error)
 	setBIOS(ctx context.Context, want map[string]any) error
+	accounts(ctx context.Context) ([]Account, error)
+	changePassword(ctx context.Context, user string, pw Password) error
 }
 
 // Defaults of a Target.

@@ -43,6 +43,9 @@ type redfishDriver struct {
 	session string
 	root    serviceRoot
 	expand  atomic.Bool // the service expands collections
+	// mustChange is the account whose password the BMC wants to be changed
+	// before anything else; "" = none.
+	mustChange string
 
 	mu           sync.Mutex // guards what follows: found once, kept
 	sysPath      string
@@ -89,6 +92,7 @@ func (d *redfishDriver) Open(ctx context.Context) error {
 			d.session = body.path()
 		}
 	}
+	d.mustChange = mustChangeOf(rec.session)
 	if rec.token == "" {
 		return d.t.fail(doing, fmt.Errorf("%w: it accepted the login and gave no session token", ErrUnsupported))
 	}

@@ -158,7 +158,7 @@ func (h health) absent() bool { return h.State == "Absent" }
 // serviceRoot is what we use of ServiceRoot (DSP0268).
 type serviceRoot struct {
 	Systems, Chassis, Managers, UpdateService ref
-	Registries                                ref
+	Registries, AccountService                ref
 	Vendor, Product                           text
 	UUID                                      text
 	Features                                  struct {

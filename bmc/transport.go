@@ -71,7 +71,7 @@ func httpClient(t Target, log *slog.Logger) (*http.Client, error) {
 type pinError struct{ want, got string }
 
 func (e *pinError) Error() string {
-	return fmt.Sprintf("the certificate of the BMC has the fingerprint sha256 %s; pinned is %s: somebody else answers, or the BMC has a new certificate; check which, then pin the new one", e.got, e.want)
+	return fmt.Sprintf("the certificate of the BMC is another than the pinned one: expected sha256 %s, got sha256 %s: no password was sent; either somebody else answers there, or the BMC has a new certificate: look at the certificate in the BMC's own pages or at its console, and when it is the BMC's, write bmc.fingerprint: %s in the site file", e.want, e.got, e.got)
 }
 
 // bound sends requests under ctx: gofish keeps the context of its login for

@@ -35,6 +35,9 @@ func (p *Provisioner) Boot(ctx context.Context, c pxe.Client) (pxe.Decision, err
 	x := p.index()
 	s := x.site
 	m, _, known := x.machine(mac)
+	if n, ok := s.Network(c.Network); ok && n.Purpose == site.PurposeBMC {
+		return pxe.Decision{Action: pxe.Ignore, Reason: "network " + n.Name + " is for BMCs: nothing boots from it"}, nil
+	}
 	if !known {
 		return p.bootUnknown(ctx, s, c, mac)
 	}
@@ -103,28 +106,29 @@ func releasePath(r images.Release) string {
 }
 
 // bootUnknown boots a machine that the site does not know into inspection,
-// when the site's policy says so.
+// when the site says so for its network. The agent only reads what it is: its
+// run is an inspection, which no task that writes can come of.
 func (p *Provisioner) bootUnknown(ctx context.Context, s *site.Site, c pxe.Client, mac site.MAC) (pxe.Decision, error) {
-	if s.Policy.UnknownMachines != site.Inspect {
-		return pxe.Decision{Action: pxe.Ignore, Reason: "the site does not know " + mac.String() + " and its policy is to ignore unknown machines"}, nil
+	n, ok := s.Network(c.Network)
+	if !ok {
+		return pxe.Decision{}, fmt.Errorf("network %s is not in the site file", c.Network)
 	}
-	name := unknownName(mac)
+	do, after := s.Unknown(n)
+	if do != site.Inspect {
+		return pxe.Decision{Action: pxe.Ignore, Reason: "the site does not know " + mac.String() + " and ignores unknown machines on network " + n.Name}, nil
+	}
+	name := state.NameOf(mac)
 	r, ok := p.latest(name)
 	if ok && r.doc().Ended() {
 		return pxe.Decision{Action: pxe.BootDisk, Reason: "unknown machine " + mac.String() + " has been inspected"}, nil
 	}
 	if !ok {
 		var err error
-		if r, err = p.discover(ctx, s, name); err != nil {
+		if r, err = p.discover(ctx, s, name, after); err != nil {
 			return pxe.Decision{}, err
 		}
 	}
 	return p.agentDecision(ctx, s, c, r.doc(), "unknown machine "+mac.String()+" boots the agent to be inspected")
-}
-
-// unknownName names a machine that the site does not know.
-func unknownName(mac site.MAC) string {
-	return "mac-" + strings.ReplaceAll(mac.String(), ":", "")
 }
 
 // macOf is a client's MAC as the site writes it.

@@ -188,7 +188,7 @@ func (p *Provisioner) judge(ctx context.Context, r *run, inv wire.Inventory) err
 			}
 		}
 	} else {
-		text = "unknown to the site; inspected"
+		text = "unknown to the site; inspected: fettle enroll takes it into the site"
 	}
 	return p.update(ctx, r, "fettle", func(d *Run) (string, bool) {
 		if d.Phase != state.Agent {
@@ -236,12 +236,24 @@ func task(d Run) wire.Task {
 		if d.Action == ActionDeploy {
 			t.Kind, t.Deploy = wire.TaskDeploy, d.Deploy
 		} else {
-			t.Kind = wire.TaskHalt
+			t.Kind = afterInspection(d)
 		}
 	case state.Restarting, state.FirstBoot, state.Ready, state.Failed:
 		t.ID, t.Kind = d.taskID()+"-end", wire.TaskHalt
 	}
 	return t
+}
+
+// afterInspection is what the agent does when its machine was inspected. A
+// machine of the site is the BMC's matter.
+func afterInspection(d Run) wire.TaskKind {
+	switch {
+	case d.Stranger && d.After == site.AfterPowerOff:
+		return wire.TaskPowerOff
+	case d.Stranger && d.After == site.AfterRestart:
+		return wire.TaskReboot
+	}
+	return wire.TaskHalt
 }
 
 // stepPhase maps the agent's steps to phases.

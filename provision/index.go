@@ -11,6 +11,7 @@ import (
 type siteIndex struct {
 	site  *site.Site
 	byMAC map[site.MAC]place
+	byBMC map[site.MAC]int      // number in Site.Machines
 	taken map[netip.Addr]string // addresses of NICs and BMCs: whose
 	byNIC map[netip.Addr]string // of NICs alone
 }
@@ -24,10 +25,13 @@ func (p *Provisioner) index() *siteIndex {
 	if x := p.indexed.Load(); x != nil && x.site == s {
 		return x
 	}
-	x := &siteIndex{site: s, byMAC: map[site.MAC]place{}, taken: map[netip.Addr]string{}, byNIC: map[netip.Addr]string{}}
+	x := &siteIndex{site: s, byMAC: map[site.MAC]place{}, byBMC: map[site.MAC]int{}, taken: map[netip.Addr]string{}, byNIC: map[netip.Addr]string{}}
 	for i, m := range s.Machines {
 		if m.BMC.Address.IsValid() {
 			x.taken[m.BMC.Address] = m.Name
+		}
+		if !m.BMC.MAC.IsZero() {
+			x.byBMC[m.BMC.MAC] = i
 		}
 		for j, nic := range m.NICs {
 			if _, ok := x.byMAC[nic.MAC]; !ok {
@@ -50,4 +54,13 @@ func (x *siteIndex) machine(mac site.MAC) (m *site.Machine, nic *site.NIC, ok bo
 	}
 	m = &x.site.Machines[at.machine]
 	return m, &m.NICs[at.nic], true
+}
+
+// ofBMC finds the machine whose BMC has a MAC address.
+func (x *siteIndex) ofBMC(mac site.MAC) (*site.Machine, bool) {
+	i, ok := x.byBMC[mac]
+	if !ok {
+		return nil, false
+	}
+	return &x.site.Machines[i], true
 }

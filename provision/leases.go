@@ -49,11 +49,14 @@ func (p *Provisioner) clientNetwork(c pxe.Client) (n site.Network, mac site.MAC,
 	if mac, err = macOf(c.MAC); err != nil {
 		return n, mac, "", reserved, err
 	}
+	if b, ok := x.ofBMC(mac); ok && b.BMC.Network == n.Name {
+		return n, mac, b.Name + "-bmc", b.BMC.Address, nil
+	}
 	m, nic, known := x.machine(mac)
 	if known && nic.Network == n.Name {
 		return n, mac, m.Name, nic.Address, nil
 	}
-	if !known && s.Policy.UnknownMachines == site.Ignore {
+	if do, _ := s.Unknown(n); !known && do == site.Ignore {
 		return n, mac, "", reserved, pxe.ErrNoLease
 	}
 	return n, mac, m.Name, reserved, nil

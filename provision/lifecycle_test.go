@@ -354,7 +354,7 @@ func TestStrangersAreForgottenForNewOnes(t *testing.T) {
 		d := Run{Machine: name(i), Token: name(i), Stranger: true, Started: time.Unix(int64(i), 0), Phase: state.Discovered}
 		b.p.runs[d.Machine], b.p.tokens[d.Token] = newRun(d), nil
 	}
-	if _, err := b.p.discover(t.Context(), b.site, "mac-new"); err != nil {
+	if _, err := b.p.discover(t.Context(), b.site, "mac-new", ""); err != nil {
 		t.Fatal(err)
 	}
 	if _, there := b.p.latest(name(0)); there {

@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -73,6 +74,8 @@ type Config struct {
 	Releases Releases
 	// OpenBMC logs in to a machine's BMC, once.
 	OpenBMC func(ctx context.Context, m site.Machine) (BMC, error)
+	// Dial opens connections to BMCs for Scan; nil = net.Dialer.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// CA is the PEM of the site's CA, which the agent and the installed OS
 	// verify AgentURL by.
 	CA []byte
@@ -139,7 +142,11 @@ type Provisioner struct {
 	tokens  map[string]*run // by token: runs under way, and for a while those that ended
 	retired []retired       // tokens of ended runs, oldest first
 	offers  map[offerKey]offer
-	pools   map[string]poolSearch // by network
+	pools   map[string]poolSearch     // by network
+	seen    map[string]state.Sighting // by MAC, or by address
+
+	sighting sync.Mutex // one change of what was seen at a time
+	scanning sync.Mutex // one search for BMCs at a time
 
 	indexed   atomic.Pointer[siteIndex]
 	recording recordLimit
@@ -174,6 +181,7 @@ func New(c Config) (*Provisioner, error) {
 		tokens:    map[string]*run{},
 		offers:    map[offerKey]offer{},
 		pools:     map[string]poolSearch{},
+		seen:      map[string]state.Sighting{},
 	}, nil
 }
 
@@ -225,6 +233,9 @@ func (p *Provisioner) load(ctx context.Context) (resumed []*run, err error) {
 	docs, err := p.c.Store.List(ctx, runPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("reading runs from the state: %w", err)
+	}
+	if err := p.loadSeen(ctx); err != nil {
+		return nil, err
 	}
 	now := p.now()
 	runs := map[string]*run{}

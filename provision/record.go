@@ -38,6 +38,9 @@ func (p *Provisioner) Record(e pxe.Exchange) {
 	}
 }
 
+// bmcKind is before the kinds of what BMCs do on the wire.
+const bmcKind = "bmc."
+
 // exchangeData is the data of an exchange's event.
 type exchangeData struct {
 	MAC     string  `json:"mac,omitempty"`
@@ -48,6 +51,11 @@ type exchangeData struct {
 	Bytes   int64   `json:"bytes,omitempty"`
 	Seconds float64 `json:"seconds,omitempty"`
 	Error   string  `json:"error,omitempty"`
+
+	VendorClass string `json:"vendor_class,omitempty"` // option 60
+	Relay       string `json:"relay,omitempty"`        // DHCP relay agent
+	Port        string `json:"port,omitempty"`         // of the switch (option 82)
+	Switch      string `json:"switch,omitempty"`
 }
 
 // recordLoop writes exchanges until ctx ends, many at a time when they come
@@ -71,11 +79,20 @@ func (p *Provisioner) recordLoop(ctx context.Context) {
 			}
 		}
 		events := make([]state.Event, 0, len(batch))
+		var news []state.Event
 		for _, e := range batch {
 			events = append(events, p.exchangeEvent(ctx, e))
+			if ev, ok := p.sight(ctx, e); ok {
+				news = append(news, ev)
+			}
 		}
 		if _, err := p.c.Store.Append(ctx, events...); err != nil && ctx.Err() == nil {
 			p.log.Error("boot exchanges lost", "count", len(events), "err", err)
+		}
+		if len(news) > 0 {
+			if _, err := p.c.Store.Append(ctx, news...); err != nil && ctx.Err() == nil {
+				p.log.Error("sightings lost", "count", len(news), "err", err)
+			}
 		}
 		for _, e := range batch {
 			p.learnAddress(ctx, e)
@@ -95,7 +112,18 @@ func (p *Provisioner) exchangeEvent(ctx context.Context, e pxe.Exchange) state.E
 	if e.Err != nil {
 		d.Error = e.Err.Error()
 	}
+	d.VendorClass, d.Port, d.Switch = e.Asker.VendorClass, e.Asker.Relay.Circuit, e.Asker.Relay.Remote
+	if e.Asker.Relay.Agent.IsValid() {
+		d.Relay = e.Asker.Relay.Agent.String()
+	}
 	name := p.exchangeMachine(ctx, e)
+	kind, text := e.Kind, e.Text
+	if n, ok := p.c.Site().Network(e.Network); ok && n.Purpose == site.PurposeBMC {
+		kind = bmcKind + kind // no part of its machine's boot
+		if mac, err := macOf(e.MAC); err == nil && name != state.NameOf(mac) {
+			text = "its BMC " + text
+		}
+	}
 	var id string
 	if r, ok := p.latest(name); ok && !r.doc().Ended() {
 		id = r.doc().ID
@@ -104,7 +132,7 @@ func (p *Provisioner) exchangeEvent(ctx context.Context, e pxe.Exchange) state.E
 	if err != nil { // strings and numbers always encode
 		p.log.Error("exchange data", "err", err)
 	}
-	return state.Event{Time: e.Time, Machine: name, Run: id, Actor: "pxe", Kind: state.Kind(e.Kind), Text: e.Text, Data: raw}
+	return state.Event{Time: e.Time, Machine: name, Run: id, Actor: "pxe", Kind: state.Kind(kind), Text: text, Data: raw}
 }
 
 // exchangeMachine names the machine behind an exchange, by MAC, or by the
@@ -114,7 +142,10 @@ func (p *Provisioner) exchangeMachine(ctx context.Context, e pxe.Exchange) strin
 		if m, _, ok := p.index().machine(mac); ok {
 			return m.Name
 		}
-		return unknownName(mac)
+		if m, ok := p.index().ofBMC(mac); ok {
+			return m.Name
+		}
+		return state.NameOf(mac)
 	}
 	return p.addrMachine(ctx, e.Addr)
 }
@@ -140,7 +171,7 @@ func (p *Provisioner) addrMachine(ctx context.Context, addr netip.Addr) string {
 		if m, _, ok := x.machine(l.MAC); ok {
 			return m.Name
 		}
-		return unknownName(l.MAC)
+		return state.NameOf(l.MAC)
 	}
 	return ""
 }
@@ -205,12 +236,12 @@ const maxStrangers = 1024
 
 // discover starts a run for a machine that the site does not know: only to be
 // inspected, and nothing is done by any BMC.
-func (p *Provisioner) discover(ctx context.Context, s *site.Site, name string) (*run, error) {
+func (p *Provisioner) discover(ctx context.Context, s *site.Site, name string, after site.AfterInspection) (*run, error) {
 	now := p.now()
 	d := Run{
 		ID: now.UTC().Format("20060102-150405") + "-" + randomHex(3), Machine: name, Action: ActionInspect,
 		Actor: "fettle", Token: randomHex(32), Revision: s.Revision(), Phase: state.Discovered,
-		Started: now, Since: now, Heard: now, Attempts: 1, Stranger: true,
+		Started: now, Since: now, Heard: now, Attempts: 1, Stranger: true, After: after,
 	}
 	r := newRun(d)
 	close(r.idle)

@@ -25,26 +25,28 @@ const (
 // Run is one try at doing something to a machine. It is a durable document in
 // the state; a server that restarts goes on where it says.
 type Run struct {
-	ID        string        `json:"id"`
-	Machine   string        `json:"machine"`
-	Action    Action        `json:"action"`
-	Actor     string        `json:"actor"`
-	Token     string        `json:"token"` // what the agent and the installed OS show; ends with the run
-	Revision  site.Revision `json:"revision"`
-	Phase     state.Phase   `json:"phase"`
-	Reason    string        `json:"reason,omitempty"` // why it failed
-	Started   time.Time     `json:"started"`
-	Since     time.Time     `json:"since"`              // of the phase
-	Heard     time.Time     `json:"heard"`              // last sign of life
-	Attempts  int           `json:"attempts"`           // power-ons so far, the one under way included
-	Agents    int           `json:"agents"`             // inventories since the last power-on
-	Stranger  bool          `json:"stranger,omitempty"` // not in the site file: no BMC to act by
-	PutBack   bool          `json:"put_back,omitempty"` // an inspected machine is as it was before
-	Deploy    *wire.Deploy  `json:"deploy,omitempty"`
-	Image     string        `json:"image,omitempty"`    // release name
-	Digest    string        `json:"digest,omitempty"`   // release inputs
-	Installed bool          `json:"installed"`          // there was a system to put back when an inspection began
-	SSHKeys   []string      `json:"ssh_keys,omitempty"` // host keys that the installed OS reported
+	ID       string        `json:"id"`
+	Machine  string        `json:"machine"`
+	Action   Action        `json:"action"`
+	Actor    string        `json:"actor"`
+	Token    string        `json:"token"` // what the agent and the installed OS show; ends with the run
+	Revision site.Revision `json:"revision"`
+	Phase    state.Phase   `json:"phase"`
+	Reason   string        `json:"reason,omitempty"` // why it failed
+	Started  time.Time     `json:"started"`
+	Since    time.Time     `json:"since"`              // of the phase
+	Heard    time.Time     `json:"heard"`              // last sign of life
+	Attempts int           `json:"attempts"`           // power-ons so far, the one under way included
+	Agents   int           `json:"agents"`             // inventories since the last power-on
+	Stranger bool          `json:"stranger,omitempty"` // not in the site file: no BMC to act by
+	// After is what a stranger does when it was inspected; "" = wait.
+	After     site.AfterInspection `json:"after,omitempty"`
+	PutBack   bool                 `json:"put_back,omitempty"` // an inspected machine is as it was before
+	Deploy    *wire.Deploy         `json:"deploy,omitempty"`
+	Image     string               `json:"image,omitempty"`    // release name
+	Digest    string               `json:"digest,omitempty"`   // release inputs
+	Installed bool                 `json:"installed"`          // there was a system to put back when an inspection began
+	SSHKeys   []string             `json:"ssh_keys,omitempty"` // host keys that the installed OS reported
 }
 
 // Ended tells whether nothing more will happen in r.

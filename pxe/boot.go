@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
 )
 
 // bootInfo is what a DHCP reply says about booting.
@@ -30,6 +34,12 @@ func (x *exchange) boot(ctx context.Context) (bootInfo, error) {
 	c := x.r.client
 	if !c.boots() {
 		return bootInfo{}, nil
+	}
+	if why := x.n.bars(c); why != "" {
+		if x.r.kind == dhcpv4.MessageTypeDiscover {
+			x.record("boot.barred", why, nil)
+		}
+		return bootInfo{note: " and no boot file, because " + why}, nil
 	}
 	d, err := x.s.decide(ctx, c)
 	if err != nil {
@@ -115,6 +125,26 @@ func (n *Network) loaderFor(c Client) (file, note string) {
 		return n.BaseURL() + "/files/loaders/" + name, ""
 	}
 	return name, ""
+}
+
+// bars says why a client may not boot the way that it asks for; "" when it may.
+func (n *Network) bars(c Client) string {
+	way, sent := WayPXE, "PXEClient"
+	if c.HTTP {
+		way, sent = WayHTTP, "HTTPClient"
+	}
+	if len(n.Ways) == 0 || c.IPXE || !c.boots() || slices.Contains(n.Ways, way) {
+		return ""
+	}
+	arch := ""
+	if c.ArchKnown {
+		arch = " (" + strings.TrimSuffix(c.Arch.String(), " HTTP") + ")"
+	}
+	allowed := "PXE"
+	if n.Ways[0] == WayHTTP {
+		allowed = "HTTP boot"
+	}
+	return fmt.Sprintf("its firmware%s sent %s and the network allows %s only", arch, sent, allowed)
 }
 
 // scriptURL is where iPXE finds a machine's script.

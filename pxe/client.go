@@ -3,6 +3,7 @@ package pxe
 import (
 	"bytes"
 	"encoding/hex"
+	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
@@ -47,6 +48,8 @@ const (
 	optRoutesMS      = 249 // what Windows before Vista asks for instead of 121
 	optEnd           = 255
 
+	relayCircuitID = 1  // RFC 3046 §3.1
+	relayRemoteID  = 2  // RFC 3046 §3.2
 	relaySubnetSel = 5  // RFC 3527: link selection
 	relayServerID  = 11 // RFC 5107: the client shall speak to the relay
 
@@ -106,6 +109,10 @@ func (r *request) parse(b []byte, longest int) error {
 	r.kind = dhcpv4.MessageType(t[0])
 	r.client, r.http = clientOf(&r.packet)
 	r.client.Addr = r.ciaddr
+	if r.giaddr.IsValid() { // option 82 of a client itself is nobody's word
+		info := r.opt(optRelayInfo)
+		r.client.Relay = Relay{Agent: r.giaddr, Circuit: circuitOf(subOption(info, relayCircuitID)), Remote: remoteOf(subOption(info, relayRemoteID))}
+	}
 	return nil
 }
 
@@ -165,6 +172,36 @@ func archOf(b []byte, vendorClass string) (Arch, bool) {
 	}
 	_, known := archs(Arch(n))
 	return Arch(n), known
+}
+
+// circuitOf is a circuit ID for people. RFC 3046 leaves its form to the relay:
+// switches write a port's name, or Cisco's form, type 0 of four bytes: VLAN,
+// module and port.
+func circuitOf(b []byte) string {
+	if len(b) == 6 && b[0] == 0 && b[1] == 4 {
+		return fmt.Sprintf("vlan %d, %d/%d", uint16(b[2])<<8|uint16(b[3]), b[4], b[5])
+	}
+	return idText(b)
+}
+
+// remoteOf is a remote ID for people: a MAC address, bare or in Cisco's form
+// (type 0 of six bytes), or the relay's name.
+func remoteOf(b []byte) string {
+	if len(b) == 8 && b[0] == 0 && b[1] == 6 {
+		b = b[2:]
+	}
+	if len(b) == 6 && printable(b) != string(b) {
+		return net.HardwareAddr(b).String()
+	}
+	return idText(b)
+}
+
+// idText is an identifier of the wire: itself where it can be read, else hex.
+func idText(b []byte) string {
+	if printable(b) == string(b) {
+		return strings.TrimSpace(string(b))
+	}
+	return hex.EncodeToString(b)
 }
 
 // hasTag looks for a tag in encapsulated options (tag, length, value).

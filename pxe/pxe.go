@@ -34,7 +34,25 @@ type Client struct {
 	HTTP        bool   // option 60 says HTTPClient
 	IPXE        bool   // it is iPXE already
 	UEFI        bool
+	Relay       Relay // how its packet came here
 }
+
+// Relay is the DHCP relay agent that brought a packet, and what it says of the
+// switch port that the client is plugged into (option 82, RFC 3046).
+type Relay struct {
+	Agent   netip.Addr // giaddr; invalid: no relay
+	Circuit string     // Agent Circuit ID, such as "vlan 10, 1/7" or "Ethernet7"
+	Remote  string     // Agent Remote ID, mostly the switch's MAC address or name
+}
+
+// Way is a way in which firmware boots from the network.
+type Way string
+
+// Ways of booting.
+const (
+	WayPXE  Way = "pxe"  // a loader by TFTP: option 60 says PXEClient
+	WayHTTP Way = "http" // UEFI HTTP boot: option 60 says HTTPClient
+)
 
 // Action is what a client is told to do.
 type Action int
@@ -135,6 +153,9 @@ type Network struct {
 	// Probe asks the wire for an address from a pool before it is offered, if
 	// the DHCP socket is a [Prober].
 	Probe bool
+	// Ways are those in which firmware may boot there; none named: all. What is
+	// iPXE already goes on, whichever way it came.
+	Ways []Way
 }
 
 // Route is a static route (RFC 3442).
@@ -170,10 +191,19 @@ type Exchange struct {
 	Kind    string // "dhcp.discover", "dhcp.offer", "dhcp.ack", "dhcp.nak", "tftp.read", "http.get", "script", ...
 	Name    string // file name, if any: of DHCP, the boot file that is named
 	Client  string // of DHCP: what asks, in words, such as "PXE firmware (UEFI x64)"
+	Asker   Asker  // of DHCP: what else it said of itself
 	Bytes   int64
 	Took    time.Duration
 	Text    string // one sentence
 	Err     error
+}
+
+// Asker is what a DHCP packet says of its sender beyond its address.
+type Asker struct {
+	VendorClass string // option 60
+	Hostname    string // option 12
+	UUID        string // option 97
+	Relay       Relay
 }
 
 // Recorder is told of every exchange. It must not block.

@@ -15,7 +15,8 @@ func (s *Server) record(start time.Time, n *Network, c Client, kind, text string
 func (s *Server) recordFile(start time.Time, n *Network, c Client, kind, file, text string, err error) {
 	s.recorder.Record(Exchange{
 		Time: start, MAC: c.MAC, Addr: c.Addr, Network: n.Name, Kind: kind, Name: file, Client: c.describe(),
-		Took: s.now().Sub(start), Text: text, Err: err,
+		Asker: Asker{VendorClass: c.VendorClass, Hostname: c.Hostname, UUID: c.UUID, Relay: c.Relay},
+		Took:  s.now().Sub(start), Text: text, Err: err,
 	})
 }
 
@@ -57,6 +58,8 @@ func (x *exchange) whyNoOffer(before seen) string {
 	switch {
 	case before.refused != "":
 		return "before that it took an offer of another DHCP server, " + before.refused
+	case x.n.bars(c) != "":
+		return x.n.bars(c)
 	case c.boots() && !c.IPXE && before.what == "":
 		return fmt.Sprintf("%s was offered an address without a boot file, and firmware may want both", c.describe())
 	case x.r.broadcast():

@@ -29,6 +29,7 @@ type progress struct {
 	told    string // the boot file named last
 	offered bool   // an offer is out
 	mute    string // why it got no offer
+	barred  string // why it may not boot that way
 	naks    int
 	nak     string
 	other   string // it took another server's offer
@@ -65,6 +66,8 @@ func (p *progress) take(e Exchange) {
 		p.offered, p.told, p.mute = true, e.Name, ""
 	case "dhcp.silent", "dhcp.drop", "boot.undecided":
 		p.mute = e.Text
+	case "boot.barred":
+		p.barred = e.Text
 	case "dhcp.refused":
 		p.other, p.asked = e.Text, 0
 	case "dhcp.nak":
@@ -105,6 +108,8 @@ func (p *progress) why(now time.Time) string {
 	switch {
 	case p.disk:
 		return fmt.Sprintf("was sent to its own disk %v ago, and has not been heard of since", ago)
+	case p.asked > 0 && p.barred != "":
+		return fmt.Sprintf("asked %s and took no offer: %s%s", times(p.asked), p.barred, again)
 	case p.asked > 0 && p.offered && p.told == "":
 		return fmt.Sprintf("asked %s and took no offer: %s was offered an address without a boot file, and firmware may want both%s", times(p.asked), who, again)
 	case p.asked > 0 && p.offered:

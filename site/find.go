@@ -1,6 +1,7 @@
 package site
 
 import (
+	"cmp"
 	"crypto/sha1"
 	"encoding/hex"
 	"fmt"
@@ -64,6 +65,12 @@ func (s *Site) MachineByBMC(mac MAC) (Machine, bool) {
 		}
 	}
 	return Machine{}, false
+}
+
+// Unknown says what happens on a network to a MAC address that the site does
+// not know, and what becomes of an inspected one.
+func (s *Site) Unknown(n Network) (UnknownMachines, AfterInspection) {
+	return cmp.Or(n.UnknownMachines, s.Policy.UnknownMachines, Inspect), cmp.Or(n.AfterInspection, s.Policy.AfterInspection, AfterWait)
 }
 
 // BootNIC is the port that network-boots.

@@ -66,7 +66,20 @@ type Network struct {
 	ReplyDelay    time.Duration // of DHCP, for ROMs that miss an instant answer
 	NativeDrivers bool          // UEFI: iPXE with its own NIC drivers
 	Probe         bool          // ask the wire before a pool's address is given
+	BootWays      []BootWay     // ways in which firmware may boot; none: all
+	// UnknownMachines and AfterInspection override the Policy's when not "".
+	UnknownMachines UnknownMachines
+	AfterInspection AfterInspection
 }
+
+// BootWay is a way in which firmware boots from the network.
+type BootWay string
+
+// Ways of booting.
+const (
+	BootPXE  BootWay = "pxe"
+	BootHTTP BootWay = "http"
+)
 
 // Route is a static route that machines are told of by DHCP.
 type Route struct {
@@ -285,10 +298,21 @@ const (
 	Ignore  UnknownMachines = "ignore"
 )
 
+// AfterInspection says what an unknown machine does when it was inspected.
+type AfterInspection string
+
+// What inspected unknown machines do.
+const (
+	AfterWait     AfterInspection = "wait"      // stay in the agent, which does nothing more
+	AfterPowerOff AfterInspection = "power-off" // switch off
+	AfterRestart  AfterInspection = "restart"   // restart, into their own disk
+)
+
 // Policy holds site-wide choices.
 type Policy struct {
 	OnDifference    OnDifference
 	UnknownMachines UnknownMachines
+	AfterInspection AfterInspection
 	Packages        PackagePolicy
 }
 

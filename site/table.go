@@ -199,6 +199,8 @@ func tables() *object {
 	debianPackages := list{of: matching("Debian package name", `^[a-z0-9][a-z0-9+.-]+$`, 128, "see Debian Policy 5.6.7")}
 	words := list{of: matching("word", `^[A-Za-z0-9][A-Za-z0-9._/+-]*$`, 128, "use letters, digits and . _ / + -")}
 
+	unknownMachines := oneOf("choice", Inspect, Ignore)
+	afterInspection := oneOf("choice", AfterWait, AfterPowerOff, AfterRestart)
 	pool := &object{name: "pool", doc: "An inclusive range of addresses for clients without a reservation.", fields: []field{
 		{key: "from", goName: "From", kind: kindAddr(), required: true, doc: "first address"},
 		{key: "to", goName: "To", kind: kindAddr(), required: true, doc: "last address, itself included"},
@@ -234,6 +236,9 @@ func tables() *object {
 		{key: "reply-delay", goName: "ReplyDelay", kind: kindDelay(), derived: "none", doc: "hold back DHCP replies, for boot ROMs that miss one that comes at once"},
 		{key: "native-drivers", goName: "NativeDrivers", kind: truth{}, doc: "give UEFI machines iPXE with its own NIC drivers (ipxe.efi) instead of the firmware's (snponly.efi)"},
 		{key: "probe", goName: "Probe", kind: truth{}, doc: "ask by ARP whether an address of a pool is in use before it is given"},
+		{key: "boot-ways", goName: "BootWays", kind: list{of: oneOf("way of booting", BootPXE, BootHTTP)}, derived: "both", doc: "ways in which firmware may boot there: pxe (a loader by TFTP), http (UEFI HTTP boot); iPXE goes on, whichever way it came"},
+		{key: "unknown-machines", goName: "UnknownMachines", kind: unknownMachines, derived: "policy.unknown-machines", doc: "what happens there to a MAC address that the site does not know"},
+		{key: "after-inspection", goName: "AfterInspection", kind: afterInspection, derived: "policy.after-inspection", doc: "what an unknown machine does there when it was inspected"},
 	}}
 	rack := &object{name: "rack", doc: "A place for machines.", fields: []field{
 		name("rack"),
@@ -378,7 +383,8 @@ func tables() *object {
 	}}
 	policy := &object{name: "policy", doc: "Site-wide choices.", fields: []field{
 		{key: "on-difference", goName: "OnDifference", kind: onDifference, def: "stop", doc: "stop: a run on a machine that is not as written here fails and names the difference; warn: it is recorded"},
-		{key: "unknown-machines", goName: "UnknownMachines", kind: oneOf("choice", Inspect, Ignore), def: "inspect", doc: "what happens to a MAC address that the site does not know"},
+		{key: "unknown-machines", goName: "UnknownMachines", kind: unknownMachines, def: "inspect", doc: "what happens to a MAC address that the site does not know: inspect: it gets an address from a pool and, where it boots, the agent, which reads what it is and writes nothing; ignore: no answer"},
+		{key: "after-inspection", goName: "AfterInspection", kind: afterInspection, def: "wait", doc: "what an unknown machine does when it was inspected, once: wait: nothing, in the agent; power-off; restart: into its own disk"},
 		{key: "packages", goName: "Packages", kind: packagePolicy, doc: "what may be mirrored and carried over a gap"},
 	}}
 	all := func(o *object) list { return list{of: o, sorted: true} }

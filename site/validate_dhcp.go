@@ -32,6 +32,16 @@ func (v *validator) dhcp(n *Network, who, path string) {
 			}
 		}
 	}
+	if n.Purpose == PurposeBMC {
+		for _, c := range []struct {
+			set       bool
+			key, what string
+		}{{n.Proxy, "proxy", "proxy"}, {len(n.BootWays) > 0, "boot-ways", "ways of booting"}, {n.AfterInspection != "", "after-inspection", "an inspection"}} {
+			if c.set {
+				v.add(path+"."+c.key, "remove it", "%s has %s but is not for booting", who, c.what)
+			}
+		}
+	}
 	for i, r := range n.Routes {
 		v.usable(who, "router of a route", r.Via, n, fmt.Sprintf("%s.routes[%d].via", path, i))
 		for _, o := range n.Routes[:i] {

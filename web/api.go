@@ -137,7 +137,7 @@ func view(m site.Machine, st state.Status) Machine {
 }
 
 func (s *Server) getMachine(w http.ResponseWriter, r *http.Request) error {
-	m, err := s.machine(r, r.PathValue("name"))
+	m, err := s.machine(r, s.nameOf(r.PathValue("name")))
 	if err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (s *Server) machine(r *http.Request, name string) (Machine, error) {
 }
 
 func (s *Server) getWhy(w http.ResponseWriter, r *http.Request) error {
-	why, err := s.why(r, r.PathValue("name"))
+	why, err := s.why(r, s.nameOf(r.PathValue("name")))
 	if err != nil {
 		return err
 	}
@@ -275,7 +275,7 @@ func (s *Server) postInspect(w http.ResponseWriter, r *http.Request) error {
 
 // postAbort ends the machine's run; 204 when it did.
 func (s *Server) postAbort(w http.ResponseWriter, r *http.Request) error {
-	name := r.PathValue("name")
+	name := s.nameOf(r.PathValue("name"))
 	if _, err := s.machine(r, name); err != nil {
 		return err
 	}

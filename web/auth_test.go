@@ -25,6 +25,8 @@ func body(path string) string {
 	switch path {
 	case "/api/v1/plan", "/api/v1/inspect":
 		return `{"machines":["gpu-01"]}`
+	case "/api/v1/discovered/scan":
+		return `{"prefixes":["192.0.2.0/30"]}`
 	case "/api/v1/deploy":
 		return `{"plan":"sha256:1","machines":["gpu-01"]}`
 	default:
@@ -94,7 +96,7 @@ func TestRoutesAndRoles(t *testing.T) {
 				want = func(status int) bool { return status == http.StatusUnauthorized }
 			case rt.role != "" && !role.includes(rt.role):
 				want = func(status int) bool { return status == http.StatusForbidden }
-			case rt.method == http.MethodDelete:
+			case rt.method == http.MethodDelete && strings.Contains(rt.path, "leases"):
 				want = func(status int) bool { return status == http.StatusNotFound } // nothing is leased
 			}
 			if !want(resp.StatusCode) {

@@ -99,6 +99,54 @@ func (c *Client) start(ctx context.Context, path string, req any) ([]string, err
 	return out.Runs, err
 }
 
+// Discovered lists what was seen and is not in the site; with all, also what
+// the site has meanwhile.
+func (c *Client) Discovered(ctx context.Context, all bool) ([]state.Discovery, error) {
+	var out []state.Discovery
+	path := "/discovered"
+	if all {
+		path += "?all=1"
+	}
+	return out, c.call(ctx, "GET", path, nil, &out)
+}
+
+// Forget forgets what was seen under a name, so that it is inspected anew.
+func (c *Client) Forget(ctx context.Context, name string) error {
+	return c.call(ctx, "DELETE", "/discovered/"+url.PathEscape(name), nil, nil)
+}
+
+// Scan has the server look for BMCs, and tells step how far it is.
+func (c *Client) Scan(ctx context.Context, sc state.Scan, step func(state.ScanStep)) error {
+	resp, err := c.send(ctx, "POST", "/discovered/scan", sc)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	for {
+		var l scanLine
+		err := dec.Decode(&l)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			return fmt.Errorf("fettle at %s broke off the search: what it found is in fettle discover: %w", c.where, err)
+		case l.End && l.Error != "":
+			return fmt.Errorf("fettle at %s: %s", c.where, l.Error)
+		case l.End:
+			return nil
+		case l.ScanStep != nil:
+			step(*l.ScanStep)
+		}
+	}
+}
+
+// Reload has the server read its site folder again.
+func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
+	var out Reloaded
+	return out, c.call(ctx, "POST", "/site/reload", nil, &out)
+}
+
 // Site tells what should be.
 func (c *Client) Site(ctx context.Context) (SiteView, error) {
 	var out SiteView

@@ -38,7 +38,7 @@ type pages struct {
 
 func newPages() (*pages, error) {
 	p := &pages{byName: map[string]*template.Template{}}
-	for _, name := range []string{"machines", "machine", "events", "login", "problem"} {
+	for _, name := range []string{"machines", "machine", "discovered", "events", "login", "problem"} {
 		t, err := template.New("layout.html").Funcs(template.FuncMap{
 			"bytes": bytesText, "percent": percent, "span": span, "tone": tone, "stamp": stamp, "iso": iso,
 		}).ParseFS(templateFiles, "templates/layout.html", "templates/parts.html", "templates/"+name+".html")
@@ -131,7 +131,7 @@ func spentIn(seconds map[state.Phase]float64) (list []spent, most float64) {
 }
 
 func (s *Server) pageMachine(w http.ResponseWriter, r *http.Request) error {
-	name := r.PathValue("name")
+	name := s.nameOf(r.PathValue("name"))
 	after, err := s.c.Store.LastSeq(r.Context())
 	if err != nil {
 		return err

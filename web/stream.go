@@ -26,7 +26,8 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if name := r.PathValue("name"); name != "" {
+	q.Machine = s.nameOf(q.Machine)
+	if name := s.nameOf(r.PathValue("name")); name != "" {
 		if _, err := s.machine(r, name); err != nil {
 			return err
 		}

@@ -49,6 +49,10 @@ type Config struct {
 	// Authenticate tells who asks, or fails with ErrNobody. Authenticator
 	// makes one.
 	Authenticate func(*http.Request) (Identity, error)
+	// Discoverer may be nil: then nothing is discovered here.
+	Discoverer Discoverer
+	// Reload reads the site folder again; nil: the server cannot.
+	Reload func(ctx context.Context) (*site.Site, error)
 }
 
 // Server is the API and the pages, an http.Handler. Give its listeners'
@@ -117,6 +121,10 @@ func (s *Server) apiRoutes() []route {
 		{"POST", "/api/v1/deploy", RoleOperator, s.postDeploy},
 		{"POST", "/api/v1/inspect", RoleOperator, s.postInspect},
 		{"POST", "/api/v1/machines/{name}/abort", RoleOperator, s.postAbort},
+		{"GET", "/api/v1/discovered", RoleViewer, s.getDiscovered},
+		{"DELETE", "/api/v1/discovered/{name}", RoleOperator, s.deleteDiscovered},
+		{"POST", "/api/v1/discovered/scan", RoleOperator, s.postScan},
+		{"POST", "/api/v1/site/reload", RoleOperator, s.postReload},
 		{"GET", "/metrics", RoleViewer, s.getMetrics},
 	}
 }
@@ -125,6 +133,7 @@ func (s *Server) pageRoutes() []route {
 	return []route{
 		{"GET", "/{$}", RoleViewer, s.pageMachines},
 		{"GET", "/machines/{name}", RoleViewer, s.pageMachine},
+		{"GET", "/discovered", RoleViewer, s.pageDiscovered},
 		{"GET", "/events", RoleViewer, s.pageEvents},
 		{"GET", "/login", "", s.pageLogin},
 		{"POST", "/login", "", s.postLogin},

@@ -105,7 +105,12 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	b.server, err = New(t.Context(), Config{
-		Store: store, Site: testSite, Operator: b.op, Logger: log, Authenticate: Authenticator(tokens),
+		Store: store, Site: testSite, Operator: b.op, Logger: log, Authenticate: Authenticator(tokens), Discoverer: b.op,
+		Reload: func(context.Context) (*site.Site, error) {
+			s := testSite()
+			s.Machines = append(s.Machines, site.Machine{Name: "gpu-03", Serial: "SN3"})
+			return s, b.op.err
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -137,7 +142,7 @@ func (b *bench) phase(t *testing.T, machine string, p state.Phase, reason string
 func TestClient(t *testing.T) {
 	b := newBench(t)
 	b.phase(t, "gpu-01", state.Ready, "")
-	b.phase(t, "52:54:00:aa:bb:cc", state.Discovered, "")
+	b.phase(t, "mac-525400aabbcc", state.Discovered, "")
 	if _, err := b.store.Append(t.Context(), state.Event{Machine: "gpu-01", Kind: state.KindInventory, Text: "inventory", Data: json.RawMessage(`{"cpus":8}`)}); err != nil {
 		t.Fatal(err)
 	}
@@ -147,7 +152,7 @@ func TestClient(t *testing.T) {
 	if err != nil || len(ms) != 3 {
 		t.Fatalf("Machines() = %d, %v; want 3", len(ms), err)
 	}
-	if m := ms[2]; m.Known || m.Name != "52:54:00:aa:bb:cc" || m.Status.Phase != state.Discovered {
+	if m := ms[2]; m.Known || m.Name != "mac-525400aabbcc" || m.Status.Phase != state.Discovered {
 		t.Errorf("Machines()[2] = %+v; want the machine that is not in the site", m)
 	}
 	if m := ms[0]; !m.Known || m.Profile != "train" || m.Address != "192.0.2.11" || m.BMC != "192.0.2.201" ||
@@ -159,6 +164,12 @@ func TestClient(t *testing.T) {
 	}
 	if m, err := c.Machine(ctx, "gpu-01"); err != nil || string(m.Status.Inventory) != `{"cpus":8}` {
 		t.Errorf("Machine(gpu-01) = %+v, %v; want it with its inventory", m, err)
+	}
+	if m, err := c.Machine(ctx, "52-54-00-00-00-01"); err != nil || m.Name != "gpu-01" {
+		t.Errorf("Machine(by the MAC address of gpu-01) = %+v, %v; want gpu-01", m, err)
+	}
+	if why, err := c.Why(ctx, "52:54:00:aa:bb:cc"); err != nil || why[0] != "mac-525400aabbcc was powered on." {
+		t.Errorf("Why(a MAC address of nobody) = %q, %v; want that of its timeline", why, err)
 	}
 	if m, err := c.Machine(ctx, "52:54:00:aa:bb:cc"); err != nil || m.Known {
 		t.Errorf("Machine(52:54:00:aa:bb:cc) = %+v, %v; want it, not known", m, err)

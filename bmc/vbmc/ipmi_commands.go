@@ -2,6 +2,7 @@ package vbmc
 
 import (
 	"context"
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -41,6 +42,7 @@ var commands = map[uint16]command{
 	code(0x06, 0x42): {1, privUser, (*ipmi).channelInfo},
 	code(0x06, 0x44): {2, privOperator, (*ipmi).userAccess},
 	code(0x06, 0x46): {1, privOperator, (*ipmi).userName},
+	code(0x06, 0x47): {2, privAdmin, (*ipmi).setUserPassword},
 	code(0x06, 0x54): {3, privNone, (*ipmi).channelCiphers},
 	// Chassis.
 	code(0x00, 0x00): {0, privUser, fixed(0x00, 0x20, 0x20, 0x20, 0x20)},
@@ -219,6 +221,44 @@ func (i *ipmi) userName(_ context.Context, _ *ipmiSession, d []byte) ([]byte, er
 	out := make([]byte, ipmiUserMax)
 	copy(out, a.name)
 	return out, nil
+}
+
+// setUserPassword is Set User Password (IPMI 2.0 §22.30): disable, enable, set
+// or test, with 16 or 20 bytes of password.
+func (i *ipmi) setUserPassword(_ context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
+	if _, err := i.userSlot(d[0]); err != nil {
+		return nil, err
+	}
+	i.s.mu.Lock()
+	defer i.s.mu.Unlock()
+	a := i.s.accounts[d[0]&0x3f-1]
+	size := 16
+	if d[0]&0x80 != 0 {
+		size = 20
+	}
+	switch op := d[1] & 3; {
+	case op == 0 && a.name != "":
+		a.enabled = false
+	case op == 1 && a.name != "":
+		a.enabled = true
+	case op < 2, a.name == "":
+		return nil, ccField
+	case len(d) != 2+size:
+		return nil, completion(0xc7)
+	default:
+		pw, _, _ := strings.Cut(string(d[2:]), "\x00")
+		if op == 2 {
+			if pw == "" {
+				return nil, ccField
+			}
+			a.setPassword(pw)
+			return nil, nil
+		}
+		if got := hashPassword(pw); subtle.ConstantTimeCompare(got[:], a.hash[:]) != 1 {
+			return nil, completion(0x80) // password test failed
+		}
+	}
+	return nil, nil
 }
 
 // powered is the power state.

@@ -51,8 +51,8 @@ func newReplaySite(s *site.Site, store string, disk bool) (*replaySite, error) {
 func (r *replaySite) Boot(ctx context.Context, c pxe.Client) (pxe.Decision, error) {
 	_, _, known := r.site.MachineByMAC(macArray(c.MAC))
 	switch {
-	case !known && r.site.Policy.UnknownMachines == site.Ignore:
-		return pxe.Decision{Action: pxe.Ignore, Reason: "the site does not know " + c.MAC.String() + " and its policy is to ignore unknown machines"}, nil
+	case !known && r.ignores(c.Network):
+		return pxe.Decision{Action: pxe.Ignore, Reason: "the site does not know " + c.MAC.String() + " and ignores unknown machines on network " + c.Network}, nil
 	case known && r.disk:
 		return pxe.Decision{Action: pxe.BootDisk, Reason: "replayed as a machine that boots its disk"}, nil
 	}
@@ -72,6 +72,13 @@ func (r *replaySite) Boot(ctx context.Context, c pxe.Client) (pxe.Decision, erro
 	}, nil
 }
 
+// ignores tells whether unknown machines are ignored on a network.
+func (r *replaySite) ignores(network string) bool {
+	n, _ := r.site.Network(network)
+	do, _ := r.site.Unknown(n)
+	return do == site.Ignore
+}
+
 // Offer finds the reserved address, else one of the pools.
 func (r *replaySite) Offer(_ context.Context, c pxe.Client, want netip.Addr) (pxe.Lease, error) {
 	n, ok := r.site.Network(c.Network)
@@ -79,7 +86,7 @@ func (r *replaySite) Offer(_ context.Context, c pxe.Client, want netip.Addr) (px
 		return pxe.Lease{}, fmt.Errorf("network %s is not in the site file", c.Network)
 	}
 	m, nic, known := r.site.MachineByMAC(macArray(c.MAC))
-	if !known && r.site.Policy.UnknownMachines == site.Ignore {
+	if !known && r.ignores(n.Name) {
 		return pxe.Lease{}, pxe.ErrNoLease
 	}
 	l := pxe.Lease{Hostname: m.Name, Duration: n.Lease}

@@ -192,6 +192,9 @@ func pxeNetworks(nets []site.Network) []pxe.Network {
 		for _, r := range n.Routes {
 			p.Routes = append(p.Routes, pxe.Route{To: r.To, Via: r.Via})
 		}
+		for _, w := range n.BootWays {
+			p.Ways = append(p.Ways, pxe.Way(w))
+		}
 		for _, o := range n.Options {
 			b, err := o.Bytes()
 			if err != nil {

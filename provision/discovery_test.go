@@ -1,0 +1,285 @@
+package provision
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fettle-dev/fettle/agent/wire"
+	"github.com/fettle-dev/fettle/pxe"
+	"github.com/fettle-dev/fettle/site"
+	"github.com/fettle-dev/fettle/state"
+)
+
+func stranger(n byte) net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 9, n} }
+
+// asks has a client ask for an address, as the wire showed it, and waits until
+// the state has it.
+func (b *bench) asks(mac net.HardwareAddr, network, client, class string, relay pxe.Relay, addr netip.Addr) {
+	b.t.Helper()
+	kind := "dhcp.discover"
+	if addr.IsValid() {
+		kind = "dhcp.ack"
+	}
+	at := time.Now()
+	b.p.Record(pxe.Exchange{Time: at, MAC: mac, Addr: addr, Network: network, Kind: kind, Client: client, Text: "asked",
+		Asker: pxe.Asker{VendorClass: class, Relay: relay}})
+	ctx, cancel := context.WithTimeout(b.t.Context(), 20*time.Second)
+	defer cancel()
+	for ev, err := range b.store.Watch(ctx, state.Query{}) {
+		if err != nil {
+			break
+		}
+		if strings.HasPrefix(string(ev.Kind), "discover.") && strings.Contains(string(ev.Data), net.HardwareAddr(mac).String()) && !ev.Time.Before(at.Truncate(0)) {
+			return
+		}
+	}
+	b.t.Fatalf("%s was not seen", mac)
+}
+
+// inspect boots a stranger into the agent, which sends inv, and returns the
+// task that the agent is then given.
+func (b *bench) inspect(mac net.HardwareAddr, inv wire.Inventory) wire.Task {
+	b.t.Helper()
+	c := pxe.Client{MAC: mac, Network: "prov", PXE: true}
+	l, err := b.p.Offer(b.t.Context(), c, netip.Addr{})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	if _, err := b.p.Commit(b.t.Context(), c, l.Addr); err != nil {
+		b.t.Fatal(err)
+	}
+	d, err := b.p.Boot(b.t.Context(), c)
+	if err != nil || d.Action != pxe.BootKernel {
+		b.t.Fatalf("Boot(stranger) = %+v, %v; want the agent", d, err)
+	}
+	_, token, _ := strings.Cut(d.Cmdline, wire.ArgToken+"=")
+	token, _, _ = strings.Cut(token, " ")
+	b.from = l.Addr.String() + ":1"
+	b.want("POST", wire.PathInventory, token, inv, 204)
+	b.until(state.NameOf(site.MAC(mac)), state.Inspected)
+	return b.task(token)
+}
+
+func strangeInventory() wire.Inventory {
+	inv := goodInventory()
+	inv.System = wire.System{Manufacturer: "Acme", Product: "GX8", Serial: "SN-77", UUID: "4c4c4544-0035-3410-8050-c6c04f314733"}
+	inv.NICs = []wire.NIC{{Name: "eth0", MAC: stranger(1).String(), Link: true}, {Name: "eth1", MAC: stranger(2).String()}}
+	inv.BMC = &wire.BMC{Address: "10.78.0.33", MAC: "02:00:00:00:09:63"}
+	return inv
+}
+
+// TestDiscovered: two ports of one machine and its BMC become one entry, with
+// serial, disks, GPUs, the switch port, and when it was seen.
+func TestDiscovered(t *testing.T) {
+	b := newBench(t, nil)
+	b.site.Networks = append(b.site.Networks, site.Network{Name: "bmc", Purpose: site.PurposeBMC, Prefix: netip.MustParsePrefix("10.78.0.0/24"), Server: netip.MustParseAddr("10.78.0.1")})
+	relay := pxe.Relay{Agent: netip.MustParseAddr("10.77.0.3"), Circuit: "Ethernet7", Remote: "leaf-3"}
+	b.asks(stranger(1), "prov", "PXE firmware (UEFI x64)", "PXEClient:Arch:00007", relay, netip.Addr{})
+	b.asks(stranger(2), "prov", "a client that does not boot from the network", "", pxe.Relay{}, netip.Addr{})
+	b.asks(net.HardwareAddr{2, 0, 0, 0, 9, 0x63}, "bmc", `a client of class "iDRAC"`, "iDRAC", pxe.Relay{}, netip.MustParseAddr("10.78.0.33"))
+	b.asks(net.HardwareAddr{2, 0, 0, 0, 9, 0x64}, "prov", `a client of class "NVIDIA/BF/BMC"`, "NVIDIA/BF/BMC", pxe.Relay{}, netip.Addr{})
+	if task := b.inspect(stranger(1), strangeInventory()); task.Kind != wire.TaskHalt {
+		t.Errorf("task of an inspected stranger = %s; want halt: the site does not say otherwise", task.Kind)
+	}
+
+	all, err := b.p.Discovered(t.Context(), false)
+	if err != nil || len(all) != 3 {
+		t.Fatalf("Discovered() = %+v, %v; want a machine and two BMCs", all, err)
+	}
+	m := all[0]
+	if m.Sort != state.SortMachine || m.State != state.WasInspected || m.Serial != "SN-77" || m.Vendor != "Acme" || m.Model != "GX8" || m.CPUs != 2 || m.Memory != 2<<30 ||
+		len(m.Disks) != 2 || m.Disks[0].Serial != "DISK1" || len(m.GPUs) != 1 || m.GPUs[0].Count != 2 || len(m.Sightings) != 2 || m.First.IsZero() || m.Last.Before(m.First) {
+		t.Errorf("the machine = %+v; want what the agent found, and its two ports", m)
+	}
+	if n := m.NICs; len(n) != 2 || !n[0].Boot || n[0].Port != "Ethernet7" || n[0].Network != "prov" || n[1].Network != "prov" || n[1].Boot {
+		t.Errorf("its ports = %+v; want the first on Ethernet7, which booted", n)
+	}
+	if m.BMC == nil || m.BMC.Vendor != "Dell" || m.BMC.Addr.String() != "10.78.0.33" || m.BMC.Network != "bmc" {
+		t.Errorf("its BMC = %+v; want the iDRAC at 10.78.0.33", m.BMC)
+	}
+	for i, want := range []string{"Dell", "NVIDIA BlueField"} {
+		if d := all[i+1]; d.Sort != state.SortBMC || d.Vendor != want {
+			t.Errorf("Discovered()[%d] = %+v; want a BMC of %s", i+1, d, want)
+		}
+	}
+
+	// Another server knows it too, and what the site has meanwhile is left out.
+	b.stop()
+	b.start(b.p.c)
+	again, err := b.p.Discovered(t.Context(), false)
+	if err != nil || len(again) != 3 || again[0].Serial != "SN-77" {
+		t.Errorf("Discovered() after a restart = %+v, %v; want the same", again, err)
+	}
+	b.site.Machines = append(b.site.Machines, site.Machine{Name: "gpu-09", BMC: site.BMC{Address: netip.MustParseAddr("10.78.0.33")}, NICs: []site.NIC{{MAC: site.MAC(stranger(1)), Network: "prov", Boot: true}}})
+	if rest, err := b.p.Discovered(t.Context(), false); err != nil || len(rest) != 1 || rest[0].Vendor != "NVIDIA BlueField" {
+		t.Errorf("Discovered() after enrolment = %+v, %v; want the BlueField alone", rest, err)
+	}
+	if rest, err := b.p.Discovered(t.Context(), true); err != nil || len(rest) != 3 || rest[0].State != state.EnrolledInSite || rest[0].Name != "gpu-09" {
+		t.Errorf("Discovered(all) after enrolment = %+v, %v; want gpu-09 as enrolled", rest, err)
+	}
+}
+
+// TestAfterInspection: the network says what an inspected stranger does, and
+// whether there is an inspection at all; no task of a stranger writes.
+func TestAfterInspection(t *testing.T) {
+	b := newBench(t, nil)
+	for i, tc := range []struct {
+		after site.AfterInspection
+		want  wire.TaskKind
+	}{{"", wire.TaskHalt}, {site.AfterWait, wire.TaskHalt}, {site.AfterPowerOff, wire.TaskPowerOff}} {
+		b.site.Networks[0].AfterInspection = tc.after
+		if task := b.inspect(stranger(byte(10+i)), goodInventory()); task.Kind != tc.want || task.Deploy != nil {
+			t.Errorf("after-inspection %q: task = %+v; want %s", tc.after, task, tc.want)
+		}
+	}
+	b.site.Policy.AfterInspection, b.site.Networks[0].AfterInspection = site.AfterRestart, ""
+	if err := b.p.Forget(t.Context(), "user:test", "nobody"); err == nil {
+		t.Error("Forget(nobody) = nil; want an error")
+	}
+	b.asks(stranger(10), "prov", "PXE firmware (BIOS)", "PXEClient", pxe.Relay{}, netip.Addr{})
+	if err := b.p.Forget(t.Context(), "user:test", state.NameOf(site.MAC(stranger(10)))); err != nil {
+		t.Fatal(err)
+	}
+	if task := b.inspect(stranger(10), goodInventory()); task.Kind != wire.TaskReboot {
+		t.Errorf("task of a stranger that was forgotten = %s; want the policy's restart", task.Kind)
+	}
+	b.site.Networks[0].UnknownMachines = site.Ignore
+	c := pxe.Client{MAC: stranger(20), Network: "prov", PXE: true}
+	if d, err := b.p.Boot(t.Context(), c); err != nil || d.Action != pxe.Ignore {
+		t.Errorf("Boot() on a network that ignores strangers = %+v, %v; want Ignore", d, err)
+	}
+	b.site.Networks[0].Purpose = site.PurposeBMC
+	b.site.Networks[0].UnknownMachines = site.Inspect
+	if d, err := b.p.Boot(t.Context(), c); err != nil || d.Action != pxe.Ignore {
+		t.Errorf("Boot() on a network of BMCs = %+v, %v; want Ignore", d, err)
+	}
+}
+
+// TestBMCAddresses: a BMC has the address that the site reserves for it, also
+// on a network that ignores strangers.
+func TestBMCAddresses(t *testing.T) {
+	b := newBench(t, nil)
+	mac := site.MAC{2, 0, 0, 0, 9, 0x70}
+	b.site.Networks = append(b.site.Networks, site.Network{Name: "bmc", Purpose: site.PurposeBMC, Prefix: netip.MustParsePrefix("10.78.0.0/24"),
+		Server: netip.MustParseAddr("10.78.0.1"), UnknownMachines: site.Ignore, Pools: []site.Pool{{From: netip.MustParseAddr("10.78.0.100"), To: netip.MustParseAddr("10.78.0.110")}}})
+	b.site.Machines[0].BMC = site.BMC{Address: netip.MustParseAddr("10.78.0.11"), MAC: mac, Network: "bmc"}
+	c := pxe.Client{MAC: mac.HardwareAddr(), Network: "bmc", VendorClass: "iDRAC"}
+	if l, err := b.p.Offer(t.Context(), c, netip.Addr{}); err != nil || l.Addr.String() != "10.78.0.11" {
+		t.Errorf("Offer(BMC of gpu-01) = %+v, %v; want 10.78.0.11", l, err)
+	}
+	c.MAC = stranger(1)
+	if l, err := b.p.Offer(t.Context(), c, netip.Addr{}); err == nil {
+		t.Errorf("Offer(unknown BMC, ignored) = %+v; want none", l)
+	}
+	b.site.Networks[1].UnknownMachines = ""
+	if l, err := b.p.Offer(t.Context(), c, netip.Addr{}); err != nil || l.Addr.String() != "10.78.0.100" {
+		t.Errorf("Offer(unknown BMC) = %+v, %v; want one of the pool", l, err)
+	}
+	// What it does on the wire is no part of its machine's boot.
+	b.p.Record(pxe.Exchange{Time: time.Now(), MAC: mac.HardwareAddr(), Network: "bmc", Kind: "dhcp.ack", Text: "has 10.78.0.11"})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for ev, err := range b.store.Watch(ctx, state.Query{Machine: "gpu-01"}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ev.Kind != "bmc.dhcp.ack" || ev.Text != "its BMC has 10.78.0.11" {
+			t.Errorf("event = %s %q; want bmc.dhcp.ack of its BMC", ev.Kind, ev.Text)
+		}
+		return
+	}
+}
+
+// TestScanRemembers: what a search finds is listed, named, and told in events.
+func TestScanRemembers(t *testing.T) {
+	srv := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"RedfishVersion":"1.13.1","Vendor":"Dell Inc.","Product":"iDRAC","Systems":{"@odata.id":"/s"},"Oem":{"Dell":{"ServiceTag":"F54P1G3"}}}`)
+	}))
+	t.Cleanup(srv.Close)
+	b := newBench(t, func(c *Config) {
+		c.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if network == "tcp" && strings.HasPrefix(addr, "10.78.0.9:443") {
+				return new(net.Dialer).DialContext(ctx, "tcp", srv.Listener.Addr().String())
+			}
+			return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+		}
+	})
+	b.site.Networks = append(b.site.Networks, site.Network{Name: "bmc", Purpose: site.PurposeBMC, Prefix: netip.MustParsePrefix("10.78.0.0/28")})
+	var steps []state.ScanStep
+	if err := b.p.Scan(t.Context(), "user:test", state.Scan{Rate: 2000, Timeout: 2000}, func(s state.ScanStep) { steps = append(steps, s) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(steps) != 14 || steps[13].Done != 14 || steps[13].Total != 14 {
+		t.Fatalf("%d steps; want 14, the hosts of the site's BMC network", len(steps))
+	}
+	all, err := b.p.Discovered(t.Context(), false)
+	if err != nil || len(all) != 1 || all[0].Vendor != "Dell" || all[0].Serial != "F54P1G3" || all[0].BMC.Addr.String() != "10.78.0.9" || len(all[0].BMC.Fingerprint) != 64 || all[0].Name != "bmc-10-78-0-9" {
+		t.Errorf("Discovered() = %+v, %v; want the iDRAC", all, err)
+	}
+	events, err := b.store.Events(t.Context(), state.Query{Machine: "bmc-10-78-0-9"})
+	if err != nil || len(events) != 1 || events[0].Kind != state.KindSeen || !strings.Contains(events[0].Text, "a BMC Dell iDRAC on network bmc, at 10.78.0.9") {
+		t.Errorf("events = %+v, %v; want that it was seen", events, err)
+	}
+}
+
+// TestVendorTable: every entry has sources, no password is in it twice by
+// another name, and no vendor class begins another.
+func TestVendorTable(t *testing.T) {
+	all, err := vendors()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range all {
+		if v.Vendor == "" || len(v.Sources) == 0 {
+			t.Errorf("%+v has no name or no source", v)
+		}
+		for o := range strings.FieldsSeq(v.OUIs) {
+			if _, err := site.ParseMAC(o + ":00:00:01"); err != nil || o != strings.ToLower(o) {
+				t.Errorf("%s: %q is no MAC prefix", v.Vendor, o)
+			}
+		}
+		if v.Factory != nil && (v.Factory.User == "" || v.Factory.Password == "") {
+			t.Errorf("%s has half a factory login", v.Vendor)
+		}
+	}
+	for _, tc := range []struct {
+		class, mac, vendor string
+		sure               bool
+	}{
+		{"iDRAC", "02:00:00:00:00:01", "Dell", true},
+		{"CPQRIB3", "02:00:00:00:00:01", "HPE", true},
+		{"NVIDIA/BF/BMC", "02:00:00:00:00:01", "NVIDIA BlueField", true},
+		{"NVIDIA/BF/PXE", "02:00:00:00:00:01", "", false},
+		{"", "3c:ec:ef:00:00:01", "Supermicro", false},
+		{"PXEClient", "3c:ec:ef:00:00:01", "Supermicro", false},
+		{"", "02:00:00:00:00:01", "", false},
+	} {
+		mac, err := site.ParseMAC(tc.mac)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, sure := bmcVendor(tc.class, mac); v != tc.vendor || sure != tc.sure {
+			t.Errorf("bmcVendor(%q, %s) = %q, %v; want %q, %v", tc.class, mac, v, sure, tc.vendor, tc.sure)
+		}
+	}
+	if u, pw, ok := FactoryLogin("Dell Inc."); !ok || u != "root" || string(pw) != "calvin" {
+		t.Errorf("FactoryLogin(Dell Inc.) = %s, %v; want root", u, ok)
+	}
+	for _, name := range []string{"Supermicro", "HPE", "", "Nobody"} {
+		if u, _, ok := FactoryLogin(name); ok {
+			t.Errorf("FactoryLogin(%q) = %s; want none: an attempt would be wasted", name, u)
+		}
+	}
+	if b, err := json.Marshal(all); err != nil || len(b) == 0 {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,220 @@
+package provision
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/fettle-dev/fettle/pxe"
+	"github.com/fettle-dev/fettle/site"
+	"github.com/fettle-dev/fettle/state"
+)
+
+const (
+	seenPrefix = "seen/"
+	// seenEvery is how old the time of the last sighting may become in the
+	// state: a machine that asks on and on costs a write a minute.
+	seenEvery = time.Minute
+)
+
+// sight notes what an exchange tells of a client that the site does not know.
+// It returns an event when there is something new. Only the recording
+// goroutine and a scan call it, which take turns by p.sighting.
+func (p *Provisioner) sight(ctx context.Context, e pxe.Exchange) (state.Event, bool) {
+	mac, err := macOf(e.MAC)
+	if err != nil || !strings.HasPrefix(e.Kind, "dhcp.") {
+		return state.Event{}, false
+	}
+	x := p.index()
+	if _, _, ok := x.machine(mac); ok {
+		return state.Event{}, false
+	}
+	if _, ok := x.ofBMC(mac); ok {
+		return state.Event{}, false
+	}
+	n, _ := x.site.Network(e.Network)
+	next := state.Sighting{
+		Sort: state.SortMachine, MAC: mac, Network: e.Network, Client: e.Client, First: e.Time, Last: e.Time,
+		VendorClass: e.Asker.VendorClass, Hostname: e.Asker.Hostname, UUID: e.Asker.UUID,
+		Relay: e.Asker.Relay.Agent, Port: e.Asker.Relay.Circuit, Switch: e.Asker.Relay.Remote,
+	}
+	if e.Kind == "dhcp.ack" || e.Kind == "dhcp.address" {
+		next.Addr = e.Addr
+	}
+	vendor, isBMC := bmcVendor(e.Asker.VendorClass, mac)
+	if isBMC || n.Purpose == site.PurposeBMC {
+		next.Sort, next.BMC = state.SortBMC, &state.BMCFacts{Vendor: vendor}
+	}
+	return p.saw(ctx, next)
+}
+
+// saw joins a sighting with what was known of it, keeps it, and tells in an
+// event what is new.
+func (p *Provisioner) saw(ctx context.Context, next state.Sighting) (state.Event, bool) {
+	p.sighting.Lock()
+	defer p.sighting.Unlock()
+	key := seenKey(next)
+	p.mu.Lock()
+	old, known := p.seen[key]
+	p.mu.Unlock()
+	merged := next
+	if known {
+		merged = join(old, next)
+	}
+	news := !known || !same(old, merged)
+	if !news && merged.Last.Sub(old.Last) < seenEvery {
+		return state.Event{}, false
+	}
+	b, err := json.Marshal(merged)
+	if err != nil { // strings and addresses always encode
+		p.log.Error("sighting", "err", err)
+		return state.Event{}, false
+	}
+	if err := p.c.Store.Put(ctx, seenPrefix+key, b); err != nil {
+		if ctx.Err() == nil {
+			p.log.Error("sighting not recorded", "mac", merged.MAC, "err", err)
+		}
+		return state.Event{}, false
+	}
+	p.mu.Lock()
+	p.seen[key] = merged
+	forgotten := ""
+	if !known && len(p.seen) > maxStrangers {
+		for k, o := range p.seen {
+			if forgotten == "" || o.Last.Before(p.seen[forgotten].Last) {
+				forgotten = k
+			}
+		}
+		delete(p.seen, forgotten)
+	}
+	p.mu.Unlock()
+	if forgotten != "" {
+		if err := p.c.Store.Delete(ctx, seenPrefix+forgotten); err != nil && ctx.Err() == nil {
+			p.log.Error("sighting not forgotten", "key", forgotten, "err", err)
+		}
+	}
+	if !news {
+		return state.Event{}, false
+	}
+	ev := state.Event{Time: merged.Last, Machine: merged.Name(), Actor: "fettle", Kind: state.KindSeen, Data: b,
+		Text: "is seen for the first time: " + sightingText(merged)}
+	if known {
+		ev.Kind, ev.Text = state.KindChanged, "is seen otherwise than before: "+sightingText(merged)
+	}
+	return ev, true
+}
+
+// seenKey names a sighting: by its MAC, or by its address where only that is
+// known.
+func seenKey(s state.Sighting) string {
+	if s.MAC.IsZero() {
+		return s.Addr.String()
+	}
+	return s.MAC.String()
+}
+
+// join adds to what was known what is seen now; what is left unsaid stays.
+func join(old, next state.Sighting) state.Sighting {
+	out := next
+	out.First = old.First
+	if old.Last.After(out.Last) {
+		out.Last = old.Last
+	}
+	if !out.Addr.IsValid() && out.Network == old.Network {
+		out.Addr = old.Addr
+	}
+	if out.Network == "" {
+		out.Network = old.Network
+	}
+	if !out.Relay.IsValid() && out.Network == old.Network {
+		out.Relay, out.Port, out.Switch = old.Relay, old.Port, old.Switch // a renewal goes past the relay
+	}
+	// Firmware tells more than the operating system or the loader that follows.
+	if !strings.HasPrefix(out.VendorClass, "PXEClient") && !strings.HasPrefix(out.VendorClass, "HTTPClient") || strings.HasPrefix(out.Client, "iPXE") {
+		if old.Client != "" && (strings.HasPrefix(old.VendorClass, "PXEClient") || strings.HasPrefix(old.VendorClass, "HTTPClient")) {
+			out.VendorClass, out.Client = old.VendorClass, old.Client
+		}
+	}
+	out.VendorClass = cmp.Or(out.VendorClass, old.VendorClass)
+	out.Client = cmp.Or(out.Client, old.Client)
+	out.Hostname = cmp.Or(out.Hostname, old.Hostname)
+	out.UUID = cmp.Or(out.UUID, old.UUID)
+	if old.Sort == state.SortBMC {
+		out.Sort = state.SortBMC
+	}
+	if old.BMC != nil {
+		f := *old.BMC
+		if b := next.BMC; b != nil {
+			f = state.BMCFacts{
+				Vendor: cmp.Or(b.Vendor, f.Vendor), Model: cmp.Or(b.Model, f.Model), Serial: cmp.Or(b.Serial, f.Serial),
+				Firmware: cmp.Or(b.Firmware, f.Firmware), UUID: cmp.Or(b.UUID, f.UUID), Redfish: cmp.Or(b.Redfish, f.Redfish),
+				IPMI: b.IPMI || f.IPMI, Plain: b.Plain || f.Plain && b.Fingerprint == "",
+				Fingerprint: cmp.Or(b.Fingerprint, f.Fingerprint), Certificate: cmp.Or(b.Certificate, f.Certificate),
+			}
+		}
+		out.BMC = &f
+	}
+	return out
+}
+
+// same tells whether two sightings say the same, but for their times.
+func same(a, b state.Sighting) bool {
+	fa, fb := a.BMC, b.BMC
+	a.BMC, b.BMC = nil, nil
+	a.First, a.Last, b.First, b.Last = time.Time{}, time.Time{}, time.Time{}, time.Time{}
+	return a == b && (fa == nil) == (fb == nil) && (fa == nil || *fa == *fb)
+}
+
+// sightingText is a sighting in words.
+func sightingText(s state.Sighting) string {
+	var parts []string
+	if s.Sort == state.SortBMC {
+		parts = append(parts, strings.TrimSpace("a BMC "+strings.TrimSpace(s.BMC.Vendor+" "+s.BMC.Model)))
+	} else {
+		parts = append(parts, s.Client)
+	}
+	if s.Network != "" {
+		parts[0] += " on network " + s.Network
+	}
+	if s.Addr.IsValid() {
+		parts = append(parts, "at "+s.Addr.String())
+	}
+	if s.Relay.IsValid() {
+		at := "through relay " + s.Relay.String()
+		if s.Port != "" {
+			at += ", port " + s.Port
+		}
+		if s.Switch != "" {
+			at += " of " + s.Switch
+		}
+		parts = append(parts, at)
+	}
+	if s.VendorClass != "" && s.Sort == state.SortBMC {
+		parts = append(parts, fmt.Sprintf("vendor class %q", s.VendorClass))
+	}
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ", ")
+}
+
+// loadSeen reads the sightings that the state remembers.
+func (p *Provisioner) loadSeen(ctx context.Context) error {
+	docs, err := p.c.Store.List(ctx, seenPrefix)
+	if err != nil {
+		return fmt.Errorf("reading sightings from the state: %w", err)
+	}
+	seen := make(map[string]state.Sighting, len(docs))
+	for key, b := range docs {
+		var s state.Sighting
+		if err := json.Unmarshal(b, &s); err != nil {
+			return fmt.Errorf("state document %s is not a sighting: %w", key, err)
+		}
+		seen[strings.TrimPrefix(key, seenPrefix)] = s
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen = seen
+	return nil
+}
