@@ -155,7 +155,7 @@ type Scan struct {
 
 // ScanStep is a step of a scan: progress, and a BMC if one was found.
 type ScanStep struct {
-	Done  int         `json:"done"`
-	Total int         `json:"total"`
+	Done  int        `json:"done"`
+	Total int        `json:"total"`
 	Found *Discovery `json:"found,omitempty"`
 }
