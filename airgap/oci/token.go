@@ -126,6 +126,8 @@ func (g *Registry) mayPush(w http.ResponseWriter, r *http.Request, rt route) err
 		return refuse(http.StatusServiceUnavailable, "DENIED", "another fettle takes what is pushed to this store")
 	case g.opts.Push.Anyone:
 		return nil
+	case r.TLS == nil && !loopback(r.RemoteAddr):
+		return refuse(http.StatusForbidden, "DENIED", "push over HTTPS: the password would be sent in the clear")
 	}
 	user, ok := g.who(r)
 	if !ok || user == "" {

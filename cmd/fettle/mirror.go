@@ -14,6 +14,7 @@ import (
 
 	"github.com/fettle-dev/fettle/airgap"
 	"github.com/fettle-dev/fettle/airgap/apt"
+	"github.com/fettle-dev/fettle/airgap/oci"
 	"github.com/fettle-dev/fettle/blob"
 	"github.com/fettle-dev/fettle/site"
 )
@@ -65,7 +66,7 @@ func mirrorCommands(e *env) []*cli.Command {
 			},
 			{
 				Name: "serve", Usage: "serve the current snapshot over HTTP",
-				Flags: []cli.Flag{storeFlag(), &cli.StringFlag{Name: "listen", Value: "127.0.0.1:8480", Usage: "ADDRESS:PORT"}}, Action: e.mirrorServe,
+				Flags: []cli.Flag{storeFlag(), siteFlag(), secretIdentityFlag(), &cli.StringFlag{Name: "listen", Value: "127.0.0.1:8480", Usage: "ADDRESS:PORT"}, pushFlag()}, Action: e.mirrorServe,
 			},
 			{
 				Name: "client-config", Usage: "print or install what a client of the mirrors needs", ArgsUsage: "CLIENT",
@@ -86,7 +87,8 @@ func airgapFail(err error) error {
 	switch {
 	case errors.Is(err, airgap.ErrRollback), errors.Is(err, airgap.ErrBusy):
 		return fail(exitRefused, err)
-	case errors.Is(err, airgap.ErrSignature), errors.Is(err, airgap.ErrDamaged), errors.Is(err, airgap.ErrIdentity), errors.Is(err, apt.ErrSignature), errors.Is(err, blob.ErrMismatch):
+	case errors.Is(err, airgap.ErrSignature), errors.Is(err, airgap.ErrDamaged), errors.Is(err, airgap.ErrIdentity), errors.Is(err, apt.ErrSignature),
+		errors.Is(err, oci.ErrSignature), errors.Is(err, oci.ErrMoved), errors.Is(err, blob.ErrMismatch):
 		return fail(exitInput, err)
 	}
 	return err
@@ -214,6 +216,9 @@ func (e *env) mirroring(c *cli.Context) (*mirroring, error) {
 			bar.step(p.Bytes, p.BytesTotal, fmt.Sprintf("%d of %d files", p.Files, p.FilesTotal))
 		}},
 	}}
+	if err := e.useRegistries(c, s, m.Syncer); err != nil {
+		return nil, err
+	}
 	m.old, err = readLock(m.lockPath)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fail(exitInput, err)

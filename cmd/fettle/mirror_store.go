@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/oci"
 )
 
 // snapshotRow is one line of mirror ls.
@@ -262,7 +263,7 @@ func (e *env) mirrorCollect(c *cli.Context) error {
 	return nil
 }
 
-func (e *env) mirrorServe(c *cli.Context) error {
+func (e *env) mirrorServe(c *cli.Context) (err error) {
 	if err := nargs(c, 0); err != nil {
 		return err
 	}
@@ -282,7 +283,16 @@ func (e *env) mirrorServe(c *cli.Context) error {
 		name = "nothing yet: fettle mirror sync, or fettle bundle import"
 	}
 	fmt.Fprintf(e.stdout, "Serving http://%s/ (%s)\n", l.Addr(), name)
-	srv := &http.Server{Handler: airgap.NewHandler(s, e.log, mirrorFormats("")...), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
+	push, err := e.pushers(c)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	reg, err := oci.OpenRegistry(s, oci.Options{Push: push, Log: e.log})
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer func() { err = errors.Join(err, reg.Close()) }()
+	srv := &http.Server{Handler: mirrorAnswers(s, reg, e.log), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
 	select {

@@ -101,9 +101,13 @@ func serve(c *cli.Context, e *env) error {
 	if err != nil {
 		return err
 	}
+	push, err := pushSecret(secrets)
+	if err != nil {
+		return err
+	}
 	sv := &services{
-		mirror: mirror,
-		site:   current.Load, images: store, ca: ca, log: log, networks: only,
+		mirror: mirror, push: push,
+		site: current.Load, images: store, ca: ca, log: log, networks: only,
 		state:   state.Config{Dir: c.String("state"), Endpoints: c.StringSlice("etcd"), Logger: log},
 		apiPath: c.String("socket"),
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/fettle-dev/fettle/agent/wire"
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/oci"
 	"github.com/fettle-dev/fettle/site"
 )
 
@@ -29,11 +30,28 @@ func mirrorURL(scheme string, server netip.Addr, port int) string {
 
 // mirrorHandler answers for the mirrors of a store.
 func mirrorHandler(s *services) http.Handler {
-	h := http.Handler(airgap.NewHandler(s.mirror, s.log, mirrorFormats("")...))
+	h := mirrorAnswers(s.mirror, s.registry, s.log)
 	if s.watch != nil {
 		h = s.watch(h)
 	}
 	return h
+}
+
+// openRegistry makes the one registry of all networks; it is closed with ctx.
+func (s *services) openRegistry(ctx context.Context, g *errgroup.Group) error {
+	if s.registry != nil {
+		return nil
+	}
+	reg, err := oci.OpenRegistry(s.mirror, oci.Options{Push: s.push, Log: s.log})
+	if err != nil {
+		return err
+	}
+	s.registry = reg
+	g.Go(func() error {
+		<-ctx.Done()
+		return reg.Close()
+	})
+	return nil
 }
 
 // serveMirror offers the snapshot that is served, now or later, to the machines
@@ -41,6 +59,9 @@ func mirrorHandler(s *services) http.Handler {
 func (s *services) serveMirror(ctx context.Context, g *errgroup.Group, n site.Network, conf *tls.Config) error {
 	if s.mirror == nil {
 		return nil
+	}
+	if err := s.openRegistry(ctx, g); err != nil {
+		return err
 	}
 	h := mirrorHandler(s)
 	plain, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(n.Server, mirrorPort))

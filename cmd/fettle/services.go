@@ -19,6 +19,7 @@ import (
 
 	"github.com/fettle-dev/fettle/agent/wire"
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/oci"
 	"github.com/fettle-dev/fettle/bmc"
 	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/provision"
@@ -60,6 +61,8 @@ type services struct {
 	started  func(p *provision.Provisioner, st *state.Store) // nil: nobody waits
 	networks []string                                        // boot networks to serve; nil = all
 	mirror   *airgap.Store                                   // what machines install from, or nil
+	push     *oci.Pushers                                    // who may push images to it; nil: nobody
+	registry *oci.Registry                                   // made by run
 	watch    func(http.Handler) http.Handler                 // sees requests for it; nil: nobody does
 }
 
