@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/pgp"
 	"github.com/fettle-dev/fettle/blob"
 )
 
@@ -109,7 +110,7 @@ func readLocked(ctx context.Context, env airgap.Env, it airgap.Item) (release, e
 	}
 	data := b.Bytes()
 	if path.Base(it.Path) == "InRelease" {
-		if data, err = signedText(data); err != nil {
+		if data, err = pgp.SignedText(data); err != nil {
 			return release{}, err
 		}
 	}
@@ -128,7 +129,7 @@ func remake(ctx context.Context, env airgap.Env, lm airgap.LockedMirror, files m
 	if err != nil {
 		return err
 	}
-	signer, err := newSigner(env.Key)
+	signer, err := pgp.NewSigner(env.Key)
 	if err != nil {
 		return err
 	}
@@ -137,7 +138,7 @@ func remake(ctx context.Context, env airgap.Env, lm airgap.LockedMirror, files m
 		files[p] = airgap.File{Path: p, Size: int64(len(data)), SHA256: d}
 		return d, err
 	}
-	if _, err := put(keyFile, signer.public); err != nil {
+	if _, err := put(keyFile, signer.Public); err != nil {
 		return err
 	}
 	for _, s := range suites {
@@ -148,7 +149,7 @@ func remake(ctx context.Context, env airgap.Env, lm airgap.LockedMirror, files m
 	return nil
 }
 
-func remakeSuite(ctx context.Context, env airgap.Env, s remadeSuite, kept map[string]blob.Digest, signer *signer, put func(string, []byte) (blob.Digest, error)) error {
+func remakeSuite(ctx context.Context, env airgap.Env, s remadeSuite, kept map[string]blob.Digest, signer *pgp.Signer, put func(string, []byte) (blob.Digest, error)) error {
 	at := "dists/" + s.name + "/"
 	sums := map[string]string{} // lines by file
 	var components, archs []string
@@ -204,7 +205,7 @@ func remakeSuite(ctx context.Context, env airgap.Env, s remadeSuite, kept map[st
 	for _, file := range slices.Sorted(maps.Keys(sums)) {
 		r.WriteString(sums[file])
 	}
-	inline, detached, err := signer.sign(r.Bytes(), s.rel.date)
+	inline, detached, err := signer.Sign(r.Bytes(), s.rel.date)
 	if err != nil {
 		return err
 	}

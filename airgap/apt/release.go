@@ -2,20 +2,11 @@ package apt
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/ProtonMail/go-crypto/openpgp"
-	"github.com/ProtonMail/go-crypto/openpgp/armor"
-	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
-	pgperrors "github.com/ProtonMail/go-crypto/openpgp/errors"
-	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"github.com/fettle-dev/fettle/airgap"
 	"github.com/fettle-dev/fettle/blob"
@@ -23,9 +14,6 @@ import (
 
 // clockSlack is by how much a Release may be from the future.
 const clockSlack = 24 * time.Hour
-
-// ErrSignature says that no key that is trusted signed an index.
-var ErrSignature = errors.New("no trusted key signed it")
 
 // release is a suite's index of indexes.
 type release struct {
@@ -137,105 +125,4 @@ func (r release) check(suite string, now time.Time) error {
 		return fmt.Errorf("it is dated %s, which is to come: is this machine's clock right?", r.date.Format(time.RFC3339))
 	}
 	return nil
-}
-
-// keyring is the keys of one source and where they come from.
-type keyring struct {
-	keys   openpgp.EntityList
-	source string
-}
-
-// readKeyring reads files of keys, binary or armoured, and armoured texts.
-// Paths are relative to dir; the lock has them as they were written, so that it
-// is the same in every checkout.
-func readKeyring(dir string, paths, texts []string) (keyring, error) {
-	kr := keyring{source: strings.Join(paths, ", ")}
-	for _, p := range paths {
-		file := p
-		if !filepath.IsAbs(p) {
-			file = filepath.Join(dir, p)
-		}
-		data, err := os.ReadFile(file)
-		if err != nil {
-			return keyring{}, fmt.Errorf("reading a keyring: %w", err)
-		}
-		keys, err := parseKeys(data)
-		if err != nil {
-			return keyring{}, fmt.Errorf("reading the keyring %s: %w", p, err)
-		}
-		kr.keys = append(kr.keys, keys...)
-	}
-	for _, t := range texts {
-		keys, err := parseKeys([]byte(t))
-		if err != nil {
-			return keyring{}, fmt.Errorf("reading the key in Signed-By: %w", err)
-		}
-		kr.keys = append(kr.keys, keys...)
-		kr.source = "Signed-By"
-	}
-	if len(kr.keys) == 0 {
-		return keyring{}, errors.New("there is no key to verify with: name keyrings in the site file")
-	}
-	return kr, nil
-}
-
-func parseKeys(data []byte) (openpgp.EntityList, error) {
-	if bytes.Contains(data, []byte("-----BEGIN PGP PUBLIC KEY BLOCK-----")) {
-		return openpgp.ReadArmoredKeyRing(bytes.NewReader(data))
-	}
-	return openpgp.ReadKeyRing(bytes.NewReader(data))
-}
-
-// verifyInline verifies an InRelease and returns exactly what was signed.
-func verifyInline(data []byte, kr keyring, now time.Time) (plain []byte, fingerprint string, err error) {
-	block, rest := clearsign.Decode(data)
-	if block == nil {
-		return nil, "", fmt.Errorf("%w: it is no clear-signed text", ErrSignature)
-	}
-	if !bytes.HasPrefix(data, []byte("-----BEGIN PGP SIGNED MESSAGE-----")) || len(bytes.TrimSpace(rest)) > 0 {
-		return nil, "", fmt.Errorf("%w: something stands around the signed text", ErrSignature)
-	}
-	sig, err := readAll(block.ArmoredSignature)
-	if err != nil {
-		return nil, "", fmt.Errorf("%w: %w", ErrSignature, err)
-	}
-	fingerprint, err = verifyWith(block.Bytes, sig, kr, now)
-	return block.Bytes, fingerprint, err
-}
-
-// verifyDetached verifies a Release with its Release.gpg.
-func verifyDetached(data, sig []byte, kr keyring, now time.Time) (fingerprint string, err error) {
-	if bytes.HasPrefix(bytes.TrimSpace(sig), []byte("-----BEGIN")) {
-		block, err := armor.Decode(bytes.NewReader(sig))
-		if err != nil {
-			return "", fmt.Errorf("%w: %w", ErrSignature, err)
-		}
-		if sig, err = readAll(block); err != nil {
-			return "", fmt.Errorf("%w: %w", ErrSignature, err)
-		}
-	}
-	return verifyWith(data, sig, kr, now)
-}
-
-func readAll(b *armor.Block) ([]byte, error) {
-	var out bytes.Buffer
-	_, err := out.ReadFrom(b.Body)
-	return out.Bytes(), err
-}
-
-// verifyWith tries the keys one by one: an index is signed by several keys,
-// of which some may be unknown here or expired.
-func verifyWith(data, sig []byte, kr keyring, now time.Time) (string, error) {
-	var errs []error
-	for _, e := range kr.keys {
-		_, signer, err := openpgp.VerifyDetachedSignature(openpgp.EntityList{e}, bytes.NewReader(data), bytes.NewReader(sig),
-			&packet.Config{Time: func() time.Time { return now }})
-		if err == nil {
-			return strings.ToUpper(hex.EncodeToString(signer.PrimaryKey.Fingerprint)), nil
-		}
-		if !errors.Is(err, pgperrors.ErrUnknownIssuer) {
-			errs = append(errs, err)
-		}
-	}
-	return "", fmt.Errorf("%w: tried the %d keys of %s: %w", ErrSignature, len(kr.keys), kr.source, errors.Join(append(errs, errors.New("has upstream a new key?"))...))
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/pgp"
 	"github.com/fettle-dev/fettle/blob"
 )
 
@@ -97,7 +98,7 @@ func firstSuite(ctx context.Context, env airgap.Env, m airgap.Mirror, candidates
 
 // fetchSuite fetches and verifies a suite's Release.
 func fetchSuite(ctx context.Context, env airgap.Env, m airgap.Mirror, src source) (suite, error) {
-	kr, err := readKeyring(src.dir, src.keyrings, src.keyTexts)
+	kr, err := pgp.ReadKeyring(src.dir, src.keyrings, src.keyTexts)
 	if err != nil {
 		return suite{}, err
 	}
@@ -112,7 +113,7 @@ func fetchSuite(ctx context.Context, env airgap.Env, m airgap.Mirror, src source
 	switch {
 	case err == nil:
 		s.signed = []airgap.Item{item("InRelease", data)}
-		if data, fingerprint, err = verifyInline(data, kr, now); err != nil {
+		if data, fingerprint, err = pgp.VerifyInline(data, kr, now); err != nil {
 			return suite{}, fmt.Errorf("%sInRelease: %w", at, err)
 		}
 	case errors.Is(err, airgap.ErrGone):
@@ -123,7 +124,7 @@ func fetchSuite(ctx context.Context, env airgap.Env, m airgap.Mirror, src source
 		if err != nil {
 			return suite{}, err
 		}
-		if fingerprint, err = verifyDetached(data, sig, kr, now); err != nil {
+		if fingerprint, err = pgp.VerifyDetached(data, sig, kr, now); err != nil {
 			return suite{}, fmt.Errorf("%sRelease: %w", at, err)
 		}
 		s.signed = []airgap.Item{item("Release", data), item("Release.gpg", sig)}
@@ -136,7 +137,7 @@ func fetchSuite(ctx context.Context, env airgap.Env, m airgap.Mirror, src source
 	if err := s.rel.check(src.suite, now); err != nil {
 		return suite{}, fmt.Errorf("%s: the signed Release: %w", at, err)
 	}
-	s.trust = airgap.Trust{What: "suite " + src.suite, Date: s.rel.date.Format(time.RFC3339), SignedBy: fingerprint, Source: kr.source}
+	s.trust = airgap.Trust{What: "suite " + src.suite, Date: s.rel.date.Format(time.RFC3339), SignedBy: fingerprint, Source: kr.Source}
 	if !s.rel.validUntil.IsZero() {
 		s.trust.Until = s.rel.validUntil.Format(time.RFC3339)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/fettle-dev/fettle/airgap"
-	"github.com/fettle-dev/fettle/airgap/apt"
+	"github.com/fettle-dev/fettle/airgap/pgp"
 	"github.com/fettle-dev/fettle/blob"
 	"github.com/fettle-dev/fettle/site"
 )
@@ -102,12 +102,12 @@ func createOptions(c *cli.Context, s *site.Site, key *airgap.Key) (airgap.Create
 		case "cosign":
 			o.Cosign = true
 		case "openpgp":
-			public, err := apt.PublicKey(key)
+			public, err := pgp.PublicKey(key)
 			if err != nil {
 				return o, err
 			}
 			o.Beside = map[string][]byte{openpgpKeyFile: public}
-			o.Sign[openpgpFile] = func(data []byte, at time.Time) ([]byte, error) { return apt.SignDetached(key, data, at) }
+			o.Sign[openpgpFile] = func(data []byte, at time.Time) ([]byte, error) { return pgp.SignDetached(key, data, at) }
 		default:
 			return o, usage("--sign knows openpgp and cosign, not %q", sign)
 		}
@@ -389,7 +389,7 @@ func checkOpenPGP(dirs []string) error {
 		if err != nil {
 			return err
 		}
-		if err := apt.VerifyDetached(public, data, sig); err != nil {
+		if err := pgp.VerifyArmored(public, data, sig); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/fettle-dev/fettle/airgap"
-	"github.com/fettle-dev/fettle/airgap/apt"
 	"github.com/fettle-dev/fettle/airgap/oci"
+	"github.com/fettle-dev/fettle/airgap/pgp"
 	"github.com/fettle-dev/fettle/blob"
 	"github.com/fettle-dev/fettle/site"
 )
@@ -87,7 +87,7 @@ func airgapFail(err error) error {
 	switch {
 	case errors.Is(err, airgap.ErrRollback), errors.Is(err, airgap.ErrBusy):
 		return fail(exitRefused, err)
-	case errors.Is(err, airgap.ErrSignature), errors.Is(err, airgap.ErrDamaged), errors.Is(err, airgap.ErrIdentity), errors.Is(err, apt.ErrSignature),
+	case errors.Is(err, airgap.ErrSignature), errors.Is(err, airgap.ErrDamaged), errors.Is(err, airgap.ErrIdentity), errors.Is(err, pgp.ErrSignature),
 		errors.Is(err, oci.ErrSignature), errors.Is(err, oci.ErrMoved), errors.Is(err, blob.ErrMismatch):
 		return fail(exitInput, err)
 	}

@@ -1,4 +1,4 @@
-package apt
+package pgp
 
 import (
 	"bytes"
@@ -12,26 +12,26 @@ import (
 
 // PublicKey is the site's OpenPGP public key, armoured.
 func PublicKey(key *airgap.Key) ([]byte, error) {
-	s, err := newSigner(key)
+	s, err := NewSigner(key)
 	if err != nil {
 		return nil, err
 	}
-	return s.public, nil
+	return s.Public, nil
 }
 
 // SignDetached signs data with the site's OpenPGP key, as of a time: the same
 // bytes each time. The signature is armoured.
 func SignDetached(key *airgap.Key, data []byte, at time.Time) ([]byte, error) {
-	s, err := newSigner(key)
+	s, err := NewSigner(key)
 	if err != nil {
 		return nil, err
 	}
-	_, detached, err := s.sign(data, at)
+	_, detached, err := s.Sign(data, at)
 	return detached, err
 }
 
-// VerifyDetached checks an armoured signature by an armoured key.
-func VerifyDetached(public, data, sig []byte) error {
+// VerifyArmored checks an armoured signature by an armoured key.
+func VerifyArmored(public, data, sig []byte) error {
 	keys, err := openpgp.ReadArmoredKeyRing(bytes.NewReader(public))
 	if err != nil {
 		return fmt.Errorf("%w: the key cannot be read: %w", ErrSignature, err)

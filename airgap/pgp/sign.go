@@ -1,4 +1,4 @@
-package apt
+package pgp
 
 import (
 	"bytes"
@@ -15,11 +15,11 @@ import (
 	"github.com/fettle-dev/fettle/airgap"
 )
 
-// signer is the site's OpenPGP key: Ed25519, derived from the site key, with a
+// Signer is the site's OpenPGP key: Ed25519, derived from the site key, with a
 // creation time that is always the same.
-type signer struct {
+type Signer struct {
 	entity *openpgp.Entity
-	public []byte // armoured
+	Public []byte // armoured
 }
 
 func pgpConfig(seed []byte, at time.Time) *packet.Config {
@@ -30,7 +30,8 @@ func pgpConfig(seed []byte, at time.Time) *packet.Config {
 	}
 }
 
-func newSigner(key *airgap.Key) (*signer, error) {
+// NewSigner derives the site's OpenPGP key.
+func NewSigner(key *airgap.Key) (*Signer, error) {
 	seed, err := key.Derive("apt repository key 1", 4096)
 	if err != nil {
 		return nil, fmt.Errorf("deriving the site's OpenPGP key: %w", err)
@@ -49,11 +50,11 @@ func newSigner(key *airgap.Key) (*signer, error) {
 		return nil, fmt.Errorf("writing the site's OpenPGP key: %w", err)
 	}
 	b.WriteByte('\n')
-	return &signer{e, b.Bytes()}, nil
+	return &Signer{e, b.Bytes()}, nil
 }
 
-// sign signs a Release as of its date: the same bytes each time.
-func (s *signer) sign(data []byte, at time.Time) (inline, detached []byte, err error) {
+// Sign signs data as of a time: the same bytes each time. Both are armoured.
+func (s *Signer) Sign(data []byte, at time.Time) (inline, detached []byte, err error) {
 	if at.Before(s.entity.PrimaryKey.CreationTime) {
 		at = s.entity.PrimaryKey.CreationTime
 	}
@@ -64,18 +65,18 @@ func (s *signer) sign(data []byte, at time.Time) (inline, detached []byte, err e
 	}
 	_, err = w.Write(data)
 	if err := errors.Join(err, w.Close()); err != nil {
-		return nil, nil, fmt.Errorf("signing a Release: %w", err)
+		return nil, nil, fmt.Errorf("signing an index: %w", err)
 	}
 	in.WriteByte('\n')
 	if err := openpgp.ArmoredDetachSign(&det, s.entity, bytes.NewReader(data), pgpConfig(nil, at)); err != nil {
-		return nil, nil, fmt.Errorf("signing a Release: %w", err)
+		return nil, nil, fmt.Errorf("signing an index: %w", err)
 	}
 	det.WriteByte('\n')
 	return in.Bytes(), det.Bytes(), nil
 }
 
-// signedText is the text of an InRelease that was verified before.
-func signedText(data []byte) ([]byte, error) {
+// SignedText is the text of an InRelease that was verified before.
+func SignedText(data []byte) ([]byte, error) {
 	block, _ := clearsign.Decode(data)
 	if block == nil {
 		return nil, errors.New("it is no clear-signed text")
