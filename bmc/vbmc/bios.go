@@ -125,7 +125,6 @@ func (s *Server) settle(ctx context.Context) error {
 }
 
 func (s *Server) biosRoutes() []*resource {
-	file := registriesPath + "/" + biosRegistry
 	return []*resource{
 		{pattern: biosPath, get: s.biosResource},
 		{pattern: biosPath + "/Actions/Bios.ResetBios", priv: privComponents, post: s.resetBios},
@@ -135,14 +134,6 @@ func (s *Server) biosRoutes() []*resource {
 				"@Redfish.SettingsApplyTime": applyTime,
 			})
 		}},
-		{pattern: registriesPath, get: func(*call) (obj, error) {
-			return collection(registriesPath, "MessageRegistryFileCollection", "Registry File Collection", file), nil
-		}},
-		{pattern: file, get: func(*call) (obj, error) {
-			return obj{"@odata.id": file, "@odata.type": "#MessageRegistryFile.v1_1_3.MessageRegistryFile", "Id": biosRegistry, "Name": "BIOS Attribute Registry File",
-				"Registry": biosRegistry, "Languages": []string{"en"}, "Location": []obj{{"Language": "en", "Uri": file + ".json"}}}, nil
-		}},
-		{pattern: file + ".json", get: s.registryResource},
 	}
 }
 

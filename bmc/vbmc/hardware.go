@@ -46,6 +46,7 @@ func (s *Server) hardwareRoutes() []*resource {
 			return ids
 		}),
 		one(systemPath+"/Processors/{id}", processor),
+		{pattern: systemPath + "/Processors/{id}/EnvironmentMetrics", get: s.gpuMetrics},
 		list(systemPath+"/Memory", "MemoryCollection", "Memory", func(Info) []string { return []string{"DIMM1"} }),
 		one(systemPath+"/Memory/{id}", func(c *call, in Info) obj {
 			if c.vars["id"] != "DIMM1" {
@@ -74,7 +75,6 @@ func (s *Server) hardwareRoutes() []*resource {
 			return obj{"@odata.type": "#Storage.v1_15_1.Storage", "Id": "1", "Name": "Storage", "Status": statusOK(),
 				"Drives": links(drives...), "Drives@odata.count": len(drives), "Volumes": link(storage + "/1/Volumes")}
 		}),
-		list(storage+"/1/Volumes", "VolumeCollection", "Volumes", func(Info) []string { return nil }),
 		one(storage+"/1/Drives/{id}", drive),
 		list(systemPath+"/SimpleStorage", "SimpleStorageCollection", "Simple Storage", func(Info) []string { return []string{"1"} }),
 		one(systemPath+"/SimpleStorage/{id}", func(c *call, in Info) obj {
@@ -157,7 +157,7 @@ func processor(c *call, in Info) obj {
 	if g == nil {
 		return nil
 	}
-	o["ProcessorType"], o["Model"] = "GPU", g.Model
+	o["ProcessorType"], o["Model"], o["EnvironmentMetrics"] = "GPU", g.Model, link(c.path+"/EnvironmentMetrics")
 	if vendor, _, ok := strings.Cut(g.PCI, ":"); ok {
 		o["ProcessorId"] = obj{"VendorId": hexID(vendor)}
 		dev := chassisPath + "/PCIeDevices/" + id

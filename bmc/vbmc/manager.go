@@ -40,6 +40,7 @@ func (s *Server) chassisResource(c *call) (obj, error) {
 		"PCIeDevices": link(chassisPath + "/PCIeDevices"),
 		"Links":       obj{"ComputerSystems": links(systemPath), "ManagedBy": links(managerPath)},
 	}
+	s.optional(o, chassisPath, "Controls")
 	led, err := s.chassis.Identify(c.ctx)
 	if err == nil {
 		o["LocationIndicatorActive"], o["IndicatorLED"] = led, indicator(led)
@@ -54,15 +55,10 @@ func (s *Server) managerRoutes() []*resource {
 		{pattern: root + "/Managers", get: func(*call) (obj, error) {
 			return collection(root+"/Managers", "ManagerCollection", "Managers", managerPath), nil
 		}},
-		{pattern: managerPath, get: s.manager},
-		{pattern: managerPath + "/NetworkProtocol", get: func(*call) (obj, error) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return obj{"@odata.id": managerPath + "/NetworkProtocol", "@odata.type": "#ManagerNetworkProtocol.v1_10_1.ManagerNetworkProtocol",
-				"Id": "NetworkProtocol", "Name": "Manager Network Protocol", "Status": statusOK(),
-				"HTTPS": obj{"ProtocolEnabled": true}, "HTTP": obj{"ProtocolEnabled": false},
-				"IPMI": obj{"ProtocolEnabled": s.ipmiServices > 0}, "SSH": obj{"ProtocolEnabled": false}}, nil
+		{pattern: managerPath, priv: privManager, get: s.manager, patch: func(c *call) ([]*message, error) {
+			return patch(c, s.manager, map[string]setter{"DateTime": s.setClock})
 		}},
+		{pattern: managerPath + "/Actions/Manager.Reset", priv: privManager, post: s.resetManager},
 	}
 	rs = append(rs, s.logRoutes(managerPath+"/LogServices", "Log", "manager")...)
 	return append(rs, s.logRoutes(systemPath+"/LogServices", "SEL", "system")...)
@@ -73,14 +69,34 @@ func (s *Server) manager(c *call) (obj, error) {
 	if err != nil {
 		return nil, err
 	}
-	return obj{
+	s.mu.Lock()
+	s.settleTasks()
+	version := s.version("BMC", in)
+	s.mu.Unlock()
+	o := obj{
 		"@odata.id": managerPath, "@odata.type": "#Manager.v1_19_1.Manager", "Id": "1", "Name": "Manager", "ManagerType": "BMC",
-		"Manufacturer": "fettle", "Model": "Virtual BMC", "FirmwareVersion": firmwareVersion, "PowerState": "On", "Status": statusOK(),
-		"UUID": nullable(in.UUID), "ServiceEntryPointUUID": nullable(in.UUID), "DateTime": s.now().UTC().Format(time.RFC3339),
+		"Manufacturer": "fettle", "Model": "Virtual BMC", "FirmwareVersion": version, "PowerState": "On", "Status": statusOK(),
+		"UUID": nullable(in.UUID), "ServiceEntryPointUUID": nullable(in.UUID), "DateTime": s.clock().Format(time.RFC3339),
 		"DateTimeLocalOffset": "+00:00",
 		"NetworkProtocol":     link(managerPath + "/NetworkProtocol"), "LogServices": link(managerPath + "/LogServices"),
-		"Links": obj{"ManagerForServers": links(systemPath), "ManagerForChassis": links(chassisPath), "ManagerInChassis": link(chassisPath)},
-	}, nil
+		"Links":            obj{"ManagerForServers": links(systemPath), "ManagerForChassis": links(chassisPath), "ManagerInChassis": link(chassisPath)},
+		"SerialInterfaces": link(serialPath),
+		"SerialConsole":    obj{"ServiceEnabled": true, "MaxConcurrentSessions": 1, "ConnectTypesSupported": []string{"IPMI"}},
+		"CommandShell":     obj{"ServiceEnabled": false, "MaxConcurrentSessions": 0, "ConnectTypesSupported": []string{}},
+		"Actions": obj{"#Manager.Reset": obj{"target": managerPath + "/Actions/Manager.Reset",
+			"ResetType@Redfish.AllowableValues": []string{"GracefulRestart", "ForceRestart"}}},
+	}
+	s.optional(o, managerPath, "VirtualMedia", "EthernetInterfaces")
+	return o, nil
+}
+
+// optional adds links to what is there only where the chassis has it.
+func (s *Server) optional(o obj, base string, names ...string) {
+	for _, n := range names {
+		if res, _ := s.find(base + "/" + n); res != nil {
+			o[n] = link(base + "/" + n)
+		}
+	}
 }
 
 // event is one entry of a log.
@@ -99,11 +115,13 @@ const maxEvents = 500
 // offset, and up to two bytes of data (IPMI 2.0 table 42-3). s.mu is held.
 func (s *Server) record(log, severity, text string, sel ...byte) {
 	s.eventSeq++
-	es := append(s.events[log], event{s.eventSeq, s.now(), severity, text, selEvent(sel)})
+	e := event{s.eventSeq, s.clock(), severity, text, selEvent(sel)}
+	es := append(s.events[log], e)
 	if len(es) > maxEvents {
 		es = append([]event(nil), es[len(es)-maxEvents:]...)
 	}
 	s.events[log] = es
+	s.publish(log, e)
 	s.log.Info("virtual BMC", "log", log, "event", text)
 }
 
@@ -131,8 +149,9 @@ func (s *Server) logRoutes(base, id, log string) []*resource {
 	}
 	entry := func(e event) obj {
 		n := strconv.Itoa(e.id)
-		return obj{"@odata.id": path + "/Entries/" + n, "@odata.type": "#LogEntry.v1_16_2.LogEntry", "Id": n, "Name": "Log Entry " + n,
-			"EntryType": entryType, "Severity": e.severity, "Created": e.at.UTC().Format(time.RFC3339), "Message": e.text}
+		return obj{"@odata.id": path + "/Entries/" + n, "@odata.type": "#LogEntry.v1_16_1.LogEntry", "Id": n, "Name": "Log Entry " + n,
+			"EntryType": entryType, "Severity": e.severity, "Created": e.at.UTC().Format(time.RFC3339), "Message": e.text,
+			"MessageId": eventMessage, "MessageArgs": []string{e.text}}
 	}
 	return []*resource{
 		{pattern: base, get: func(*call) (obj, error) {

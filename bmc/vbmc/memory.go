@@ -42,6 +42,14 @@ type Memory struct {
 	booted  []Boot
 	pending []*time.Timer
 	now     func() time.Time
+
+	media     Media
+	secure    SecureBoot
+	lan       LAN
+	limit     float64 // watts; 0: none
+	order     []string
+	volumes   []Volume
+	volumeSeq int
 }
 
 // NewMemory makes a chassis that is off, with no boot override.
@@ -225,6 +233,7 @@ func (m *Memory) follow(t ResetType) {
 // start boots the machine: a one-time override is consumed. m.mu is held.
 func (m *Memory) start() {
 	m.power, m.reset = On, m.now()
+	m.secure.Current = m.secure.Enabled && !m.secure.Setup
 	b := m.boot
 	if b.Enabled == "Disabled" {
 		b.Target = BootNone

@@ -214,6 +214,42 @@ func msgActionParam(action, name string, v any) *message {
 		Resolution: "Choose one of the values that the resource lists as allowable and resubmit the request if the operation failed."}
 }
 
+func msgActionParamType(action, name string, v any) *message {
+	return &message{Status: http.StatusBadRequest, ID: "ActionParameterValueTypeError", Args: []string{jsonText(v), name, action},
+		Text:       fmt.Sprintf("The value '%s' for the parameter %s in the action %s is of a different type than the parameter can accept.", jsonText(v), name, action),
+		Resolution: "Correct the value for the parameter in the request body and resubmit the request if the operation failed."}
+}
+
+func msgActionParamFormat(action, name string, v any) *message {
+	return &message{Status: http.StatusBadRequest, ID: "ActionParameterValueFormatError", Args: []string{jsonText(v), name, action},
+		Text:       fmt.Sprintf("The value '%s' for the parameter %s in the action %s is of a different format than the parameter can accept.", jsonText(v), name, action),
+		Resolution: "Correct the value for the parameter in the request body and resubmit the request if the operation failed."}
+}
+
+func msgActionParamUnknown(action, name string) *message {
+	return &message{Status: http.StatusBadRequest, ID: "ActionParameterUnknown", Args: []string{action, name},
+		Text:       fmt.Sprintf("The action %s was submitted with the invalid parameter %s.", action, name),
+		Resolution: "Correct the invalid parameter and resubmit the request if the operation failed."}
+}
+
+func msgPropertyFormat(name string, v any) *message {
+	return &message{Status: http.StatusBadRequest, ID: "PropertyValueFormatError", Args: []string{jsonText(v), name}, Property: "#/" + name,
+		Text:       fmt.Sprintf("The value '%s' for the property %s is of a different format than the property can accept.", jsonText(v), name),
+		Resolution: "Correct the value for the property in the request body and resubmit the request if the operation failed."}
+}
+
+func msgOutOfRange(name string, v any) *message {
+	return &message{Status: http.StatusBadRequest, ID: "PropertyValueOutOfRange", Args: []string{jsonText(v), name}, Property: "#/" + name,
+		Text:       fmt.Sprintf("The value '%s' for the property %s is not in the supported range of acceptable values.", jsonText(v), name),
+		Resolution: "Correct the value for the property in the request body and resubmit the request if the operation failed."}
+}
+
+func msgInUse() *message {
+	return &message{Status: http.StatusConflict, ID: "ResourceInUse",
+		Text:       "The change to the requested resource failed because the resource is in use or in transition.",
+		Resolution: "Remove the condition and resubmit the request if the operation failed."}
+}
+
 func msgInternal() *message {
 	return &message{Status: http.StatusInternalServerError, ID: "InternalError", Severity: "Critical",
 		Text:       "The request failed due to an internal service error.  The service is still operational.",

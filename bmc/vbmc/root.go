@@ -16,41 +16,31 @@ func (s *Server) routes() []*resource {
 	rs = append(rs, s.managerRoutes()...)
 	rs = append(rs, s.sensorRoutes()...)
 	rs = append(rs, s.biosRoutes()...)
+	rs = append(rs, s.registryRoutes()...)
+	rs = append(rs, s.networkRoutes()...)
+	rs = append(rs, s.mediaRoutes()...)
+	rs = append(rs, s.secureBootRoutes()...)
+	rs = append(rs, s.bootOptionRoutes()...)
+	rs = append(rs, s.volumeRoutes()...)
+	rs = append(rs, s.controlRoutes()...)
+	rs = append(rs, s.taskRoutes()...)
+	rs = append(rs, s.updateRoutes()...)
+	rs = append(rs, s.eventRoutes()...)
+	rs = append(rs, s.telemetryRoutes()...)
+	rs = append(rs, s.certificateRoutes()...)
 	for _, r := range rs {
 		r.segs = strings.Split(strings.Trim(r.pattern, "/"), "/")
 	}
 	return rs
 }
 
-// rootRoutes are what can be read without a login (DSP0266 §6.2, §8.3, §8.4),
-// and the firmware inventory.
+// rootRoutes are what can be read without a login (DSP0266 §6.2, §8.3, §8.4).
 func (s *Server) rootRoutes() []*resource {
-	fw := root + "/UpdateService/FirmwareInventory"
 	return []*resource{
 		{pattern: "/redfish", open: true, get: func(*call) (obj, error) { return obj{"v1": root + "/"}, nil }},
 		{pattern: root, open: true, get: s.serviceRoot},
-		{pattern: root + "/odata", open: true, get: odata},
+		{pattern: root + "/odata", open: true, get: s.odata},
 		{pattern: root + "/$metadata", open: true, raw: func(*call) (string, string) { return "application/xml;charset=utf-8", metadata() }},
-		{pattern: root + "/UpdateService", get: func(*call) (obj, error) {
-			return obj{"@odata.id": root + "/UpdateService", "@odata.type": "#UpdateService.v1_14_0.UpdateService", "Id": "UpdateService",
-				"Name": "Update Service", "ServiceEnabled": false, "Status": statusOK(), "FirmwareInventory": link(fw)}, nil
-		}},
-		{pattern: fw, get: func(*call) (obj, error) {
-			return collection(fw, "SoftwareInventoryCollection", "Firmware Inventory", fw+"/BIOS", fw+"/BMC"), nil
-		}},
-		{pattern: fw + "/{id}", get: func(c *call) (obj, error) {
-			in, err := s.info(c)
-			if err != nil {
-				return nil, err
-			}
-			versions := map[string]string{"BIOS": in.BIOSVersion, "BMC": firmwareVersion}
-			v, ok := versions[c.vars["id"]]
-			if !ok {
-				return nil, msgNotFound(c.path)
-			}
-			return obj{"@odata.id": c.path, "@odata.type": "#SoftwareInventory.v1_10_2.SoftwareInventory", "Id": c.vars["id"],
-				"Name": c.vars["id"], "Version": v, "Updateable": false, "Status": statusOK()}, nil
-		}},
 	}
 }
 
@@ -61,7 +51,11 @@ var services = []struct{ name, path, schema string }{
 	{"Managers", root + "/Managers", "ManagerCollection"},
 	{"SessionService", root + "/SessionService", "SessionService"},
 	{"AccountService", root + "/AccountService", "AccountService"},
-	{"UpdateService", root + "/UpdateService", "UpdateService"},
+	{"UpdateService", updatePath, "UpdateService"},
+	{"Tasks", root + "/TaskService", "TaskService"},
+	{"EventService", eventsPath, "EventService"},
+	{"TelemetryService", telemetryPath, "TelemetryService"},
+	{"CertificateService", certificatesPath, "CertificateService"},
 	{"Registries", registriesPath, "MessageRegistryFileCollection"},
 }
 
@@ -81,15 +75,20 @@ func (s *Server) serviceRoot(c *call) (obj, error) {
 		},
 	}
 	for _, v := range services {
-		o[v.name] = link(v.path)
+		if res, _ := s.find(v.path); res != nil {
+			o[v.name] = link(v.path)
+		}
 	}
 	return o, nil
 }
 
 // odata is the OData service document (DSP0266 §8.4).
-func odata(*call) (obj, error) {
+func (s *Server) odata(*call) (obj, error) {
 	value := []obj{{"name": "Service", "kind": "Singleton", "url": root + "/"}, {"name": "Sessions", "kind": "Singleton", "url": sessionsPath}}
 	for _, v := range services {
+		if res, _ := s.find(v.path); res == nil {
+			continue
+		}
 		value = append(value, obj{"name": v.name, "kind": "Singleton", "url": v.path})
 	}
 	return obj{"@odata.context": root + "/$metadata", "value": value}, nil
@@ -106,8 +105,13 @@ var schemas = []string{
 	"ThermalSubsystem.v1_3_2", "ThermalMetrics.v1_3_1", "FanCollection", "Fan.v1_5_2", "PowerSubsystem.v1_1_2", "PowerSupplyCollection",
 	"PowerSupply.v1_6_0", "EnvironmentMetrics.v1_3_1", "Power.v1_7_3", "Thermal.v1_7_3", "ManagerCollection",
 	"Manager.v1_19_1", "ManagerNetworkProtocol.v1_10_1", "LogServiceCollection", "LogService.v1_7_0", "LogEntryCollection",
-	"LogEntry.v1_16_2", "UpdateService.v1_14_0", "SoftwareInventoryCollection", "SoftwareInventory.v1_10_2", "Message.v1_1_2",
-	"Bios.v1_2_1", "Settings.v1_3_5", "MessageRegistryFileCollection", "MessageRegistryFile.v1_1_3", "AttributeRegistry.v1_3_8",
+	"LogEntry.v1_16_1", "UpdateService.v1_14_0", "SoftwareInventoryCollection", "SoftwareInventory.v1_10_2", "Message.v1_1_2",
+	"Bios.v1_2_1", "Settings.v1_3_5", "MessageRegistryFileCollection", "MessageRegistryFile.v1_1_5", "AttributeRegistry.v1_3_8",
+	"MessageRegistry.v1_6_3", "VirtualMediaCollection", "VirtualMedia.v1_6_4", "SecureBoot.v1_1_2", "SecureBootDatabaseCollection", "SecureBootDatabase.v1_0_3",
+	"CertificateCollection", "Certificate.v1_8_2", "SignatureCollection", "BootOptionCollection", "BootOption.v1_0_6", "Volume.v1_10_0", "ControlCollection", "Control.v1_5_0",
+	"TaskService.v1_2_1", "TaskCollection", "Task.v1_7_4", "EventService.v1_10_2", "EventDestinationCollection", "EventDestination.v1_14_1", "Event.v1_10_1",
+	"TelemetryService.v1_3_4", "MetricReportCollection", "MetricReport.v1_5_1", "MetricReportDefinitionCollection", "MetricReportDefinition.v1_4_6",
+	"CertificateService.v1_0_5", "CertificateLocations.v1_0_4", "SerialInterfaceCollection", "SerialInterface.v1_2_0",
 }
 
 // metadata is the OData metadata document (DSP0266 §8.3): references to the

@@ -179,23 +179,41 @@ func (s *Server) sensorRoutes() []*resource {
 			return obj{"@odata.id": c.path, "@odata.type": "#PowerSupply.v1_6_0.PowerSupply", "Id": x.ID, "Name": strings.TrimSuffix(x.Name, " Input Power"),
 				"PowerSupplyType": "AC", "Status": obj{"State": "Enabled", "Health": x.health()}}
 		})},
-		{pattern: chassisPath + "/EnvironmentMetrics", get: with(func(c *call, all []Sensor) obj {
-			o := obj{"@odata.id": c.path, "@odata.type": "#EnvironmentMetrics.v1_3_1.EnvironmentMetrics", "Id": "EnvironmentMetrics", "Name": "Environment Metrics"}
-			watts := 0.0
-			for _, x := range all {
-				if x.Type == "Temperature" && x.Context == "Intake" {
-					o["TemperatureCelsius"] = x.excerpt()
-				}
-				if x.Type == "Power" && x.Context == "PowerSupply" {
-					watts += x.Reading
-				}
-			}
-			o["PowerWatts"] = obj{"Reading": watts}
-			return o
-		})},
+		{pattern: chassisPath + "/EnvironmentMetrics", priv: privComponents, get: s.environment, patch: s.patchEnvironment},
 		{pattern: chassisPath + "/Thermal", get: with(oldThermal)},
-		{pattern: chassisPath + "/Power", get: with(oldPower)},
+		{pattern: chassisPath + "/Power", priv: privComponents, get: s.oldPower, patch: s.patchOldPower},
 	}
+}
+
+// environment is EnvironmentMetrics of the chassis.
+func (s *Server) environment(c *call) (obj, error) {
+	all, err := s.sensors(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	o := obj{"@odata.id": c.path, "@odata.type": "#EnvironmentMetrics.v1_3_1.EnvironmentMetrics", "Id": "EnvironmentMetrics", "Name": "Environment Metrics"}
+	for _, x := range all {
+		if x.Type == "Temperature" && x.Context == "Intake" {
+			o["TemperatureCelsius"] = x.excerpt()
+		}
+	}
+	o["PowerWatts"] = obj{"Reading": drawn(all)}
+	if _, ok := s.chassis.(PowerLimiter); ok {
+		l, err := s.powerLimit(c.ctx)
+		if err != nil {
+			return nil, err
+		}
+		o["PowerLimitWatts"] = l.excerpt()
+	}
+	return o, nil
+}
+
+func (s *Server) patchEnvironment(c *call) ([]*message, error) {
+	set := map[string]setter{}
+	if _, ok := s.chassis.(PowerLimiter); ok {
+		set["PowerLimitWatts"] = nested("PowerLimitWatts", s.limitSetters(c, "PowerLimitWatts/"))
+	}
+	return patch(c, s.environment, set)
 }
 
 // oldThermal is Thermal, deprecated by the DMTF and read by many.
@@ -220,8 +238,12 @@ func oldThermal(c *call, all []Sensor) obj {
 }
 
 // oldPower is Power, deprecated as well.
-func oldPower(c *call, all []Sensor) obj {
-	volts, supplies, watts := []obj{}, []obj{}, 0.0
+func (s *Server) oldPower(c *call) (obj, error) {
+	all, err := s.sensors(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	volts, supplies := []obj{}, []obj{}
 	for _, x := range all {
 		r := x.resource()
 		o := obj{"Name": x.Name, "Status": r["Status"]}
@@ -233,16 +255,39 @@ func oldPower(c *call, all []Sensor) obj {
 		case x.Type == "Power" && x.Context == "PowerSupply":
 			o["@odata.id"], o["MemberId"] = fmt.Sprintf("%s#/PowerSupplies/%d", c.path, len(supplies)), fmt.Sprint(len(supplies))
 			o["PowerInputWatts"] = r["Reading"]
-			watts += x.Reading
 			supplies = append(supplies, o)
 		}
 	}
 	control := []obj{}
 	if len(supplies) > 0 {
-		control = append(control, obj{"@odata.id": c.path + "#/PowerControl/0", "MemberId": "0", "Name": "System Power Control", "PowerConsumedWatts": watts})
+		control = append(control, obj{"@odata.id": c.path + "#/PowerControl/0", "MemberId": "0", "Name": "System Power Control", "PowerConsumedWatts": drawn(all)})
+	}
+	if _, ok := s.chassis.(PowerLimiter); ok && len(control) > 0 {
+		l, err := s.powerLimit(c.ctx)
+		if err != nil {
+			return nil, err
+		}
+		control[0]["PowerLimit"] = obj{"LimitInWatts": number(l.Watts)}
 	}
 	return obj{"@odata.id": c.path, "@odata.type": "#Power.v1_7_3.Power", "Id": "Power", "Name": "Power",
-		"PowerControl": control, "Voltages": volts, "PowerSupplies": supplies, "Redundancy": []obj{}}
+		"PowerControl": control, "Voltages": volts, "PowerSupplies": supplies, "Redundancy": []obj{}}, nil
+}
+
+// patchOldPower writes PowerControl[0].PowerLimit.LimitInWatts.
+func (s *Server) patchOldPower(c *call) ([]*message, error) {
+	set := map[string]setter{}
+	if _, ok := s.chassis.(PowerLimiter); ok {
+		limit := nested("PowerControl/0", map[string]setter{"PowerLimit": nested("PowerControl/0/PowerLimit", map[string]setter{
+			"LimitInWatts": func(v any) (func() error, error) { return s.setLimit(c, "PowerControl/0/PowerLimit/LimitInWatts", v) }})})
+		set["PowerControl"] = func(v any) (func() error, error) {
+			l, ok := v.([]any)
+			if !ok || len(l) != 1 {
+				return nil, msgPropertyType("PowerControl", v)
+			}
+			return limit(l[0])
+		}
+	}
+	return patch(c, s.oldPower, set)
 }
 
 // number is nil for a threshold that there is not.

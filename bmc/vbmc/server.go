@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -53,6 +54,14 @@ type Config struct {
 	// LockoutDuration, as real BMCs do (OpenBMC: 5, 300 s). 0 = never.
 	Lockout         int
 	LockoutDuration time.Duration
+
+	// FetchImage gets a firmware image for UpdateService.SimpleUpdate; nil:
+	// images can only be pushed.
+	FetchImage func(ctx context.Context, uri string) (io.ReadCloser, error)
+	// UpdateTime is how long a firmware update takes; default 2 s.
+	UpdateTime time.Duration
+	// Identity is the service's certificate, for CertificateService; nil: it has none.
+	Identity *Identity
 }
 
 // Server is a Redfish service (DSP0266) over one Chassis. It is an
@@ -77,6 +86,20 @@ type Server struct {
 	ipmiServices int
 	bios         firmware
 	biosFirst    []BIOSAttribute // as the firmware came; never written
+
+	fetchImage    func(ctx context.Context, uri string) (io.ReadCloser, error)
+	updateTime    time.Duration
+	identity      *Identity
+	clockSkew     atomic.Int64 // nanoseconds
+	pushes        chan delivery
+	ipmiOff       bool
+	ntp           ntpSettings
+	tasks         []*task
+	taskSeq       int
+	flashed       map[string]string // versions by component
+	streams       []*receiver
+	subscriptions []*receiver
+	delivering    int // runs of DeliverEvents
 }
 
 // New makes a Server.
@@ -86,7 +109,11 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{chassis: c.Chassis, log: c.Logger, now: c.Now, sessions: map[string]*session{},
 		timeout: c.SessionTimeout, max: c.MaxSessions, lockout: c.Lockout, lockFor: c.LockoutDuration,
-		events: map[string][]event{}}
+		events: map[string][]event{}, fetchImage: c.FetchImage, updateTime: c.UpdateTime, identity: c.Identity,
+		pushes: make(chan delivery, eventQueue), flashed: map[string]string{}, ntp: ntpSettings{servers: []string{}}}
+	if s.updateTime <= 0 {
+		s.updateTime = 2 * time.Second
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -148,6 +175,9 @@ type resource struct {
 	priv    string // privilege for PATCH, POST and DELETE
 	get     func(*call) (obj, error)
 	raw     func(*call) (contentType, body string) // instead of get
+	sse     func(http.ResponseWriter, *call) error // instead of get: a stream
+	monitor func(*call) (reply, error)             // instead of get: a task's monitor
+	stream  bool                                   // post reads the body itself
 	patch   func(*call) ([]*message, error)
 	post    func(*call) (reply, error)
 	del     func(*call) (reply, error)
@@ -156,7 +186,7 @@ type resource struct {
 // allow is the value of the Allow header (RFC 9110 §10.2.1).
 func (r *resource) allow() string {
 	var m []string
-	if r.get != nil || r.raw != nil {
+	if r.get != nil || r.raw != nil || r.sse != nil || r.monitor != nil {
 		m = append(m, "GET", "HEAD")
 	}
 	if r.patch != nil {
@@ -247,13 +277,24 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 		w.Header().Set("Content-Type", ct)
 		_, _ = io.WriteString(w, body)
 		return nil
+	case isGet && res.sse != nil:
+		return res.sse(w, c)
+	case isGet && res.monitor != nil:
+		rep, err := res.monitor(c)
+		if err != nil {
+			return err
+		}
+		rep.write(w)
+		return nil
 	case isGet && res.get != nil:
 		return s.serveGet(w, c, res)
 	case r.Method == http.MethodPatch && res.patch != nil:
 		return s.servePatch(w, c, res)
 	case r.Method == http.MethodPost && res.post != nil:
-		if err := s.readBody(c); err != nil {
-			return err
+		if !res.stream {
+			if err := s.readBody(c); err != nil {
+				return err
+			}
 		}
 		return s.serveAction(w, c, res, res.post)
 	case r.Method == http.MethodDelete && res.del != nil:
@@ -349,36 +390,48 @@ func (s *Server) serveAction(w http.ResponseWriter, c *call, res *resource, f fu
 	if err != nil {
 		return err
 	}
+	rep.write(w)
+	return nil
+}
+
+func (rep reply) write(w http.ResponseWriter) {
 	for k, v := range rep.header {
 		w.Header().Set(k, v)
 	}
 	if rep.body == nil {
 		w.WriteHeader(rep.status)
-		return nil
+		return
 	}
 	writeJSON(w, rep.status, rep.body)
-	return nil
 }
 
 // readBody parses the request's JSON object. An empty body is nil.
 func (s *Server) readBody(c *call) error {
-	b, err := io.ReadAll(io.LimitReader(c.r.Body, maxBody+1))
-	if err != nil {
-		return msgMalformed()
-	}
-	if len(b) > maxBody {
-		return msgTooLarge()
-	}
-	if len(b) == 0 {
-		return nil
-	}
 	if ct := c.r.Header.Get("Content-Type"); ct != "" {
-		if mt, _, err := mime.ParseMediaType(ct); err != nil || mt != "application/json" {
+		if mt, _, err := mime.ParseMediaType(ct); (err != nil || mt != "application/json") && c.r.ContentLength != 0 {
 			return msgMediaType(ct)
 		}
 	}
-	if err := json.Unmarshal(b, &c.body); err != nil || c.body == nil {
-		return msgMalformed()
+	var err error
+	c.body, err = parseObject(c.r.Body, maxBody)
+	return err
+}
+
+// parseObject reads a JSON object of so many bytes at most; nothing is nil.
+func parseObject(r io.Reader, limit int64) (obj, error) {
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err != nil {
+		return nil, msgMalformed()
 	}
-	return nil
+	if int64(len(b)) > limit {
+		return nil, msgTooLarge()
+	}
+	if len(b) == 0 {
+		return nil, nil
+	}
+	var o obj
+	if err := json.Unmarshal(b, &o); err != nil || o == nil {
+		return nil, msgMalformed()
+	}
+	return o, nil
 }

@@ -51,6 +51,14 @@ func (s *Server) system(c *call) (obj, error) {
 	if err != nil && !errors.Is(err, ErrUnsupported) {
 		return nil, fmt.Errorf("reading the identify light: %w", err)
 	}
+	order, err2 := s.bootOrder(c.ctx, in)
+	if err2 != nil {
+		return nil, err2
+	}
+	s.mu.Lock()
+	s.settleTasks()
+	version := s.version("BIOS", in)
+	s.mu.Unlock()
 	name := in.Name
 	if name == "" {
 		name = "System"
@@ -59,7 +67,7 @@ func (s *Server) system(c *call) (obj, error) {
 		"@odata.id": systemPath, "@odata.type": "#ComputerSystem.v1_22_0.ComputerSystem",
 		"Id": "1", "Name": name, "SystemType": "Physical", "HostName": in.Name,
 		"Manufacturer": in.Manufacturer, "Model": in.Model, "SerialNumber": in.Serial, "SKU": in.SKU,
-		"UUID": nullable(in.UUID), "BiosVersion": in.BIOSVersion, "PowerState": power, "Status": statusOK(),
+		"UUID": nullable(in.UUID), "BiosVersion": version, "PowerState": power, "Status": statusOK(),
 		"ProcessorSummary": obj{"Count": 1, "LogicalProcessorCount": in.CPUs, "Model": in.CPUModel, "Status": statusOK()},
 		"MemorySummary":    obj{"TotalSystemMemoryGiB": gib(in.MemoryMiB), "Status": statusOK()},
 		"Boot": obj{
@@ -69,6 +77,7 @@ func (s *Server) system(c *call) (obj, error) {
 			"BootSourceOverrideTarget@Redfish.AllowableValues":  bootTargets,
 			"BootSourceOverrideMode":                            boot.Mode,
 			"BootSourceOverrideMode@Redfish.AllowableValues":    []string{"Legacy", "UEFI"},
+			"BootOrder": order, "BootOptions": link(bootOptionsPath),
 		},
 		"Bios": link(biosPath), "Processors": link(systemPath + "/Processors"), "Memory": link(systemPath + "/Memory"),
 		"EthernetInterfaces": link(systemPath + "/EthernetInterfaces"), "Storage": link(systemPath + "/Storage"),
@@ -81,6 +90,7 @@ func (s *Server) system(c *call) (obj, error) {
 			"ResetType@Redfish.AllowableValues": resetTypes,
 		}},
 	}
+	s.optional(o, systemPath, "SecureBoot", "VirtualMedia")
 	if err == nil {
 		o["LocationIndicatorActive"] = led
 		o["IndicatorLED"] = indicator(led)
@@ -160,10 +170,17 @@ func (s *Server) bootSetter(c *call, v any) (func() error, error) {
 	}
 	_, enabledGiven := in["BootSourceOverrideEnabled"]
 	known := 0
+	var order func() error
 	for name, v := range in {
 		full := "Boot/" + name
 		t, ok := v.(string)
 		switch name {
+		case "BootOrder":
+			if order, err = s.orderSetter(c, v); err != nil {
+				return nil, err
+			}
+			known++
+			continue
 		case "BootSourceOverrideEnabled", "BootSourceOverrideTarget", "BootSourceOverrideMode":
 			if !ok {
 				return nil, msgPropertyType(full, v)
@@ -199,6 +216,11 @@ func (s *Server) bootSetter(c *call, v any) (func() error, error) {
 		b.Target = BootNone
 	}
 	return func() error {
+		if order != nil {
+			if err := order(); err != nil || known == 1 {
+				return err
+			}
+		}
 		err := s.chassis.SetBoot(c.ctx, b)
 		if errors.Is(err, ErrUnsupported) {
 			return msgNotInList("Boot/BootSourceOverrideTarget", string(b.Target))

@@ -1,0 +1,154 @@
+package vbmc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+)
+
+// SecureBoot is the state of UEFI Secure Boot (DSP0268, SecureBoot).
+type SecureBoot struct {
+	Enabled bool // at the next boot
+	Current bool // of the boot that runs
+	Setup   bool // setup mode: no platform key
+}
+
+// SecureBooter is a Chassis whose firmware has UEFI Secure Boot. SetSecureBoot
+// sets what holds from the next boot on.
+type SecureBooter interface {
+	SecureBoot(ctx context.Context) (SecureBoot, error)
+	SetSecureBoot(ctx context.Context, enabled bool) error
+	// ResetKeys takes "ResetAllKeysToDefault", "DeleteAllKeys" or "DeletePK".
+	ResetKeys(ctx context.Context, how string) error
+}
+
+const secureBootPath = systemPath + "/SecureBoot"
+
+// keyResets are the values of ResetKeysType of SecureBoot.ResetKeys.
+var keyResets = []string{"ResetAllKeysToDefault", "DeleteAllKeys", "DeletePK"}
+
+// keyDatabases are the signature databases (UEFI 2.10 §32.4).
+var keyDatabases = []string{"PK", "KEK", "db", "dbx"}
+
+func (s *Server) secureBootRoutes() []*resource {
+	b, ok := s.chassis.(SecureBooter)
+	if !ok {
+		return nil
+	}
+	bases := secureBootPath + "/SecureBootDatabases"
+	reset := func(c *call, action string, allowed []string) (reply, error) {
+		v, ok := c.body["ResetKeysType"]
+		if !ok {
+			return reply{}, msgActionParamMissing(action, "ResetKeysType")
+		}
+		how, ok := v.(string)
+		if !ok || !slices.Contains(allowed, how) {
+			return reply{}, msgActionParam(action, "ResetKeysType", v)
+		}
+		if err := b.ResetKeys(c.ctx, how); errors.Is(err, ErrUnsupported) {
+			return reply{}, msgActionParam(action, "ResetKeysType", v)
+		} else if err != nil {
+			return reply{}, fmt.Errorf("Secure Boot keys: %w", err)
+		}
+		s.logEvent("system", "OK", fmt.Sprintf("Secure Boot keys: %s by %s.", how, c.who.name))
+		return reply{status: http.StatusNoContent}, nil
+	}
+	rs := []*resource{
+		{pattern: secureBootPath, priv: privComponents, get: s.secureBootResource, patch: func(c *call) ([]*message, error) {
+			return patch(c, s.secureBootResource, map[string]setter{"SecureBootEnable": boolSetter("SecureBootEnable", func(on bool) error {
+				err := b.SetSecureBoot(c.ctx, on)
+				if errors.Is(err, ErrUnsupported) {
+					return msgNotInList("SecureBootEnable", on)
+				}
+				if err != nil {
+					return fmt.Errorf("setting Secure Boot: %w", err)
+				}
+				s.logEvent("system", "OK", fmt.Sprintf("Secure Boot from the next boot on: %v, by %s.", on, c.who.name))
+				return nil
+			})})
+		}},
+		{pattern: secureBootPath + "/Actions/SecureBoot.ResetKeys", priv: privComponents, post: func(c *call) (reply, error) {
+			return reset(c, "SecureBoot.ResetKeys", keyResets)
+		}},
+		{pattern: bases, get: func(*call) (obj, error) {
+			paths := make([]string, len(keyDatabases))
+			for i, d := range keyDatabases {
+				paths[i] = bases + "/" + d
+			}
+			return collection(bases, "SecureBootDatabaseCollection", "UEFI Secure Boot Databases", paths...), nil
+		}},
+		{pattern: bases + "/{db}", get: func(c *call) (obj, error) {
+			if !slices.Contains(keyDatabases, c.vars["db"]) {
+				return nil, msgNotFound(c.path)
+			}
+			return obj{"@odata.id": c.path, "@odata.type": "#SecureBootDatabase.v1_0_3.SecureBootDatabase", "Id": c.vars["db"],
+				"Name": "UEFI " + c.vars["db"] + " Database", "DatabaseId": c.vars["db"],
+				"Certificates": link(c.path + "/Certificates"), "Signatures": link(c.path + "/Signatures")}, nil
+		}},
+	}
+	// The firmware's databases are not read: the collections are empty.
+	for _, kind := range []string{"Certificate", "Signature"} {
+		rs = append(rs, &resource{pattern: bases + "/{db}/" + kind + "s", get: func(c *call) (obj, error) {
+			if !slices.Contains(keyDatabases, c.vars["db"]) {
+				return nil, msgNotFound(c.path)
+			}
+			return collection(c.path, kind+"Collection", kind+"s"), nil
+		}})
+	}
+	return rs
+}
+
+func (s *Server) secureBootResource(c *call) (obj, error) {
+	b, err := s.chassis.(SecureBooter).SecureBoot(c.ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading Secure Boot: %w", err)
+	}
+	current, mode := "Disabled", "UserMode"
+	if b.Current {
+		current = "Enabled"
+	}
+	if b.Setup {
+		mode = "SetupMode"
+	}
+	return obj{"@odata.id": secureBootPath, "@odata.type": "#SecureBoot.v1_1_2.SecureBoot", "Id": "SecureBoot", "Name": "UEFI Secure Boot",
+		"SecureBootEnable": b.Enabled, "SecureBootCurrentBoot": current, "SecureBootMode": mode,
+		"SecureBootDatabases": link(secureBootPath + "/SecureBootDatabases"),
+		"Actions": obj{"#SecureBoot.ResetKeys": obj{"target": secureBootPath + "/Actions/SecureBoot.ResetKeys",
+			"ResetKeysType@Redfish.AllowableValues": keyResets}}}, nil
+}
+
+// SecureBoot is the state of Secure Boot.
+func (m *Memory) SecureBoot(ctx context.Context) (SecureBoot, error) {
+	if err := m.enter(ctx); err != nil {
+		return SecureBoot{}, err
+	}
+	defer m.mu.Unlock()
+	return m.secure, nil
+}
+
+// SetSecureBoot holds from the next boot on.
+func (m *Memory) SetSecureBoot(ctx context.Context, enabled bool) error {
+	if err := m.enter(ctx); err != nil {
+		return err
+	}
+	defer m.mu.Unlock()
+	if !m.fault.Lie {
+		m.secure.Enabled = enabled
+	}
+	return nil
+}
+
+// ResetKeys empties the key databases or fills them again. Without a platform
+// key the firmware is in setup mode and checks nothing (UEFI 2.10 §32.3).
+func (m *Memory) ResetKeys(ctx context.Context, how string) error {
+	if err := m.enter(ctx); err != nil {
+		return err
+	}
+	defer m.mu.Unlock()
+	if !m.fault.Lie {
+		m.secure.Setup = how != "ResetAllKeysToDefault"
+	}
+	return nil
+}
