@@ -78,6 +78,13 @@ func (s *Server) serving(n int) {
 	s.ipmiServices += n
 }
 
+// ipmiDisabled: ManagerNetworkProtocol says that IPMI is not answered.
+func (s *Server) ipmiDisabled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ipmiOff
+}
+
 // identity takes the GUID from the chassis' UUID (IPMI 2.0 §20.8: least
 // significant byte first).
 func (i *ipmi) identity(ctx context.Context) error {
@@ -103,7 +110,7 @@ const (
 
 // packet answers one datagram; nil for what deserves no answer.
 func (i *ipmi) packet(ctx context.Context, p []byte) []byte {
-	if len(p) < 5 || p[0] != 0x06 {
+	if len(p) < 5 || p[0] != 0x06 || i.s.ipmiDisabled() {
 		return nil
 	}
 	i.expire()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -8,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -74,7 +76,9 @@ func serveVirtual(c *cli.Context, e *env) error {
 	if c.String("ipmi-listen") != "" && len(password) > ipmiPasswordMax {
 		return usage("FETTLE_BMC_PASSWORD has %d characters; IPMI takes %d at most", len(password), ipmiPasswordMax)
 	}
-	srv, err := vbmc.New(vbmc.Config{Chassis: vbmc.NewMemory(virtualInfo()), Accounts: []vbmc.Account{{User: c.String("user"), Password: password}}, Logger: e.log})
+	id := vbmc.NewIdentity(cert)
+	srv, err := vbmc.New(vbmc.Config{Chassis: vbmc.NewMemory(virtualInfo()), Accounts: []vbmc.Account{{User: c.String("user"), Password: password}}, Logger: e.log,
+		Identity: id, FetchImage: fetchFirmware})
 	if err != nil {
 		return fail(exitUsage, err)
 	}
@@ -105,13 +109,18 @@ func serveVirtual(c *cli.Context, e *env) error {
 	}
 	hs := &http.Server{
 		Handler: srv, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 32 << 10,
-		TLSConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+		TLSConfig: &tls.Config{GetCertificate: id.Certificate, MinVersion: tls.VersionTLS12},
 		ErrorLog:  slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	// Whichever ends first ends the other.
-	ended := make(chan error, 2)
+	ended := make(chan error, 3)
 	parts := []func() error{func() error {
 		if err := hs.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	}, func() error {
+		if err := srv.DeliverEvents(ctx, deliverEvent); !errors.Is(err, context.Canceled) {
 			return err
 		}
 		return nil
@@ -133,6 +142,47 @@ func serveVirtual(c *cli.Context, e *env) error {
 		return fail(exitFailed, fmt.Errorf("serving the virtual BMC: %w", err))
 	}
 	return nil
+}
+
+// deliverEvent pushes an event to a subscription of a virtual BMC. As on real
+// BMCs, the listener's certificate is not checked (VerifyCertificate is false).
+func deliverEvent(ctx context.Context, to vbmc.Subscription, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.Destination, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	for k, v := range to.Headers {
+		req.Header[k] = v
+	}
+	req.Header.Set("Content-Type", "application/json")
+	hc := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	res, err := hc.Do(req)
+	if err != nil {
+		return err
+	}
+	defer res.Body.Close()
+	if res.StatusCode/100 != 2 {
+		return fmt.Errorf("%s answered %s", to.Destination, res.Status)
+	}
+	return nil
+}
+
+// fetchFirmware gets the image of a SimpleUpdate.
+func fetchFirmware(ctx context.Context, uri string) (io.ReadCloser, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode != http.StatusOK {
+		_ = res.Body.Close() // its status says it all
+		return nil, fmt.Errorf("%s answered %s", uri, res.Status)
+	}
+	return res.Body, nil
 }
 
 // virtualCert is the given certificate, or a new one for the listening address.
