@@ -185,6 +185,13 @@ func OpenBundle(key PublicKey, dirs ...string) (*OpenedBundle, error) {
 	return out, nil
 }
 
+// Key is the key that the bundle was verified with.
+func (b *OpenedBundle) Key() PublicKey { return b.key }
+
+// Fingerprint is the digest of the signed index, which covers every byte of
+// the volumes.
+func (b *OpenedBundle) Fingerprint() blob.Digest { return blob.FromBytes(b.index) }
+
 func readLimited(path string, limit int64) ([]byte, error) {
 	fi, err := os.Stat(path)
 	if err != nil {

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+
+	"github.com/fettle-dev/fettle/blob"
 )
 
 const (
@@ -108,6 +110,10 @@ func (p PublicKey) ID() string {
 	sum := sha256.Sum256(p.pub)
 	return hex.EncodeToString(sum[:8])
 }
+
+// Fingerprint is the sha256 of the public key, of which the ID is the
+// beginning.
+func (p PublicKey) Fingerprint() blob.Digest { return blob.FromBytes(p.pub) }
 
 // signatureLine is the content of bundle.sig.
 func (k *Key) signatureLine(purpose string, data []byte) []byte {

@@ -51,7 +51,7 @@ func readme(key PublicKey, b Bundle, o CreateOptions) []byte {
 		line("       cosign verify-blob --insecure-ignore-tlog --key /tmp/site.pub --signature SHA256SUMS.cosign SHA256SUMS")
 	}
 	if o.Sign["SHA256SUMS.asc"] != nil {
-		line("   Or, with the site's OpenPGP key in /tmp/site.gpg:")
+		line("   Or, with what fettle bundle key --openpgp printed, through gpg --dearmor, in /tmp/site.gpg:")
 		line("       gpgv --keyring /tmp/site.gpg SHA256SUMS.asc SHA256SUMS")
 	}
 	line("")

@@ -332,6 +332,9 @@ func (s *Store) Collect(ctx context.Context, keep int, dry bool) (Collected, err
 		if dry {
 			return nil
 		}
+		if err := os.Remove(s.licencePath(d)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
 		return s.blobs.Remove(d)
 	})
 	if err != nil || dry {

@@ -12,6 +12,8 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/papers"
+	"github.com/fettle-dev/fettle/airgap/pgp"
 	"github.com/fettle-dev/fettle/site"
 )
 
@@ -28,7 +30,8 @@ func bundleCommands(e *env) []*cli.Command {
 			{
 				Name: "key", Usage: "make the site's key if there is none, and print the public key",
 				Description: "The secret key goes into the site's secrets as " + airgapKey + ", or into the file that\n--key names. It signs bundles, and the index of filtered apt mirrors.",
-				Flags:       []cli.Flag{siteFlag(), secretIdentityFlag(), keyFlag()}, Action: e.bundleKey,
+				Flags: []cli.Flag{siteFlag(), secretIdentityFlag(), keyFlag(), &cli.BoolFlag{Name: "words", Usage: "print the public key's fingerprint as words, as bundle report does"},
+					&cli.BoolFlag{Name: "openpgp", Usage: "print the OpenPGP public key, armoured: filtered apt mirrors and SHA256SUMS.asc are signed with it"}}, Action: e.bundleKey,
 			},
 			{
 				Name: "identity", Usage: "make the identity that opens encrypted bundles, and print its public key",
@@ -47,8 +50,15 @@ func bundleCommands(e *env) []*cli.Command {
 					&cli.IntFlag{Name: "parity", Usage: "add so many parity volumes: as many may be lost or damaged"},
 					&cli.StringSliceFlag{Name: "sign", Usage: "sign SHA256SUMS also for openpgp or cosign"},
 					&cli.StringSliceFlag{Name: "program", Usage: "program that goes beside the volumes (default: this one; none: no program)", TakesFile: true},
+					&cli.BoolFlag{Name: "licences", Usage: "read the licences of all packages for the papers (slow the first time)"},
 					&cli.StringFlag{Name: "snapshot", Usage: "snapshot to be carried (default: the newest)"}},
 				Action: e.bundleCreate,
+			},
+			{
+				Name: "report", Usage: "write the page that a security officer reads before a bundle enters", ArgsUsage: "DIR...",
+				Description: "What enters, from where, who signed it, what changed since last time, licences, bytes, and the\nfingerprint as words. It says what the bundle's signed papers say: run bundle verify too.",
+				Flags: []cli.Flag{public, identity, &cli.StringFlag{Name: "format", Value: "text", Usage: "html, text or json"},
+					&cli.StringFlag{Name: "out", Usage: "file to be written (default: standard output)", TakesFile: true}}, Action: e.bundleReport,
 			},
 			{
 				Name: "received", Usage: "take a receipt of the other side into the record", ArgsUsage: "FILE | CODE",
@@ -97,7 +107,19 @@ func (e *env) bundleKey(c *cli.Context) error {
 		}
 	}
 	if e.json {
-		return e.printJSON(map[string]string{"publicKey": key.Public().String(), "id": key.Public().ID()})
+		return e.printJSON(map[string]string{"publicKey": key.Public().String(), "id": key.Public().ID(), "words": papers.Words(key.Public().Fingerprint())})
+	}
+	if c.Bool("openpgp") {
+		public, err := pgp.PublicKey(key)
+		if err != nil {
+			return err
+		}
+		_, err = e.stdout.Write(public)
+		return err
+	}
+	if c.Bool("words") {
+		fmt.Fprintln(e.stdout, papers.Words(key.Public().Fingerprint()))
+		return nil
 	}
 	fmt.Fprintln(e.stdout, key.Public())
 	return nil

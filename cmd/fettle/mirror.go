@@ -85,7 +85,7 @@ func keyFlag() cli.Flag {
 // airgapFail gives errors of airgap their exit status.
 func airgapFail(err error) error {
 	switch {
-	case errors.Is(err, airgap.ErrRollback), errors.Is(err, airgap.ErrBusy):
+	case errors.Is(err, airgap.ErrRollback), errors.Is(err, airgap.ErrBusy), errors.Is(err, airgap.ErrPolicy):
 		return fail(exitRefused, err)
 	case errors.Is(err, airgap.ErrSignature), errors.Is(err, airgap.ErrDamaged), errors.Is(err, airgap.ErrIdentity), errors.Is(err, pgp.ErrSignature),
 		errors.Is(err, oci.ErrSignature), errors.Is(err, oci.ErrMoved), errors.Is(err, blob.ErrMismatch):
@@ -191,6 +191,7 @@ type mirroring struct {
 	old      airgap.Lock // what the lock file says now
 	hasLock  bool
 	bar      *transferBar
+	policy   airgap.Policy
 }
 
 func (e *env) mirroring(c *cli.Context) (*mirroring, error) {
@@ -210,7 +211,7 @@ func (e *env) mirroring(c *cli.Context) (*mirroring, error) {
 		return nil, err
 	}
 	bar := newTransferBar(e, "fetch", time.Now)
-	m := &mirroring{bar: bar, lockPath: lockPath(c), Syncer: &airgap.Syncer{
+	m := &mirroring{bar: bar, policy: policyOf(s), lockPath: lockPath(c), Syncer: &airgap.Syncer{
 		Store: store, Formats: mirrorFormats(s.Dir), Key: key, Now: time.Now,
 		Fetch: &airgap.Fetcher{Local: atHand(storeDir(c, e)), Blobs: store.Blobs(), Dir: store.Dir(), PerHost: c.Int("per-host"), Log: e.log, Progress: func(p airgap.Progress) {
 			bar.step(p.Bytes, p.BytesTotal, fmt.Sprintf("%d of %d files", p.Files, p.FilesTotal))
@@ -277,6 +278,9 @@ func (e *env) resolve(c *cli.Context, m *mirroring) (airgap.Lock, error) {
 	lock, err := m.Resolve(c.Context, m.mirrors, m.old)
 	m.bar.end()
 	if err != nil {
+		return airgap.Lock{}, airgapFail(err)
+	}
+	if err := m.policy.Check(lock, time.Now(), nil); err != nil {
 		return airgap.Lock{}, airgapFail(err)
 	}
 	data, err := airgap.MarshalLock(lock)
@@ -361,6 +365,9 @@ func (e *env) mirrorSync(c *cli.Context) error {
 	if c.Bool("locked") {
 		if !m.hasLock {
 			return fail(exitInput, fmt.Errorf("there is no lock %s: fettle mirror resolve", m.lockPath))
+		}
+		if err := m.policy.Check(lock, time.Now(), nil); err != nil {
+			return airgapFail(err)
 		}
 	} else if lock, err = e.resolve(c, m); err != nil {
 		return err

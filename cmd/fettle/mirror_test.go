@@ -98,6 +98,10 @@ func TestAirgapScripts(t *testing.T) {
 				up.files["/"+args[0]] = "something else"
 			},
 			// What a command printed, as a variable: an age public key, the code of a receipt.
+			"append": func(ts *testscript.TestScript, _ bool, args []string) {
+				text := ts.ReadFile(args[0]) + ts.ReadFile(args[1])
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o644))
+			},
 			"recipient": firstWord, "code": firstWord,
 			"flip": func(ts *testscript.TestScript, _ bool, args []string) {
 				data, err := os.ReadFile(ts.MkAbs(args[0]))
