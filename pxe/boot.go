@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 )
@@ -31,35 +31,50 @@ func (b bootInfo) sentence() string {
 // the client gets no answer: it asks again in a few seconds, whereas a
 // firmware that is told nothing goes on to its disk.
 func (x *exchange) boot(ctx context.Context) (bootInfo, error) {
-	c := x.r.client
+	return x.s.boot(ctx, asking{start: x.start, n: x.n, on: x.on, client: x.r.client, http: x.r.http, first: x.r.kind == dhcpv4.MessageTypeDiscover})
+}
+
+// asking is a client that wants to know what it boots, by DHCP of either
+// family.
+type asking struct {
+	start  time.Time
+	n      *Network // the client's
+	on     *Network // where it asked
+	client Client
+	http   bool // if it is iPXE, it can fetch by HTTP
+	first  bool // it looks for a server, and takes no offer yet
+}
+
+func (s *Server) boot(ctx context.Context, a asking) (bootInfo, error) {
+	c, on := a.client, a.on
 	if !c.boots() {
 		return bootInfo{}, nil
 	}
-	if why := x.n.bars(c); why != "" {
-		if x.r.kind == dhcpv4.MessageTypeDiscover {
-			x.record("boot.barred", why, nil)
+	if why := a.n.bars(c); why != "" {
+		if a.first {
+			s.record(a.start, a.n, c, "boot.barred", why, nil)
 		}
 		return bootInfo{note: " and no boot file, because " + why}, nil
 	}
-	d, err := x.s.decide(ctx, c)
+	d, err := s.decide(ctx, c)
 	if err != nil {
-		x.record("boot.undecided", "got no answer, because nobody could say what it boots: "+err.Error(), err)
+		s.record(a.start, a.n, c, "boot.undecided", "got no answer, because nobody could say what it boots: "+err.Error(), err)
 		return bootInfo{}, err
 	}
 	b := bootInfo{decision: d}
 	switch {
 	case d.Action == Ignore:
 		b.note = " and nothing to boot" + because(d)
-	case d.Action == BootDisk && !(c.IPXE && x.r.http):
-		b.file = quirkNextDevice
+	case d.Action == BootDisk && !(c.IPXE && a.http):
+		b.file = on.fileFor(c, quirkNextDevice)
 		if c.HTTP {
-			b.file = x.on.BaseURL() + "/files/" + quirkNextDevice
+			b.file = on.baseURLFor(c.IPv6) + "/files/" + quirkNextDevice
 		}
 		b.note = ", which does not exist, so that its firmware goes on to its next device" + because(d)
-	case c.IPXE && x.r.http:
-		b.file = x.on.scriptURL(c.MAC)
+	case c.IPXE && a.http:
+		b.file = on.scriptURL(c)
 	default:
-		b.file, b.note = x.on.loaderFor(c)
+		b.file, b.note = on.loaderFor(c)
 	}
 	return b, nil
 }
@@ -122,9 +137,17 @@ func (n *Network) loaderFor(c Client) (file, note string) {
 		return "", fmt.Sprintf(" and no boot file, because there is no boot loader for %s", info.name)
 	}
 	if c.HTTP {
-		return n.BaseURL() + "/files/loaders/" + name, ""
+		return n.baseURLFor(c.IPv6) + "/files/loaders/" + name, ""
 	}
-	return name, ""
+	return n.fileFor(c, name), ""
+}
+
+// fileFor names a file of TFTP: DHCPv6 knows URLs alone (RFC 5970 §3.1).
+func (n *Network) fileFor(c Client, name string) string {
+	if c.IPv6 {
+		return "tftp://[" + n.IPv6.Server.String() + "]/" + name
+	}
+	return name
 }
 
 // bars says why a client may not boot the way that it asks for; "" when it may.
@@ -148,6 +171,6 @@ func (n *Network) bars(c Client) string {
 }
 
 // scriptURL is where iPXE finds a machine's script.
-func (n *Network) scriptURL(mac net.HardwareAddr) string {
-	return n.BaseURL() + "/script/" + mac.String()
+func (n *Network) scriptURL(c Client) string {
+	return n.baseURLFor(c.IPv6) + "/script/" + c.MAC.String()
 }

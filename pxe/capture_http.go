@@ -29,7 +29,7 @@ func (s *Server) tapHTTP(w http.ResponseWriter, r *http.Request) http.ResponseWr
 	if port == 0 {
 		port = 80
 	}
-	t := &tapWriter{ResponseWriter: w, s: s, r: r, from: netip.AddrPortFrom(n.Server, port), to: from}
+	t := &tapWriter{ResponseWriter: w, s: s, r: r, from: netip.AddrPortFrom(n.serverFor(from.Addr()), port), to: from}
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s %s %s\r\nHost: %s\r\n", r.Method, r.RequestURI, r.Proto, r.Host)
 	if err := r.Header.Write(&b); err == nil {

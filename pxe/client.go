@@ -298,6 +298,7 @@ const (
 	iPXEName = "iPXE"
 	httpName = "HTTP boot firmware"
 	pxeName  = "PXE firmware"
+	overIPv6 = " over IPv6" // what it ends with
 )
 
 // describe names a client's firmware in a sentence.
@@ -306,17 +307,21 @@ func (c Client) describe() string {
 	if c.ArchKnown {
 		arch = c.Arch.String()
 	}
+	over := ""
+	if c.IPv6 {
+		over = overIPv6
+	}
 	switch {
 	case c.IPXE:
-		return iPXEName + " (" + arch + ")"
+		return iPXEName + " (" + arch + ")" + over
 	case c.HTTP:
-		return httpName + " (" + arch + ")"
+		return httpName + " (" + arch + ")" + over
 	case c.PXE:
-		return pxeName + " (" + arch + ")"
+		return pxeName + " (" + arch + ")" + over
 	case c.VendorClass != "":
-		return "a client of class " + strconv.Quote(c.VendorClass)
+		return "a client of class " + strconv.Quote(c.VendorClass) + over
 	}
-	return "a client that does not boot from the network"
+	return "a client that does not boot from the network" + over
 }
 
 // boots reports whether the client wants boot information at all.

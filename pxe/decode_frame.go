@@ -46,17 +46,13 @@ func decodeFrame(link uint16, b []byte, at time.Time) (Packet, bool) {
 	default:
 		return Packet{}, false
 	}
-	if kind != etherIPv4 || len(b) < ipHeader || b[0]>>4 != 4 {
+	if link == linkRaw && len(b) > 0 && b[0]>>4 == 6 {
+		kind = etherIPv6
+	}
+	from, to, proto, size, b, ok := ipPayload(kind, b)
+	if !ok {
 		return Packet{}, false
 	}
-	ihl, total := int(b[0]&15)*4, int(binary.BigEndian.Uint16(b[2:]))
-	if ihl < ipHeader || ihl > len(b) || total < ihl || binary.BigEndian.Uint16(b[6:])&0x3fff != 0 {
-		return Packet{}, false
-	}
-	from, to := netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
-	proto := b[9]
-	size := total - ihl
-	b = b[ihl:min(total, len(b))] // without Ethernet's padding
 	p := Packet{Time: at}
 	switch {
 	case proto == protoUDP && len(b) >= udpHeader:
@@ -82,6 +78,25 @@ func decodeFrame(link uint16, b []byte, at time.Time) (Packet, bool) {
 	return p, true
 }
 
+// ipPayload is what an IPv4 or IPv6 packet carries, and how much it was on the
+// wire. Fragments and IPv6 extension headers are left out.
+func ipPayload(kind uint16, b []byte) (from, to netip.Addr, proto byte, size int, payload []byte, ok bool) {
+	switch {
+	case kind == etherIPv4 && len(b) >= ipHeader && b[0]>>4 == 4:
+		ihl, total := int(b[0]&15)*4, int(binary.BigEndian.Uint16(b[2:]))
+		if ihl < ipHeader || ihl > len(b) || total < ihl || binary.BigEndian.Uint16(b[6:])&0x3fff != 0 {
+			return from, to, 0, 0, nil, false
+		}
+		from, to = netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20]))
+		return from, to, b[9], total - ihl, b[ihl:min(total, len(b))], true // without Ethernet's padding
+	case kind == etherIPv6 && len(b) >= ip6Header && b[0]>>4 == 6:
+		size = int(binary.BigEndian.Uint16(b[4:]))
+		from, to = netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40]))
+		return from, to, b[6], size, b[ip6Header:min(ip6Header+size, len(b))], true
+	}
+	return from, to, 0, 0, nil, false
+}
+
 // fromServer tells which side sent a packet, by what it says: in a capture
 // nobody else does.
 func fromServer(p Packet) bool {
@@ -90,6 +105,12 @@ func fromServer(p Packet) bool {
 		return bytes.HasPrefix(p.Data, []byte("HTTP/"))
 	case isDHCP(p):
 		return p.Data[0] == 2
+	case isDHCP6(p):
+		switch p.Data[0] {
+		case msg6Advertise, msg6Reply, msg6Reconfigure, msg6RelayRepl:
+			return true
+		}
+		return false
 	case len(p.Data) >= 2 && p.Data[0] == 0:
 		return p.Data[1] == tftpData || p.Data[1] == tftpOack
 	}
@@ -100,4 +121,10 @@ func fromServer(p Packet) bool {
 func isDHCP(p Packet) bool {
 	port := func(n uint16) bool { return n == dhcpServerPort || n == dhcpClientPort || n == binlPort }
 	return !p.TCP && (port(p.From.Port()) || port(p.To.Port())) && len(p.Data) >= dhcpHeader && bytes.Equal(p.Data[236:240], []byte{99, 130, 83, 99})
+}
+
+// isDHCP6 knows a DHCPv6 packet by its ports.
+func isDHCP6(p Packet) bool {
+	port := func(n uint16) bool { return n == dhcp6ServerPort || n == dhcp6ClientPort }
+	return !p.TCP && p.To.Addr().Is6() && port(p.To.Port()) && len(p.Data) >= 4
 }

@@ -31,7 +31,7 @@ func (x *exchange) told(kind, file, text string) {
 func (x *exchange) discover(ctx context.Context) *reply {
 	c := &x.r.client
 	x.record("dhcp.discover", fmt.Sprintf("asked for an address on %s: %s", x.n.Name, c.describe()), nil)
-	x.s.noteDiscover(x)
+	x.s.noteDiscover(x.start, x.n, x.r.client, x.r.broadcast())
 	lease, err := x.lease(ctx)
 	if err != nil {
 		x.refuse("dhcp.silent", "was offered no address", err)

@@ -25,6 +25,9 @@ func (f booterFunc) Boot(_ context.Context, c Client) (Decision, error) { return
 type memLeases struct {
 	mu       sync.Mutex
 	fixed    map[string]netip.Addr
+	fixed6   map[string]netip.Addr
+	uuids    map[string]net.HardwareAddr
+	unproven bool
 	err      error
 	commits  int
 	released []netip.Addr
@@ -37,12 +40,18 @@ func (m *memLeases) find(c Client) (Lease, error) {
 	if m.err != nil {
 		return Lease{}, m.err
 	}
-	a, ok := m.fixed[c.MAC.String()]
+	fixed := m.fixed
+	if c.IPv6 {
+		fixed = m.fixed6
+	}
+	a, ok := fixed[c.MAC.String()]
 	if !ok {
 		return Lease{}, ErrNoLease
 	}
-	return Lease{Addr: a, Hostname: "node-1", Duration: time.Hour}, nil
+	return Lease{Addr: a, Hostname: "node-1", Duration: time.Hour, Unproven: m.unproven}, nil
 }
+
+func (m *memLeases) MACOf(_ context.Context, _, uuid string) net.HardwareAddr { return m.uuids[uuid] }
 
 func (m *memLeases) Offer(_ context.Context, c Client, _ netip.Addr) (Lease, error) { return m.find(c) }
 
@@ -242,7 +251,16 @@ func (c frameConn) SendFrame(to net.HardwareAddr, src, dst netip.AddrPort, paylo
 var (
 	testMAC  = net.HardwareAddr{0x52, 0x54, 0, 1, 2, 3}
 	testAddr = netip.MustParseAddr("192.0.2.10")
+
+	testAddr6 = netip.MustParseAddr("2001:db8::10")
 )
+
+// testNetwork6 is testNetwork with an IPv6 side.
+func testNetwork6() Network {
+	n := testNetwork()
+	n.IPv6 = Network6{Prefix: netip.MustParsePrefix("2001:db8::/64"), Server: netip.MustParseAddr("2001:db8::1"), DNS: []netip.Addr{netip.MustParseAddr("2001:db8::53")}}
+	return n
+}
 
 func testNetwork() Network {
 	return Network{
@@ -270,7 +288,7 @@ func newFixture(t testing.TB, networks ...Network) *fixture {
 		networks = []Network{testNetwork()}
 	}
 	f := &fixture{
-		leases:   &memLeases{fixed: map[string]netip.Addr{testMAC.String(): testAddr}},
+		leases:   &memLeases{fixed: map[string]netip.Addr{testMAC.String(): testAddr}, fixed6: map[string]netip.Addr{testMAC.String(): testAddr6}},
 		timeline: &timeline{},
 		decision: Decision{Action: BootKernel, Kernel: "agent/vmlinuz", Initrds: []string{"agent/initrd"}, Cmdline: "console=ttyS0", Reason: "to be inspected"},
 		clock:    time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC),

@@ -18,7 +18,7 @@ func TestFirmwareBootsKernel(t *testing.T) {
 		uefi   bool
 	}{
 		{"BIOS with iPXE ROM", func(*testing.T) []string { return bios() }, "", false},
-		{"UEFI PXE then snponly", func(t *testing.T) []string { return uefi(t, "") }, "tftp.read", true},
+		{"UEFI PXE then snponly", func(t *testing.T) []string { return uefi(t) }, "tftp.read", true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			ns, f := firmwareRig(t, testKernel(t))
@@ -92,7 +92,7 @@ func TestFirmwareBootsDisk(t *testing.T) {
 	t.Run("UEFI by a missing file", func(t *testing.T) {
 		ns, f := firmwareRig(t, "/usr/lib/ipxe/snponly.efi")
 		f.decision = Decision{Action: BootDisk, Reason: "ready"}
-		m := qemu(t, ns, uefi(t, "")...)
+		m := qemu(t, ns, uefi(t)...)
 		m.await(t, f, "went on from PXE to HTTP boot", func() bool {
 			_, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "http.get" })
 			return ok
@@ -112,7 +112,7 @@ func TestFirmwareBootsDisk(t *testing.T) {
 			}
 			return f.decision, nil
 		})
-		m := qemu(t, ns, append(uefi(t, ""), disk(espDisk(t))...)...)
+		m := qemu(t, ns, append(uefi(t), disk(espDisk(t))...)...)
 		m.await(t, f, "disk started", func() bool { return strings.Count(m.console(), ipxeStarts) >= 2 })
 		if _, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "script" }); !ok {
 			t.Errorf("the disk started without the script:\n%s", f.timeline.text())

@@ -10,8 +10,10 @@ import (
 const (
 	etherHeader = 14
 	ipHeader    = 20
+	ip6Header   = 40
 	udpHeader   = 8
 	etherIPv4   = 0x0800
+	etherIPv6   = 0x86dd
 	protoUDP    = 17
 )
 
@@ -54,6 +56,44 @@ func udpFrame(to, from net.HardwareAddr, src, dst netip.AddrPort, payload []byte
 		c = 0xffff // 0 means no checksum
 	}
 	binary.BigEndian.PutUint16(udp[6:], c)
+	return f, nil
+}
+
+// frame6 builds an Ethernet frame with a UDP datagram or a TCP segment over
+// IPv6 (RFC 2464 §3, RFC 8200 §3 and §8.1). segment begins with its header,
+// whose checksum, at offset sum, is filled in. The lengths say size, of which
+// segment may be the start.
+func frame6(to, from net.HardwareAddr, src, dst netip.Addr, proto byte, segment []byte, sum, size int) ([]byte, error) {
+	if len(to) != 6 || len(from) != 6 {
+		return nil, fmt.Errorf("hardware addresses %v and %v: want 6 bytes each", to, from)
+	}
+	if !src.Is6() || !dst.Is6() {
+		return nil, fmt.Errorf("addresses %v and %v: want IPv6", src, dst)
+	}
+	if size > 0xffff {
+		return nil, fmt.Errorf("payload of %d bytes is too long for a packet", size)
+	}
+	f := make([]byte, etherHeader+ip6Header, etherHeader+ip6Header+len(segment))
+	copy(f, to)
+	copy(f[6:], from)
+	binary.BigEndian.PutUint16(f[12:], etherIPv6)
+	ip := f[etherHeader:]
+	ip[0] = 0x60
+	binary.BigEndian.PutUint16(ip[4:], uint16(size))
+	ip[6], ip[7] = proto, 64
+	s, d := src.As16(), dst.As16()
+	copy(ip[8:], s[:])
+	copy(ip[24:], d[:])
+	f = append(f, segment...)
+	if size > len(segment) {
+		return f, nil // the checksum is not known
+	}
+	part := uint32(sum16(f[etherHeader+8:etherHeader+ip6Header], uint32(proto)+uint32(len(segment))))
+	c := ^sum16(f[etherHeader+ip6Header:], part)
+	if c == 0 {
+		c = 0xffff
+	}
+	binary.BigEndian.PutUint16(f[etherHeader+ip6Header+sum:], c)
 	return f, nil
 }
 

@@ -57,7 +57,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if name == autoexecName {
-		s.serveText(w, r, n, at, "script", name, n.autoexec())
+		s.serveText(w, r, n, at, "script", name, n.autoexec(at.Is6()))
 		return
 	}
 	s.fail(w, r, n, at, http.StatusNotFound, fmt.Errorf("no such file: %s", name))
@@ -83,15 +83,15 @@ func remoteAddr(r *http.Request) netip.Addr {
 	if err != nil {
 		return netip.Addr{}
 	}
-	return ap.Addr().Unmap()
+	return ap.Addr().Unmap().WithZone("")
 }
 
 // open finds a file; autoexec.ipxe is there in every directory unless Files
 // has one of its own.
-func (s *Server) open(ctx context.Context, n *Network, name string) (*File, error) {
+func (s *Server) open(ctx context.Context, n *Network, at netip.Addr, name string) (*File, error) {
 	f, err := s.files.Open(ctx, name)
 	if err != nil && errors.Is(err, fs.ErrNotExist) && path.Base(name) == autoexecName {
-		text := n.autoexec()
+		text := n.autoexec(at.Is6())
 		return &File{ReadSeekCloser: nopCloser{strings.NewReader(text)}, Size: int64(len(text)), Type: "text/plain"}, nil
 	}
 	return f, err
@@ -103,7 +103,7 @@ func (nopCloser) Close() error { return nil }
 
 func (s *Server) serveFile(w http.ResponseWriter, r *http.Request, n *Network, at netip.Addr, name string) {
 	start := s.now()
-	f, err := s.open(r.Context(), n, name)
+	f, err := s.open(r.Context(), n, at, name)
 	if errors.Is(err, fs.ErrNotExist) && name == quirkNextDevice {
 		http.Error(w, goesOn, http.StatusNotFound)
 		s.recordFetch(start, n, at, Exchange{Kind: "http." + strings.ToLower(r.Method), Name: name, Text: goesOn})
@@ -162,11 +162,11 @@ func (s *Server) serveScript(w http.ResponseWriter, r *http.Request, n *Network,
 		return
 	}
 	c, known := s.clients.of(mac)
-	if known && c.Addr.IsValid() && c.Addr != at {
-		s.fail(w, r, n, at, http.StatusForbidden, fmt.Errorf("the script of %v was asked from %v, but that machine has address %v", mac, at, c.Addr))
+	if has := s.clients.addrOf(mac, at); known && has.IsValid() && has != at && !isEUI64(at, mac) {
+		s.fail(w, r, n, at, http.StatusForbidden, fmt.Errorf("the script of %v was asked from %v, but that machine has address %v", mac, at, has))
 		return
 	}
-	c.MAC, c.Addr, c.IPXE = mac, at, true
+	c.MAC, c.Addr, c.IPXE, c.IPv6 = mac, at, true, at.Is6()
 	if c.Network == "" {
 		c.Network = n.Name
 	}

@@ -179,7 +179,7 @@ func TestAutoexec(t *testing.T) {
 		}
 		checkLabels(t, w.Body.String())
 	}
-	file, name, err := f.openTFTP(t.Context(), f.order[0], "/autoexec.ipxe")
+	file, name, err := f.openTFTP(t.Context(), f.order[0], testAddr, "/autoexec.ipxe")
 	if err != nil || name != autoexecName || file.Size == 0 {
 		t.Errorf("openTFTP(/autoexec.ipxe) = %q, %v; want the script", name, err)
 	}

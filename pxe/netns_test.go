@@ -117,6 +117,77 @@ func (n *netns) serve(t testing.TB, s *Server, ifname string) {
 		dhcp.Close()
 	})
 	n.serveBut67(t, s)
+	if nw.has6() {
+		n.serve6(t, s, ifname)
+	}
+	if nw.Advertise != AdvertiseOff {
+		n.advertise(t, s, ifname)
+	}
+}
+
+// serve6 runs DHCPv6, and TFTP and boot HTTP over IPv6.
+func (n *netns) serve6(t testing.TB, s *Server, ifname string) {
+	t.Helper()
+	nw := s.order[0]
+	n.run(t, "ip", "addr", "replace", nw.IPv6.Server.String()+"/64", "dev", ifname, "nodad")
+	var dhcp *DHCP6Conn
+	var tftp net.PacketConn
+	var web net.Listener
+	err := n.do(func() (err error) {
+		if dhcp, err = ListenDHCP6(ifname); err != nil {
+			return err
+		}
+		if tftp, err = net.ListenPacket("udp6", netip.AddrPortFrom(nw.IPv6.Server, 69).String()); err != nil {
+			return err
+		}
+		web, err = net.Listen("tcp6", netip.AddrPortFrom(nw.IPv6.Server, 80).String())
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	srv := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: 10 * time.Second}
+	wg.Go(func() { check(t, "ServeDHCP6", s.ServeDHCP6(ctx, nw.Name, dhcp)) })
+	wg.Go(func() {
+		check(t, "ServeTFTP", s.ServeTFTP(ctx, tftp, func(_ context.Context, local netip.Addr) (c net.PacketConn, err error) {
+			err = n.do(func() error {
+				c, err = net.ListenPacket("udp6", netip.AddrPortFrom(local, 0).String())
+				return err
+			})
+			return c, err
+		}))
+	})
+	wg.Go(func() { srv.Serve(web) })
+	t.Cleanup(func() {
+		cancel()
+		srv.Close()
+		wg.Wait()
+		dhcp.Close()
+		tftp.Close()
+	})
+}
+
+// advertise runs router advertisements.
+func (n *netns) advertise(t testing.TB, s *Server, ifname string) {
+	t.Helper()
+	var conn AdvertiseConn
+	err := n.do(func() (err error) {
+		conn, err = ListenAdvertise(ifname)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.ServeAdvertisements(ctx, s.order[0].Name, conn) }()
+	t.Cleanup(func() {
+		cancel()
+		check(t, "ServeAdvertisements", <-done)
+		conn.Close()
+	})
 }
 
 // serveBut67 runs everything but DHCP's port 67.

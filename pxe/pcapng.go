@@ -105,6 +105,9 @@ func (p Packet) frame() ([]byte, int, error) {
 	if p.To.Addr() == limitedBroadcast() {
 		to = net.HardwareAddr{255, 255, 255, 255, 255, 255}
 	}
+	if p.To.Addr().Is6() {
+		return p.frame6(to, from)
+	}
 	if p.TCP {
 		return tcpFrame(to, from, p.From, p.To, p.Data)
 	}
@@ -122,6 +125,30 @@ func (p Packet) frame() ([]byte, int, error) {
 		binary.BigEndian.PutUint16(ip[ipHeader+6:], 0)
 	}
 	return f, len(f) + cut, nil
+}
+
+// frame6 is frame over IPv6.
+func (p Packet) frame6(to, from net.HardwareAddr) ([]byte, int, error) {
+	if p.To.Addr().IsMulticast() { // RFC 2464 §7
+		a := p.To.Addr().As16()
+		to = net.HardwareAddr{0x33, 0x33, a[12], a[13], a[14], a[15]}
+	}
+	proto, sum, head := byte(protoUDP), 6, make([]byte, udpHeader)
+	size := max(p.Size, len(p.Data)) + udpHeader
+	if p.TCP {
+		proto, sum, head, size = protoTCP, 16, make([]byte, tcpHeader), len(p.Data)+tcpHeader
+		head[7], head[11] = 1, 1
+		head[12], head[13], head[14] = tcpHeader/4<<4, 0x18, 0xff // as in tcpFrame
+	} else {
+		binary.BigEndian.PutUint16(head[4:], uint16(size))
+	}
+	binary.BigEndian.PutUint16(head, p.From.Port())
+	binary.BigEndian.PutUint16(head[2:], p.To.Port())
+	f, err := frame6(to, from, p.From.Addr(), p.To.Addr(), proto, append(head, p.Data...), sum, size)
+	if err != nil {
+		return nil, 0, fmt.Errorf("packet from %v to %v: %w", p.From, p.To, err)
+	}
+	return f, etherHeader + ip6Header + size, nil
 }
 
 // tcpFrame carries the head of an HTTP message as one segment: there was a
@@ -154,8 +181,8 @@ type captureIface struct {
 	unit time.Duration // of a time stamp; 0: less than a nanosecond
 }
 
-// ReadCapture reads the UDP and TCP packets of a pcap or pcapng file over
-// IPv4, from us or from tcpdump.
+// ReadCapture reads the UDP and TCP packets of a pcap or pcapng file, from us
+// or from tcpdump.
 func ReadCapture(r io.Reader) ([]Packet, error) {
 	br := bufio.NewReader(r)
 	head, err := br.Peek(4)

@@ -24,7 +24,7 @@ func (x *exchange) proxy(ctx context.Context) *reply {
 			return nil
 		}
 		x.record("dhcp.discover", fmt.Sprintf("asked for an address on %s: %s", x.n.Name, c.describe()), nil)
-		x.s.noteDiscover(x)
+		x.s.noteDiscover(x.start, x.n, x.r.client, x.r.broadcast())
 		return x.proxyOffer(ctx)
 	case dhcpv4.MessageTypeRequest:
 		if !x.ours(r.server) {

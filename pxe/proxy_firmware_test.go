@@ -82,7 +82,7 @@ func TestFirmwareProxy(t *testing.T) {
 		loader string
 	}{
 		{"BIOS with iPXE ROM", func(*testing.T) []string { return bios() }, ""},
-		{"UEFI PXE", func(t *testing.T) []string { return uefi(t, "") }, "tftp.read"},
+		{"UEFI PXE", func(t *testing.T) []string { return uefi(t) }, "tftp.read"},
 		{"UEFI HTTP", func(t *testing.T) []string { return uefi(t, "IPv4PXESupport") }, "http.get"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -111,7 +111,7 @@ func TestFirmwareProxy(t *testing.T) {
 func TestFirmwareBINL(t *testing.T) {
 	ns, f := proxyRig(t, "--dhcp-option-force=60,PXEClient", "--dhcp-boot=,,192.0.2.1")
 	ns.serveBut67(t, f.Server)
-	m := qemu(t, ns, uefi(t, "")...)
+	m := qemu(t, ns, uefi(t)...)
 	m.await(t, f, "loader fetched", func() bool {
 		_, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "tftp.read" && e.Err == nil && e.Bytes > 0 })
 		return ok

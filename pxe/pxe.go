@@ -35,6 +35,9 @@ type Client struct {
 	IPXE        bool   // it is iPXE already
 	UEFI        bool
 	Relay       Relay // how its packet came here
+	// IPv6 says that it asked by DHCPv6: the address that it wants or has is
+	// an IPv6 one.
+	IPv6 bool
 }
 
 // Relay is the DHCP relay agent that brought a packet, and what it says of the
@@ -106,6 +109,14 @@ type Leases interface {
 	Decline(ctx context.Context, c Client, addr netip.Addr) error
 }
 
+// Identifier is an optional extra of [Leases]: it finds the port by which a
+// machine is on a network from its SMBIOS UUID. DHCPv6 knows machines by
+// identifiers that may hold no hardware address (DUID-UUID, RFC 6355).
+type Identifier interface {
+	// MACOf is nil for a machine that nobody knows.
+	MACOf(ctx context.Context, network, uuid string) net.HardwareAddr
+}
+
 // File is an open boot file.
 type File struct {
 	io.ReadSeekCloser
@@ -156,6 +167,11 @@ type Network struct {
 	// Ways are those in which firmware may boot there; none named: all. What is
 	// iPXE already goes on, whichever way it came.
 	Ways []Way
+
+	// IPv6 is the network's IPv6 side, beside IPv4.
+	IPv6 Network6
+	// Advertise is what [Server.ServeAdvertisements] says.
+	Advertise Advertise
 }
 
 // Route is a static route (RFC 3442).
@@ -216,6 +232,13 @@ type Recorder interface {
 // well under a second.
 type Prober interface {
 	Probe(ctx context.Context, addr netip.Addr) (by net.HardwareAddr, inUse bool, err error)
+}
+
+// Neighbor is the source of a datagram with the hardware address that sent it:
+// a DHCPv6 socket's ReadFrom may return one.
+type Neighbor struct {
+	net.UDPAddr
+	MAC net.HardwareAddr
 }
 
 // FrameSender is an optional extra of a DHCP socket: it sends a UDP datagram

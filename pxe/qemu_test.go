@@ -109,7 +109,7 @@ func (m *machine) await(t *testing.T, s *fixture, what string, ok func() bool) {
 }
 
 // firmwareRig is a namespace with a tap, a server on it, and files to boot.
-func firmwareRig(t *testing.T, kernel string) (*netns, *fixture) {
+func firmwareRig(t *testing.T, kernel string, networks ...Network) (*netns, *fixture) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("boots firmware: left out with -short")
@@ -118,7 +118,7 @@ func firmwareRig(t *testing.T, kernel string) (*netns, *fixture) {
 	ns.run(t, "ip", "tuntap", "add", "dev", "tap0", "mode", "tap")
 	ns.run(t, "ip", "addr", "add", "192.0.2.1/24", "dev", "tap0")
 	ns.run(t, "ip", "link", "set", "tap0", "up")
-	f := newFixture(t)
+	f := newFixture(t, networks...)
 	f.now = time.Now
 	f.timeline.log = func(s string) { t.Log(s) }
 	files := mapFiles{"agent/vmlinuz": "@" + kernel, "agent/a": "", "agent/b": ""}
@@ -261,8 +261,14 @@ apt-get download "$p" >/dev/null; dpkg-deb -x linux-image-*.deb x; mkdir -p "$2/
 
 const ovmfCode = "/usr/share/OVMF/OVMF_CODE_4M.fd"
 
-// uefi is the arguments for OVMF with EDK2's own network stack.
-func uefi(t *testing.T, off string) []string {
+// uefi is the arguments for OVMF with EDK2's own network stack, over IPv4.
+func uefi(t *testing.T, off ...string) []string {
+	t.Helper()
+	return ovmf(t, append(off, "IPv6PXESupport")...)
+}
+
+// ovmf is OVMF with ways of booting switched off.
+func ovmf(t *testing.T, off ...string) []string {
 	t.Helper()
 	needTool(t, ovmfCode)
 	vars := filepath.Join(t.TempDir(), "vars.fd")
@@ -274,9 +280,9 @@ func uefi(t *testing.T, off string) []string {
 		t.Fatal(err)
 	}
 	args := []string{"-machine", "q35", "-drive", "if=pflash,format=raw,readonly=on,file=" + ovmfCode, "-drive", "if=pflash,format=raw,file=" + vars,
-		"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n", "-device", "virtio-net-pci,netdev=n0,romfile=,bootindex=1,mac=" + testMAC.String()}
-	if off != "" {
-		args = append(args, "-fw_cfg", "name=opt/org.tianocore/"+off+",string=n")
+		"-device", "virtio-net-pci,netdev=n0,romfile=,bootindex=1,mac=" + testMAC.String()}
+	for _, what := range off {
+		args = append(args, "-fw_cfg", "name=opt/org.tianocore/"+what+",string=n")
 	}
 	return args
 }

@@ -61,6 +61,14 @@ const quirkNextDevice = "next-boot-device"
 // packet.options. Observed: some relays and hand-made clients (nmap's
 // dhcp-discover of old) leave it away when options fill the packet exactly.
 
+// Boot file parameters of DHCPv6 (option 60, RFC 5970 §3.2) are never sent.
+// Observed (FIELD-NOTES item 20): EDK2 chokes on them; no loader here takes
+// any, and iPXE takes what it needs from its script.
+//
+// The vendor class (option 16) is echoed to HTTP boot alone. Observed with OVMF
+// 2022.11: beside "PXEClient" its PXE takes the address, gives it back at once
+// and fetches nothing; without it, it boots.
+
 // quirkUserClass decodes the user class. Observed (FIELD-NOTES item 12):
 // iPXE sends option 77 as the bare text "iPXE"; others code it as RFC 3004
 // §4 says, with a length before each class.

@@ -27,8 +27,7 @@ const stallAfter = 4
 
 // noteDiscover counts a DISCOVER, and explains on the timeline what became of
 // the boot before it.
-func (s *Server) noteDiscover(x *exchange) {
-	c := x.r.client
+func (s *Server) noteDiscover(start time.Time, n *Network, c Client, broadcast bool) {
 	var before seen
 	s.clients.update(c.MAC, func(e *seen) {
 		before = *e
@@ -42,27 +41,27 @@ func (s *Server) noteDiscover(x *exchange) {
 		}
 	})
 	if before.asked+1 >= stallAfter && before.stage == stageOffered && (before.asked+1)%stallAfter == 0 {
-		x.record("boot.stalled", fmt.Sprintf("asked %d times and took no offer: %s", before.asked+1, x.whyNoOffer(before)), nil)
+		s.record(start, n, c, "boot.stalled", fmt.Sprintf("asked %d times and took no offer: %s", before.asked+1, before.whyNoOffer(n, c, broadcast)), nil)
 	}
-	// iPXE asks after its loader came: only its own stages end with its asking.
-	if c.boots() && (!c.IPXE || before.stage == stageIPXE || before.stage == stageScript) {
-		if why := before.whyEnded(x.start); why != "" {
-			x.record("boot.restarted", why, nil)
+	// iPXE asks after its loader came: only its own stages end with its asking,
+	// and it asks by IPv4 and IPv6 at once.
+	if c.boots() && (!c.IPXE || (before.stage == stageIPXE || before.stage == stageScript) && before.stage6 == c.IPv6) {
+		if why := before.whyEnded(start); why != "" {
+			s.record(start, n, c, "boot.restarted", why, nil)
 		}
 	}
 }
 
 // whyNoOffer guesses why a client does not take offers, from what it sent.
-func (x *exchange) whyNoOffer(before seen) string {
-	c := x.r.client
+func (before *seen) whyNoOffer(n *Network, c Client, broadcast bool) string {
 	switch {
 	case before.refused != "":
 		return "before that it took an offer of another DHCP server, " + before.refused
-	case x.n.bars(c) != "":
-		return x.n.bars(c)
+	case n.bars(c) != "":
+		return n.bars(c)
 	case c.boots() && !c.IPXE && before.what == "":
 		return fmt.Sprintf("%s was offered an address without a boot file, and firmware may want both", c.describe())
-	case x.r.broadcast():
+	case broadcast:
 		return fmt.Sprintf("%s hears no broadcasts of ours, or does not like the offer: see whether the replies arrive at its switch port (filters such as DHCP snooping drop them)", c.describe())
 	}
 	return fmt.Sprintf("%s does not get our replies, or does not like the offer: see whether they arrive at its switch port (filters such as DHCP snooping drop them)", c.describe())
@@ -102,7 +101,7 @@ func (s *Server) noteStage(c Client, st stage, what string) {
 		if st != stageOffered {
 			e.asked = 0
 		}
-		e.client, e.stage, e.stageAt, e.what = c, st, now, what
+		e.client, e.stage, e.stageAt, e.what, e.stage6 = c, st, now, what, c.IPv6
 	})
 }
 
@@ -130,8 +129,12 @@ func (s *Server) noteAddress(c Client) {
 
 // noteRefused remembers that a client prefers another server.
 func (s *Server) noteRefused(c Client, server netip.Addr) {
+	s.noteRefusedBy(c, server.String())
+}
+
+func (s *Server) noteRefusedBy(c Client, server string) {
 	s.clients.update(c.MAC, func(e *seen) {
 		e.client.MAC = c.MAC
-		e.refused, e.asked = server.String(), 0
+		e.refused, e.asked = server, 0
 	})
 }

@@ -45,7 +45,7 @@ func Replay(ctx context.Context, c Config, network string, packets []Packet) ([]
 	if on == nil {
 		return nil, fmt.Errorf("pxe: no network named %q is configured", network)
 	}
-	p.s, p.on, p.offered = s, on, map[string]offered{}
+	p.s, p.on, p.offered, p.offered6 = s, on, map[string]offered{}, map[string]netip.Addr{}
 	var out []Answer
 	for i, packet := range packets {
 		if ctx.Err() != nil {
@@ -80,6 +80,9 @@ type replay struct {
 	now     time.Time
 	said    []string
 	offered map[string]offered // ours, by MAC
+
+	offered6    map[string]netip.Addr // ours, by DUID
+	lastClient6 string                // DUID of the reply that is printed
 }
 
 func (p *replay) Record(e Exchange) { p.said = append(p.said, e.Text) }
@@ -92,6 +95,8 @@ func (p *replay) answer(ctx context.Context, packet Packet, a *Answer) bool {
 		p.dhcp(ctx, packet, a, true)
 	case isDHCP(packet) && port == dhcpServerPort:
 		p.dhcp(ctx, packet, a, false)
+	case isDHCP6(packet) && port == dhcp6ServerPort:
+		p.dhcp6(ctx, packet, a)
 	case !packet.TCP && port == 69:
 		p.tftp(ctx, packet, a)
 	case packet.TCP:
@@ -194,7 +199,7 @@ func (p *replay) tftp(ctx context.Context, packet Packet, a *Answer) {
 	}
 	a.Request = fmt.Sprintf("TFTP read of %s%s", printable([]byte(q.name)), q.asks())
 	n := p.s.networkFor(packet.From.Addr())
-	f, name, err := p.s.openTFTP(ctx, n, q.name)
+	f, name, err := p.s.openTFTP(ctx, n, packet.From.Addr(), q.name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && name == quirkNextDevice:
 		a.Reply = "TFTP error 1: no such file"
@@ -208,7 +213,7 @@ func (p *replay) tftp(ctx context.Context, packet Packet, a *Answer) {
 		return
 	}
 	defer f.Close()
-	oack := q.negotiate(n.MTU, f.Size)
+	oack := q.negotiate(n.tftpMTU(packet.From.Addr()), f.Size)
 	a.Reply = fmt.Sprintf("%s, %d bytes", name, f.Size)
 	if oack != nil {
 		a.Reply += ", OACK" + strings.ReplaceAll(q.acknowledged(oack), "\x00", " ")

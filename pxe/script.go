@@ -55,7 +55,7 @@ func (n *Network) script(c Client, d Decision) string {
 	}
 	switch d.Action {
 	case BootKernel:
-		n.kernelScript(&b, d)
+		n.kernelScript(&b, c, d)
 	case BootDisk:
 		b.WriteString(diskScript)
 	case Ignore:
@@ -76,8 +76,8 @@ exit 1
 // kernelScript loads a kernel and its ramdisks. Every file gets a name of its
 // own (r0, r1, ...): a kernel started by UEFI asks for its ramdisks by the
 // names in initrd=, whereas in a BIOS iPXE hands over all of them.
-func (n *Network) kernelScript(b *strings.Builder, d Decision) {
-	base := n.BaseURL() + "/files/"
+func (n *Network) kernelScript(b *strings.Builder, c Client, d Decision) {
+	base := n.baseURLFor(c.IPv6) + "/files/"
 	var names []string
 	for i := range d.Initrds {
 		names = append(names, fmt.Sprintf("initrd=r%d", i))
@@ -122,21 +122,21 @@ func (n *Network) troubleScript(c Client, try int, why string) string {
 		return fmt.Sprintf("#!ipxe\necho fettle: %s\necho fettle: giving up after %d tries\nsleep 5\nexit 1\n", echo(why), try)
 	}
 	return fmt.Sprintf("#!ipxe\necho fettle: %s\necho fettle: asking again in 5 s (try %d of %d)\nsleep 5\nchain --replace %s?try=%d || exit 1\n",
-		echo(why), try, tries, n.scriptURL(c.MAC), try+1)
+		echo(why), try, tries, n.scriptURL(c), try+1)
 }
 
 // autoexec is what an iPXE that did not hear of a script runs: iPXE 2.0 asks
 // its loader's own directory for autoexec.ipxe (FIELD-NOTES item 19). netX is
 // the interface opened last.
-func (n *Network) autoexec() string {
+func (n *Network) autoexec(v6 bool) string {
 	return fmt.Sprintf(`#!ipxe
-isset ${netX/ip} || dhcp || goto failed
+isset ${netX/ip} || isset ${netX/ip6} || dhcp || goto failed
 chain --replace %s/script/${netX/mac}?platform=${platform}&uuid=${uuid} || goto failed
 :failed
 echo fettle: this machine got no script from %s
 sleep 5
 exit 1
-`, n.BaseURL(), n.Server)
+`, n.baseURLFor(v6), n.Server)
 }
 
 // networkFor finds the network of a remote address, by its prefix, else the

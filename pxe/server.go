@@ -101,6 +101,8 @@ func (n Network) check() error {
 		return fmt.Errorf("pxe: network %q: gateway %v is outside %v", n.Name, n.Gateway, n.Prefix)
 	case n.Proxy && n.Probe:
 		return fmt.Errorf("pxe: network %q: Probe is for addresses that this server gives, and Proxy gives none", n.Name)
+	case n.Advertise < AdvertiseOff || n.Advertise > AdvertiseSLAAC:
+		return fmt.Errorf("pxe: network %q: there is no way %d of advertising", n.Name, n.Advertise)
 	case n.HTTPPort < 0 || n.HTTPPort > 65535:
 		return fmt.Errorf("pxe: network %q: HTTP port %d is not a port", n.Name, n.HTTPPort)
 	}
@@ -114,13 +116,13 @@ func (n Network) check() error {
 			return fmt.Errorf("pxe: network %q: option %d of %d bytes cannot be sent", n.Name, o.Number, len(o.Value))
 		}
 	}
-	return nil
+	return n.check6()
 }
 
 // networkOf finds the network that an address is on: nil if none.
 func (s *Server) networkOf(a netip.Addr) *Network {
 	for _, n := range s.order {
-		if n.Prefix.Contains(a) {
+		if n.holds(a) {
 			return n
 		}
 	}
@@ -174,9 +176,12 @@ const (
 // seen is what is remembered of a client.
 type seen struct {
 	client   Client
-	asked    int // DISCOVERs since its last REQUEST
+	asked    int           // DISCOVERs since its last REQUEST
+	addrs    [2]netip.Addr // the latest IPv4 and IPv6 address
 	stage    stage
 	stageAt  time.Time
+	stage6   bool       // it came there by IPv6
+	iaid     [4]byte    // of the association that holds its IPv6 address
 	what     string     // what the stage was about: a file name
 	probed   netip.Addr // an address that answered no probe
 	probedAt time.Time
@@ -221,34 +226,65 @@ func (c *clients) update(mac net.HardwareAddr, f func(*seen)) {
 	}
 	e.prev, e.nx = &c.root, c.root.nx
 	e.prev.nx, e.nx.prev = e, e
-	old := e.client.Addr
 	f(e)
-	if a := e.client.Addr; a != old {
-		if c.byAddr[old] == e {
-			delete(c.byAddr, old)
-		}
-		if a.IsValid() {
-			c.byAddr[a] = e
-		}
+	a := e.client.Addr
+	if !a.IsValid() {
+		return
 	}
+	// A machine has an address of each family at once: iPXE asks for both.
+	held := &e.addrs[familyOf(a)]
+	if *held == a && c.byAddr[a] == e {
+		return
+	}
+	if c.byAddr[*held] == e {
+		delete(c.byAddr, *held)
+	}
+	*held, c.byAddr[a] = a, e
+}
+
+// familyOf is an index: 0 for IPv4, 1 for IPv6.
+func familyOf(a netip.Addr) int {
+	if a.Is4() {
+		return 0
+	}
+	return 1
 }
 
 func (c *clients) forget(e *seen) {
 	e.prev.nx, e.nx.prev = e.nx, e.prev
 	delete(c.byMAC, e.key)
-	if c.byAddr[e.client.Addr] == e {
-		delete(c.byAddr, e.client.Addr)
+	for _, a := range e.addrs {
+		if c.byAddr[a] == e {
+			delete(c.byAddr, a)
+		}
 	}
 }
 
-// at finds the client that was given an address.
+// at finds the client that was given an address, or made it from its hardware
+// address (SLAAC, RFC 4862).
 func (c *clients) at(a netip.Addr) (Client, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.byAddr[a]; e != nil {
-		return e.client, true
+	e := c.byAddr[a]
+	if mac := eui64MAC(a); e == nil && mac != nil {
+		e = c.byMAC[[6]byte(mac)]
 	}
-	return Client{}, false
+	if e == nil {
+		return Client{}, false
+	}
+	found := e.client
+	found.Addr, found.IPv6 = a, a.Is6()
+	return found, true
+}
+
+// addrOf is the address of a's family that a client was given.
+func (c *clients) addrOf(mac net.HardwareAddr, a netip.Addr) netip.Addr {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e := c.byMAC[[6]byte(mac)]; e != nil {
+		return e.addrs[familyOf(a)]
+	}
+	return netip.Addr{}
 }
 
 // of finds a client by its MAC.

@@ -107,7 +107,7 @@ func (s *Server) localFor(conn net.PacketConn, peer netip.Addr) netip.Addr {
 	if ap, ok := addrPortOf(conn.LocalAddr()); ok && !ap.Addr().IsUnspecified() {
 		return ap.Addr()
 	}
-	return s.networkFor(peer).Server
+	return s.networkFor(peer).serverFor(peer)
 }
 
 func addrPortOf(a net.Addr) (netip.AddrPort, bool) {
@@ -116,7 +116,7 @@ func addrPortOf(a net.Addr) (netip.AddrPort, bool) {
 		return netip.AddrPort{}, false
 	}
 	ap := u.AddrPort()
-	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), ap.Addr().IsValid()
+	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port()), ap.Addr().IsValid()
 }
 
 // transfer sends one file over a socket of its own and records how it went.
@@ -140,13 +140,13 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 		e.Err = fmt.Errorf("opening a socket for the transfer: %w", err)
 		return
 	}
-	conn = s.tap(conn, peer.Addr(), n.Server)
+	conn = s.tap(conn, peer.Addr(), n.serverFor(peer.Addr()))
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	to := net.UDPAddrFromAddrPort(peer)
 
-	f, name, err := s.openTFTP(ctx, n, q.name)
+	f, name, err := s.openTFTP(ctx, n, peer.Addr(), q.name)
 	if err != nil {
 		code := uint16(tftpErrUndefined)
 		text := "the server could not open the file"
@@ -164,7 +164,7 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 	defer f.Close()
 	e.Name = name
 	// A block is small: the file is read in larger pieces.
-	t := &sender{conn: conn, to: peer, addr: to, file: bufio.NewReaderSize(f, tftpFileBuffer), oack: q.negotiate(n.MTU, f.Size), now: s.now,
+	t := &sender{conn: conn, to: peer, addr: to, file: bufio.NewReaderSize(f, tftpFileBuffer), oack: q.negotiate(n.tftpMTU(peer.Addr()), f.Size), now: s.now,
 		blksize: max(q.blksize, 0), window: max(q.window, 1)}
 	if t.blksize == 0 {
 		t.blksize = tftpDefBlksize
@@ -185,7 +185,7 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 // openTFTP finds a file by a name of the wire. A name without a folder may be
 // a loader's: DHCP names loaders so, and firmware asks for their companions
 // (shim's grubx64.efi) at the root.
-func (s *Server) openTFTP(ctx context.Context, n *Network, wire string) (*File, string, error) {
+func (s *Server) openTFTP(ctx context.Context, n *Network, at netip.Addr, wire string) (*File, string, error) {
 	name, err := cleanName(wire)
 	if err != nil {
 		return nil, "", err
@@ -204,6 +204,6 @@ func (s *Server) openTFTP(ctx context.Context, n *Network, wire string) (*File, 
 			return f, "loaders/" + name, err
 		}
 	}
-	f, err := s.open(ctx, n, name)
+	f, err := s.open(ctx, n, at, name)
 	return f, name, err
 }

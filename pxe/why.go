@@ -56,7 +56,8 @@ func (p *progress) take(e Exchange) {
 	}
 	switch e.Kind {
 	case "dhcp.discover":
-		if !strings.HasPrefix(e.Client, iPXEName) && (p.address || p.asked == 0) {
+		other := p.client != "" && strings.HasSuffix(e.Client, overIPv6) != strings.HasSuffix(p.client, overIPv6)
+		if !strings.HasPrefix(e.Client, iPXEName) && (p.address || p.asked == 0 || other) {
 			*p = progress{starts: p.starts + 1, naks: p.naks, nak: p.nak, at: e.Time}
 		}
 		p.ipxe = strings.HasPrefix(e.Client, iPXEName)

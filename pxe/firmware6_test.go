@@ -1,0 +1,53 @@
+//go:build linux
+
+package pxe
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestFirmwareIPv6 boots OVMF over IPv6 alone: PXE (TFTP by URL, option 59)
+// and HTTP boot, each to iPXE and its script. FIELD-NOTES item 20: "DHCPv6:
+// options 59 to 62, 16; EDK2 chokes on 60."
+func TestFirmwareIPv6(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		off   []string
+		fetch string // kind
+		class string
+	}{
+		{"PXE", []string{"IPv4PXESupport", "IPv4HTTPSupport", "IPv6HTTPSupport"}, "tftp.read", "PXEClient"},
+		{"HTTP", []string{"IPv4PXESupport", "IPv6PXESupport"}, "http.get", "HTTPClient"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := testNetwork6()
+			n.Advertise = AdvertiseManaged
+			ns, f := firmwareRig(t, "/usr/lib/ipxe/snponly.efi", n)
+			// Nothing of IPv4 may help: iPXE's script is fetched by IPv6 too.
+			f.leases.fixed = nil
+			m := qemu(t, ns, ovmf(t, tc.off...)...)
+			t.Cleanup(func() { t.Log("CONSOLE", m.console()) })
+			m.await(t, f, "script fetched", func() bool {
+				_, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "script" && e.Addr == testAddr6 })
+				return ok
+			})
+			e, ok := f.timeline.find(func(e Exchange) bool {
+				return e.Kind == tc.fetch && e.Name == "loaders/snponly.efi" && e.Err == nil && e.Bytes > 0
+			})
+			if !ok || e.Addr != testAddr6 || e.MAC.String() != testMAC.String() {
+				t.Errorf("%s = %+v; want the loader fetched by %v of %v\n%s", tc.fetch, e, testAddr6, testMAC, f.timeline.text())
+			}
+			c := f.asked[0]
+			if !c.IPv6 || !c.UEFI || !strings.HasPrefix(c.VendorClass, tc.class) || c.UUID != testUUID {
+				t.Errorf("first Client = %+v; want %s, UEFI, UUID %s", c, tc.class, testUUID)
+			}
+			m.await(t, f, "kernel fetched", func() bool {
+				_, ok := f.timeline.find(func(e Exchange) bool {
+					return e.Kind == "http.get" && e.Name == "agent/vmlinuz" && e.Err == nil && e.Addr == testAddr6
+				})
+				return ok
+			})
+		})
+	}
+}
