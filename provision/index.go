@@ -40,6 +40,9 @@ func (p *Provisioner) index() *siteIndex {
 			if nic.Address.IsValid() {
 				x.taken[nic.Address], x.byNIC[nic.Address] = m.Name, m.Name
 			}
+			if nic.IPv6.IsValid() {
+				x.taken[nic.IPv6], x.byNIC[nic.IPv6] = m.Name, m.Name
+			}
 		}
 	}
 	p.indexed.Store(x)

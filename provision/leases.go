@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/fettle-dev/fettle/pxe"
@@ -12,7 +14,10 @@ import (
 	"github.com/fettle-dev/fettle/state"
 )
 
-var _ pxe.Leases = (*Provisioner)(nil)
+var (
+	_ pxe.Leases     = (*Provisioner)(nil)
+	_ pxe.Identifier = (*Provisioner)(nil)
+)
 
 const (
 	// bootLease is for firmware and the agent: they hold an address for
@@ -50,10 +55,16 @@ func (p *Provisioner) clientNetwork(c pxe.Client) (n site.Network, mac site.MAC,
 		return n, mac, "", reserved, err
 	}
 	if b, ok := x.ofBMC(mac); ok && b.BMC.Network == n.Name {
+		if c.IPv6 {
+			return n, mac, b.Name + "-bmc", reserved, nil // from a pool
+		}
 		return n, mac, b.Name + "-bmc", b.BMC.Address, nil
 	}
 	m, nic, known := x.machine(mac)
 	if known && nic.Network == n.Name {
+		if c.IPv6 {
+			return n, mac, m.Name, nic.IPv6, nil
+		}
 		return n, mac, m.Name, nic.Address, nil
 	}
 	if do, _ := s.Unknown(n); !known && do == site.Ignore {
@@ -83,7 +94,11 @@ func (p *Provisioner) Offer(ctx context.Context, c pxe.Client, want netip.Addr) 
 	if addr.IsValid() {
 		return l, nil
 	}
-	if old, ok, err := p.c.Store.LeaseByMAC(ctx, n.Name, mac); err != nil {
+	former := p.c.Store.LeaseByMAC
+	if c.IPv6 {
+		former = p.c.Store.LeaseByMAC6
+	}
+	if old, ok, err := former(ctx, n.Name, mac); err != nil {
 		return pxe.Lease{}, fmt.Errorf("reading leases of %s: %w", n.Name, err)
 	} else if ok && !old.Declined && p.inPool(n, old.Addr) {
 		l.Addr = old.Addr
@@ -95,7 +110,7 @@ func (p *Provisioner) Offer(ctx context.Context, c pxe.Client, want netip.Addr) 
 			return l, err
 		}
 	}
-	a, ok, err := p.freeAddr(ctx, n, mac)
+	a, ok, err := p.freeAddr(ctx, n, c.IPv6, mac)
 	if err != nil {
 		return pxe.Lease{}, err
 	}
@@ -119,21 +134,22 @@ type poolSearch struct {
 const poolFull = time.Second
 
 // freeAddr holds the next free address of the network's pools for a client.
-func (p *Provisioner) freeAddr(ctx context.Context, n site.Network, mac site.MAC) (netip.Addr, bool, error) {
+func (p *Provisioner) freeAddr(ctx context.Context, n site.Network, six bool, mac site.MAC) (netip.Addr, bool, error) {
+	key, pools := poolsOf{n.Name, six}, poolsFor(n, six)
 	p.mu.Lock()
-	s := p.pools[n.Name]
+	s := p.pools[key]
 	p.mu.Unlock()
-	if len(n.Pools) == 0 || p.now().Before(s.full) {
+	if len(pools) == 0 || p.now().Before(s.full) {
 		return netip.Addr{}, false, nil
 	}
 	// From where the last search ended, through every pool, and that one again.
-	for j := range len(n.Pools) + 1 {
-		k := (s.pool + j) % len(n.Pools)
-		pool := n.Pools[k]
+	for j := range len(pools) + 1 {
+		k := (s.pool + j) % len(pools)
+		pool := pools[k]
 		a := pool.From
 		if j == 0 && a.Compare(s.next) <= 0 && s.next.Compare(pool.To) <= 0 {
 			a = s.next
-		} else if j == len(n.Pools) && a == s.next {
+		} else if j == len(pools) && a == s.next {
 			break
 		}
 		for ; a.IsValid() && a.Compare(pool.To) <= 0; a = a.Next() {
@@ -147,31 +163,44 @@ func (p *Provisioner) freeAddr(ctx context.Context, n site.Network, mac site.MAC
 			if ok {
 				next := poolSearch{pool: k, next: a.Next()}
 				if a == pool.To {
-					next.pool = (k + 1) % len(n.Pools)
-					next.next = n.Pools[next.pool].From
+					next.pool = (k + 1) % len(pools)
+					next.next = pools[next.pool].From
 				}
-				p.setPool(n.Name, next)
+				p.setPool(key, next)
 				return a, true, nil
 			}
 		}
 	}
 	s.full = p.now().Add(poolFull)
-	p.setPool(n.Name, s)
+	p.setPool(key, s)
 	return netip.Addr{}, false, nil
 }
 
-func (p *Provisioner) setPool(network string, s poolSearch) {
+func (p *Provisioner) setPool(key poolsOf, s poolSearch) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.pools[network] = s
+	p.pools[key] = s
+}
+
+// poolsOf are a network's pools of one address family.
+type poolsOf struct {
+	network string
+	six     bool
+}
+
+func poolsFor(n site.Network, six bool) []site.Pool {
+	if six {
+		return n.IPv6.Pools
+	}
+	return n.Pools
 }
 
 // inPool tells whether a may be given to a client without a reservation.
 func (p *Provisioner) inPool(n site.Network, a netip.Addr) bool {
-	if a == n.Server || a == n.Gateway || p.reservedAddr(a) {
+	if a == n.Server || a == n.Gateway || a == n.IPv6.Server || a == n.IPv6.Gateway || p.reservedAddr(a) {
 		return false
 	}
-	for _, pool := range n.Pools {
+	for _, pool := range poolsFor(n, a.Is6()) {
 		if a.Compare(pool.From) >= 0 && a.Compare(pool.To) <= 0 {
 			return true
 		}
@@ -238,6 +267,21 @@ func (p *Provisioner) Commit(ctx context.Context, c pxe.Client, addr netip.Addr)
 	return pxe.Lease{Addr: addr, Hostname: name, Duration: d}, nil
 }
 
+// MACOf is a [pxe.Identifier] by the machines' UUIDs.
+func (p *Provisioner) MACOf(_ context.Context, network, uuid string) net.HardwareAddr {
+	for _, m := range p.c.Site().Machines {
+		if !strings.EqualFold(m.UUID, uuid) {
+			continue
+		}
+		for _, nic := range m.NICs {
+			if nic.Network == network {
+				return nic.MAC[:]
+			}
+		}
+	}
+	return nil
+}
+
 // Release frees a client's address.
 func (p *Provisioner) Release(ctx context.Context, c pxe.Client, addr netip.Addr) error {
 	l, ok, err := p.c.Store.LeaseByAddr(ctx, c.Network, addr)
@@ -250,9 +294,10 @@ func (p *Provisioner) Release(ctx context.Context, c pxe.Client, addr netip.Addr
 	}
 	p.mu.Lock()
 	delete(p.offers, offerKey{c.Network, addr})
-	if s, ok := p.pools[c.Network]; ok {
+	if key := (poolsOf{c.Network, addr.Is6()}); !p.pools[key].full.IsZero() {
+		s := p.pools[key]
 		s.full = time.Time{}
-		p.pools[c.Network] = s
+		p.pools[key] = s
 	}
 	p.mu.Unlock()
 	return p.c.Store.DropLease(ctx, c.Network, addr)

@@ -40,6 +40,7 @@ type Events interface {
 	Status(ctx context.Context, machine string) (state.Status, error)
 	PutLease(ctx context.Context, l state.Lease) error
 	LeaseByMAC(ctx context.Context, network string, mac site.MAC) (state.Lease, bool, error)
+	LeaseByMAC6(ctx context.Context, network string, mac site.MAC) (state.Lease, bool, error)
 	LeaseByAddr(ctx context.Context, network string, addr netip.Addr) (state.Lease, bool, error)
 	DropLease(ctx context.Context, network string, addr netip.Addr) error
 	Put(ctx context.Context, key string, value []byte) error
@@ -142,7 +143,7 @@ type Provisioner struct {
 	tokens  map[string]*run // by token: runs under way, and for a while those that ended
 	retired []retired       // tokens of ended runs, oldest first
 	offers  map[offerKey]offer
-	pools   map[string]poolSearch     // by network
+	pools   map[poolsOf]poolSearch    // by network
 	seen    map[string]state.Sighting // by MAC, or by address
 
 	sighting sync.Mutex // one change of what was seen at a time
@@ -180,7 +181,7 @@ func New(c Config) (*Provisioner, error) {
 		runs:      map[string]*run{},
 		tokens:    map[string]*run{},
 		offers:    map[offerKey]offer{},
-		pools:     map[string]poolSearch{},
+		pools:     map[poolsOf]poolSearch{},
 		seen:      map[string]state.Sighting{},
 	}, nil
 }

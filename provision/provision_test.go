@@ -524,6 +524,70 @@ func TestLeases(t *testing.T) {
 	}
 }
 
+// TestLeases6 gives IPv6 addresses beside IPv4 ones, by the same rules.
+func TestLeases6(t *testing.T) {
+	b := newBench(t, nil)
+	ctx := t.Context()
+	for i := range b.site.Networks {
+		if n := &b.site.Networks[i]; n.Name == "prov" {
+			n.IPv6 = site.IPv6{Prefix: netip.MustParsePrefix("2001:db8::/64"), Server: netip.MustParseAddr("2001:db8::1"),
+				Pools: []site.Pool{{From: netip.MustParseAddr("2001:db8::1"), To: netip.MustParseAddr("2001:db8::3")}}}
+		}
+	}
+	for i := range b.site.Machines[0].NICs {
+		if nic := &b.site.Machines[0].NICs[i]; nic.Boot {
+			nic.IPv6 = netip.MustParseAddr("2001:db8::2")
+		}
+	}
+	known := client()
+	known.IPv6 = true
+	if l, err := b.p.Offer(ctx, known, netip.Addr{}); err != nil || l.Addr != netip.MustParseAddr("2001:db8::2") || l.Unproven {
+		t.Errorf("Offer(known) = %+v, %v; want its reservation 2001:db8::2", l, err)
+	}
+	stranger := pxe.Client{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Network: "prov", IPv6: true}
+	want := netip.MustParseAddr("2001:db8::3") // ::1 is the server's, ::2 reserved
+	l, err := b.p.Offer(ctx, stranger, netip.Addr{})
+	if err != nil || l.Addr != want {
+		t.Fatalf("Offer(stranger) = %+v, %v; want %v", l, err, want)
+	}
+	if _, err := b.p.Commit(ctx, stranger, want); err != nil {
+		t.Fatal(err)
+	}
+	four := stranger
+	four.IPv6 = false
+	l4, err := b.p.Offer(ctx, four, netip.Addr{})
+	if err != nil || !l4.Addr.Is4() {
+		t.Fatalf("Offer(stranger, IPv4) = %+v, %v; want an IPv4 address", l4, err)
+	}
+	if _, err := b.p.Commit(ctx, four, l4.Addr); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := b.p.Offer(ctx, stranger, netip.Addr{}); err != nil || again.Addr != want || again.Unproven {
+		t.Errorf("Offer(stranger again) = %+v, %v; want %v still, beside its IPv4 lease", again, err, want)
+	}
+	if _, err := b.p.Commit(ctx, stranger, netip.MustParseAddr("2001:db8::9")); !errors.Is(err, pxe.ErrWrongAddress) {
+		t.Errorf("Commit outside the pool = %v; want ErrWrongAddress", err)
+	}
+	other := stranger
+	other.MAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
+	if _, err := b.p.Offer(ctx, other, netip.Addr{}); !errors.Is(err, pxe.ErrNoLease) {
+		t.Errorf("Offer with the pool full = %v; want ErrNoLease", err)
+	}
+	if err := b.p.Release(ctx, stranger, want); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := b.p.Offer(ctx, other, netip.Addr{}); err != nil || l.Addr != want {
+		t.Errorf("Offer after a release = %+v, %v; want %v", l, err, want)
+	}
+	m := b.site.Machines[0]
+	if got := b.p.MACOf(ctx, "prov", strings.ToUpper(m.UUID)); got.String() != client().MAC.String() {
+		t.Errorf("MACOf(%s) = %v; want %v", m.UUID, got, client().MAC)
+	}
+	if got := b.p.MACOf(ctx, "prov", "00000000-0000-0000-0000-000000000001"); got != nil {
+		t.Errorf("MACOf(nobody's) = %v; want nil", got)
+	}
+}
+
 func TestRestartedServerGoesOn(t *testing.T) {
 	b := newBench(t, nil)
 	token := b.deploy("gpu-01")

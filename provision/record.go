@@ -161,7 +161,7 @@ func (p *Provisioner) addrMachine(ctx context.Context, addr netip.Addr) string {
 		return name
 	}
 	for _, n := range x.site.Networks {
-		if !n.Prefix.Contains(addr) {
+		if !n.Prefix.Contains(addr) && !(n.IPv6.Prefix.IsValid() && n.IPv6.Prefix.Contains(addr)) {
 			continue
 		}
 		l, ok, err := p.c.Store.LeaseByAddr(ctx, n.Name, addr)

@@ -92,13 +92,15 @@ func (s *Site) Reserved(network string) map[netip.Addr]string {
 		return out
 	}
 	put := func(a netip.Addr, who string) {
-		if _, taken := out[a]; a.IsValid() && n.Prefix.Contains(a) && !taken {
+		if _, taken := out[a]; a.IsValid() && (n.Prefix.Contains(a) || n.IPv6.Prefix.IsValid() && n.IPv6.Prefix.Contains(a)) && !taken {
 			out[a] = who
 		}
 	}
 	put(n.Server, "fettle")
 	put(n.Gateway, "gateway")
-	for _, a := range n.DNS {
+	put(n.IPv6.Server, "fettle")
+	put(n.IPv6.Gateway, "gateway")
+	for _, a := range append(slices.Clone(n.DNS), n.IPv6.DNS...) {
 		put(a, "dns")
 	}
 	for _, a := range n.NTP {
@@ -111,6 +113,7 @@ func (s *Site) Reserved(network string) map[netip.Addr]string {
 		for _, nic := range m.NICs {
 			if nic.Network == network {
 				put(nic.Address, m.Name)
+				put(nic.IPv6, m.Name)
 			}
 		}
 	}

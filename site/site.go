@@ -70,6 +70,11 @@ type Network struct {
 	// UnknownMachines and AfterInspection override the Policy's when not "".
 	UnknownMachines UnknownMachines
 	AfterInspection AfterInspection
+
+	IPv6 IPv6 // the zero value: the network has none
+	// Advertise is what machines that look for an IPv6 router are told; "" is
+	// AdvertiseNone without IPv6, AdvertiseOff with it.
+	Advertise Advertise
 }
 
 // BootWay is a way in which firmware boots from the network.
@@ -79,6 +84,28 @@ type BootWay string
 const (
 	BootPXE  BootWay = "pxe"
 	BootHTTP BootWay = "http"
+)
+
+// IPv6 is a network's IPv6 side, beside IPv4.
+type IPv6 struct {
+	Prefix  netip.Prefix // masked
+	Server  netip.Addr   // fettle's own address
+	Gateway netip.Addr   // invalid when there is none, or a link-local one
+	DNS     []netip.Addr
+	Pools   []Pool
+	Relays  []netip.Addr // DHCPv6 relay agents that the network is behind
+}
+
+// Advertise is what fettle says in router advertisements (RFC 4861).
+type Advertise string
+
+// Router advertisements.
+const (
+	AdvertiseManaged Advertise = "managed" // addresses by DHCPv6
+	AdvertiseOther   Advertise = "other"   // own addresses, the rest by DHCPv6
+	AdvertiseSLAAC   Advertise = "slaac"   // own addresses, no DHCPv6
+	AdvertiseNone    Advertise = "none"    // no router, no DHCPv6: nothing to wait for
+	AdvertiseOff     Advertise = "off"     // silence
 )
 
 // Route is a static route that machines are told of by DHCP.
@@ -165,6 +192,7 @@ type NIC struct {
 	MAC     MAC
 	Network string     // name of a Network, may be empty for an unused port
 	Address netip.Addr // static reservation; invalid = from the pool
+	IPv6    netip.Addr // the same of IPv6
 	Boot    bool       // this port network-boots; exactly one per machine
 }
 

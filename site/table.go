@@ -86,6 +86,36 @@ func kindAddr() *scalar {
 	}, netip.Addr.String, map[string]any{"pattern": `^[0-9]{1,3}(\.[0-9]{1,3}){3}$`})
 }
 
+func kindAddr6() *scalar {
+	return word("IPv6 address", func(s string) (netip.Addr, error) {
+		a, err := netip.ParseAddr(s)
+		switch {
+		case err != nil || !a.Is6() || a.Is4In6() || a.Zone() != "":
+			return a, fmt.Errorf("%q is not an IPv6 address; write such as 2001:db8::11", s)
+		case a.IsMulticast() || a.IsUnspecified() || a.IsLoopback():
+			return a, fmt.Errorf("%s is not the address of one machine; write such as 2001:db8::11", a)
+		}
+		return a, nil
+	}, netip.Addr.String, map[string]any{"pattern": `^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*$`})
+}
+
+func kindPrefix6() *scalar {
+	return word("IPv6 prefix", func(s string) (netip.Prefix, error) {
+		p, err := netip.ParsePrefix(s)
+		switch {
+		case err != nil || !p.Addr().Is6() || p.Addr().Is4In6():
+			return p, fmt.Errorf("%q is not an IPv6 prefix; write such as 2001:db8::/64", s)
+		case p != p.Masked():
+			return p, fmt.Errorf("%s has host bits; did you mean %q?", s, p.Masked())
+		case p.Bits() < 32 || p.Bits() > 126:
+			return p, fmt.Errorf("%s is too large or too small for a network of machines; use /64, or from /32 to /126", s)
+		case p.Addr().IsMulticast() || p.Addr().IsLinkLocalUnicast() || p.Overlaps(netip.MustParsePrefix("::/8")):
+			return p, fmt.Errorf("%s is reserved (RFC 4291) and cannot be a network of machines; use your own, such as fd12:3456:789a::/64", s)
+		}
+		return p, nil
+	}, netip.Prefix.String, map[string]any{"pattern": `^[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*/[0-9]{2,3}$`})
+}
+
 func kindPrefix() *scalar {
 	return word("IPv4 prefix", func(s string) (netip.Prefix, error) {
 		p, err := netip.ParsePrefix(s)
@@ -215,7 +245,19 @@ func tables() *object {
 		{key: "value", goName: "Value", kind: numeric(kindText("text")), required: true, doc: "what is sent"},
 		{key: "always", goName: "Always", kind: truth{}, doc: "send it to clients that do not ask for it too"},
 	}}
-	network := &object{name: "network", doc: "One IPv4 subnet on one VLAN.", fields: []field{
+	pool6 := &object{name: "IPv6 pool", doc: "An inclusive range of IPv6 addresses for clients without a reservation.", fields: []field{
+		{key: "from", goName: "From", kind: kindAddr6(), required: true, doc: "first address"},
+		{key: "to", goName: "To", kind: kindAddr6(), required: true, doc: "last address, itself included"},
+	}}
+	ipv6 := &object{name: "IPv6 side of a network", optional: true, doc: "A network's IPv6 subnet, beside its IPv4 one: DHCPv6, and booting over IPv6.", fields: []field{
+		{key: "prefix", goName: "Prefix", kind: kindPrefix6(), required: true, doc: "the subnet, such as 2001:db8:0:1::/64"},
+		{key: "server", goName: "Server", kind: kindAddr6(), doc: "fettle's own address; a boot network must have one"},
+		{key: "gateway", goName: "Gateway", kind: kindAddr6(), doc: "default router; DHCPv6 cannot tell machines of it, router advertisements do: the router's own, or fettle's where it is fettle's server"},
+		{key: "dns", goName: "DNS", kind: list{of: kindAddr6()}, doc: "name servers for machines"},
+		{key: "pools", goName: "Pools", kind: list{of: pool6, sorted: true}, doc: "addresses for clients without a reservation; reserved addresses inside a pool are skipped"},
+		{key: "relays", goName: "Relays", kind: list{of: kindAddr6()}, doc: "the network is behind these DHCPv6 relay agents: the link-address that they write, or the address that they send from; server is then fettle's address on another boot network"},
+	}}
+	network := &object{name: "network", doc: "One IPv4 subnet on one VLAN, and an IPv6 one beside it.", fields: []field{
 		name("network"),
 		{key: "purpose", goName: "Purpose", kind: oneOf("purpose", PurposeBoot, PurposeBMC, PurposeData), required: true, doc: "boot: machines PXE-boot from it; bmc: BMCs live on it; data: only for installed machines"},
 		{key: "prefix", goName: "Prefix", kind: kindPrefix(), required: true, doc: "the subnet, such as 10.0.0.0/24"},
@@ -239,6 +281,8 @@ func tables() *object {
 		{key: "boot-ways", goName: "BootWays", kind: list{of: oneOf("way of booting", BootPXE, BootHTTP)}, derived: "both", doc: "ways in which firmware may boot there: pxe (a loader by TFTP), http (UEFI HTTP boot); iPXE goes on, whichever way it came"},
 		{key: "unknown-machines", goName: "UnknownMachines", kind: unknownMachines, derived: "policy.unknown-machines", doc: "what happens there to a MAC address that the site does not know"},
 		{key: "after-inspection", goName: "AfterInspection", kind: afterInspection, derived: "policy.after-inspection", doc: "what an unknown machine does there when it was inspected"},
+		{key: "ipv6", goName: "IPv6", kind: ipv6, derived: "none", doc: "its IPv6 side"},
+		{key: "advertise", goName: "Advertise", kind: oneOf("advertisement", AdvertiseManaged, AdvertiseOther, AdvertiseSLAAC, AdvertiseNone, AdvertiseOff), derived: "none without ipv6, off with it", doc: "what fettle answers machines that look for an IPv6 router: managed (addresses by DHCPv6), other (own addresses, the rest by DHCPv6), slaac (own addresses), none (there is nothing to wait for, which saves iPXE 16 s; not where another router is heard), off (nothing: a router does)"},
 	}}
 	rack := &object{name: "rack", doc: "A place for machines.", fields: []field{
 		name("rack"),
@@ -258,6 +302,7 @@ func tables() *object {
 		{key: "mac", goName: "MAC", kind: kindMAC(), required: true, doc: "Ethernet address"},
 		{key: "network", goName: "Network", kind: kindReference("network"), derived: "none: an unused port", doc: "what it is plugged into"},
 		{key: "address", goName: "Address", kind: kindAddr(), derived: "from a pool", doc: "the port's reserved address"},
+		{key: "ipv6", goName: "IPv6", kind: kindAddr6(), derived: "from a pool", doc: "the port's reserved IPv6 address"},
 		{key: "boot", goName: "Boot", kind: truth{}, doc: "this port network-boots; exactly one of a machine does"},
 	}}
 	disk := &object{name: "disk", doc: "A block device that the machine must have.", fields: []field{

@@ -172,6 +172,7 @@ func (v *validator) checkNetworks() {
 		}
 		v.pools(n, who, path)
 		v.dhcp(n, who, path)
+		v.ipv6(n, who, path)
 	}
 }
 

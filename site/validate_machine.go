@@ -58,6 +58,7 @@ func (v *validator) nics(m *Machine, who, path string) {
 		case v.usable(who, "address", nic.Address, n, at+".address"):
 			unique(v, v.addrs, nic.Address, "address", who, at+".address", "give each its own address")
 		}
+		v.nic6(who, nic, n, at)
 		if !nic.Boot {
 			continue
 		}

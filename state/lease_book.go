@@ -11,7 +11,8 @@ import (
 	"github.com/fettle-dev/fettle/site"
 )
 
-// leaseAt is an address of a network, leaseOf a machine on it.
+// leaseAt is an address of a network, leaseOf a machine on it, which has one of
+// each family.
 type (
 	leaseAt struct {
 		network string
@@ -20,8 +21,11 @@ type (
 	leaseOf struct {
 		network string
 		mac     site.MAC
+		six     bool
 	}
 )
+
+func holder(l Lease) leaseOf { return leaseOf{l.Network, l.MAC, l.Addr.Is6()} }
 
 // held is a lease, and when it ends by the clock that nobody sets.
 type held struct {
@@ -85,7 +89,7 @@ func (b *leaseBook) replace(leases []held) {
 		if h.Declined {
 			continue
 		}
-		of := leaseOf{h.Network, h.MAC}
+		of := holder(h.Lease)
 		if a, ok := b.byMAC[of]; ok && b.byAddr[leaseAt{h.Network, a}].until > h.until {
 			continue
 		}
@@ -127,13 +131,13 @@ func (c *leaseChange) of(k leaseOf) (netip.Addr, bool) {
 
 // put takes a lease in, or says who has its address.
 func (c *leaseChange) put(h held, elapsed time.Duration) error {
-	at, of := leaseAt{h.Network, h.Addr}, leaseOf{h.Network, h.MAC}
+	at, of := leaseAt{h.Network, h.Addr}, holder(h.Lease)
 	if old, ok := c.at(at); ok {
 		if err := refusal(old.Lease, elapsed < old.until, h.Lease); err != nil {
 			return err
 		}
 		if old.MAC != h.MAC && !old.Declined {
-			if former := (leaseOf{h.Network, old.MAC}); c.points(former, h.Addr) {
+			if former := holder(old.Lease); c.points(former, h.Addr) {
 				c.mac[former] = netip.Addr{}
 			}
 		}
@@ -164,7 +168,7 @@ func (c *leaseChange) drop(k leaseAt) {
 		return
 	}
 	c.addr[k] = nil
-	if of := (leaseOf{k.network, old.MAC}); c.points(of, k.addr) {
+	if of := holder(old.Lease); c.points(of, k.addr) {
 		c.mac[of] = netip.Addr{}
 	}
 }

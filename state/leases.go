@@ -21,8 +21,8 @@ import (
 // with [ErrAddressTaken] when another MAC holds the address unexpired, and,
 // whoever asks, while the address is quarantined.
 //
-// A MAC has one lease per network: a new one on another address frees the
-// former. A Declined lease belongs to no MAC; it keeps the address out of use
+// A MAC has one lease per network and address family: a new one on another
+// address frees the former. A Declined lease belongs to no MAC; it keeps the address out of use
 // until it expires.
 func (s *Store) PutLease(ctx context.Context, l Lease) error {
 	err := validLease(l)
@@ -80,7 +80,7 @@ func (s *Store) indexLeases(ctx context.Context) error {
 		if err := json.Unmarshal(kv.Value, &l); err != nil {
 			return fmt.Errorf("%s is unreadable: %w", kv.Key, err)
 		}
-		key := leaseMACKey(l.Network, l.MAC)
+		key := leaseMACKey(holder(l))
 		if old, ok := newest[key]; !l.Declined && (!ok || old.Expires.Before(l.Expires)) {
 			newest[key] = l
 		}
@@ -96,7 +96,7 @@ func (s *Store) indexLeases(ctx context.Context) error {
 
 // tryLease decides on what it reads and writes if that is still so.
 func (s *Store) tryLease(ctx context.Context, l Lease) (bool, error) {
-	key, macKey := leaseKey(l.Network, l.Addr), leaseMACKey(l.Network, l.MAC)
+	key, macKey := leaseKey(l.Network, l.Addr), leaseMACKey(holder(l))
 	resp, err := s.txn(ctx, nil,
 		clientv3.OpGet(key, s.reads()...), clientv3.OpGet(macKey, s.reads()...))
 	if err != nil {
@@ -117,7 +117,7 @@ func (s *Store) tryLease(ctx context.Context, l Lease) (bool, error) {
 		if old.MAC != l.MAC && !old.Declined {
 			// The former holder's index entry goes, if it still points here;
 			// whoever moves it also rewrites the key that is compared above.
-			ops = append(ops, clientv3.OpDelete(leaseMACKey(l.Network, old.MAC)))
+			ops = append(ops, clientv3.OpDelete(leaseMACKey(holder(old))))
 		}
 	}
 	value, err := json.Marshal(l)
@@ -144,16 +144,27 @@ func (s *Store) tryLease(ctx context.Context, l Lease) (bool, error) {
 	return done.Succeeded, nil
 }
 
-// LeaseByMAC returns the lease that mac has on network, expired or not.
+// LeaseByMAC returns the lease of an IPv4 address that mac has on network,
+// expired or not.
 func (s *Store) LeaseByMAC(ctx context.Context, network string, mac site.MAC) (Lease, bool, error) {
+	return s.leaseOf(ctx, leaseOf{network, mac, false})
+}
+
+// LeaseByMAC6 is LeaseByMAC of an IPv6 address.
+func (s *Store) LeaseByMAC6(ctx context.Context, network string, mac site.MAC) (Lease, bool, error) {
+	return s.leaseOf(ctx, leaseOf{network, mac, true})
+}
+
+func (s *Store) leaseOf(ctx context.Context, of leaseOf) (Lease, bool, error) {
 	if s.book != nil {
-		h, ok := s.book.of(leaseOf{network, mac})
+		h, ok := s.book.of(of)
 		return s.leaseFound(h, ok)
 	}
+	network, mac := of.network, of.mac
 	doing := fmt.Sprintf("reading the lease of %s on %s", macText(mac), network)
 	bounded, cancel := s.bound(ctx)
 	defer cancel()
-	resp, err := s.get(bounded, leaseMACKey(network, mac))
+	resp, err := s.get(bounded, leaseMACKey(of))
 	if err != nil {
 		return Lease{}, false, s.wrap(bounded, doing, err)
 	}
@@ -267,7 +278,7 @@ func (s *Store) DropLease(ctx context.Context, network string, addr netip.Addr) 
 			return fmt.Errorf("%s: %s is unreadable: %w", doing, key, err)
 		}
 		if err == nil && !l.Declined {
-			ops = append(ops, clientv3.OpDelete(leaseMACKey(network, l.MAC)))
+			ops = append(ops, clientv3.OpDelete(leaseMACKey(holder(l))))
 		}
 		done, err := s.txn(bounded, []clientv3.Cmp{sameRevision(key, kv)}, ops...)
 		if err != nil {
@@ -299,8 +310,12 @@ func leaseKey(network string, addr netip.Addr) string {
 	return prefixLeases + url.PathEscape(network) + "/" + addr.String()
 }
 
-func leaseMACKey(network string, mac site.MAC) string {
-	return prefixLeaseMACs + url.PathEscape(network) + "/" + macText(mac)
+func leaseMACKey(of leaseOf) string {
+	key := prefixLeaseMACs + url.PathEscape(of.network) + "/" + macText(of.mac)
+	if of.six {
+		key += "/6"
+	}
+	return key
 }
 
 func macText(m site.MAC) string {

@@ -213,3 +213,29 @@ func cpuTime(t testing.TB) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// TestLeaseFamilies has a machine with an IPv4 and an IPv6 address at once.
+func TestLeaseFamilies(t *testing.T) {
+	c := newClock()
+	s := openConfig(t, Config{Dir: t.TempDir(), Now: c.now})
+	four, six, next := lease(c, "192.0.2.10", 1, time.Hour), lease(c, "2001:db8::10", 1, time.Hour), lease(c, "2001:db8::11", 1, time.Hour)
+	for _, l := range []Lease{four, six, next} {
+		if err := s.PutLease(t.Context(), l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got4, ok4, err4 := s.LeaseByMAC(t.Context(), "boot", four.MAC)
+	got6, ok6, err6 := s.LeaseByMAC6(t.Context(), "boot", four.MAC)
+	if err := errors.Join(err4, err6); err != nil || !ok4 || !ok6 || got4.Addr != four.Addr || got6.Addr != next.Addr {
+		t.Errorf("leases of %v = %v %v, %v %v, %v; want %v and %v", four.MAC, got4.Addr, ok4, got6.Addr, ok6, err, four.Addr, next.Addr)
+	}
+	if _, ok, err := s.LeaseByAddr(t.Context(), "boot", six.Addr); ok || err != nil {
+		t.Errorf("LeaseByAddr(%v) = %v, %v; want none: the machine moved to another", six.Addr, ok, err)
+	}
+	if err := s.DropLease(t.Context(), "boot", next.Addr); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := s.LeaseByMAC(t.Context(), "boot", four.MAC); !ok || err != nil {
+		t.Errorf("LeaseByMAC after the IPv6 one was dropped = %v, %v; want the IPv4 lease still", ok, err)
+	}
+}

@@ -32,7 +32,7 @@ func newReplaySite(s *site.Site, store string, disk bool) (*replaySite, error) {
 	for _, m := range s.Machines {
 		r.taken[m.BMC.Address] = true
 		for _, nic := range m.NICs {
-			r.taken[nic.Address] = true
+			r.taken[nic.Address], r.taken[nic.IPv6] = true, true
 		}
 	}
 	if _, err := os.Stat(store); err != nil {
@@ -90,21 +90,24 @@ func (r *replaySite) Offer(_ context.Context, c pxe.Client, want netip.Addr) (px
 		return pxe.Lease{}, pxe.ErrNoLease
 	}
 	l := pxe.Lease{Hostname: m.Name, Duration: n.Lease}
-	key := n.Name + " " + c.MAC.String()
-	if known && nic.Network == n.Name && nic.Address.IsValid() {
-		l.Addr = nic.Address
+	key, pools, reserved := n.Name+" "+c.MAC.String(), n.Pools, nic.Address
+	if c.IPv6 {
+		key, pools, reserved = key+" 6", n.IPv6.Pools, nic.IPv6
+	}
+	if known && nic.Network == n.Name && reserved.IsValid() {
+		l.Addr = reserved
 		return l, nil
 	}
 	if l.Addr = r.given[key]; l.Addr.IsValid() {
 		return l, nil
 	}
-	free := func(a netip.Addr) bool { return !r.taken[a] && a != n.Server && a != n.Gateway }
-	for _, p := range n.Pools {
+	free := func(a netip.Addr) bool { return !r.taken[a] && a != n.Server && a != n.Gateway && a != n.IPv6.Server && a != n.IPv6.Gateway }
+	for _, p := range pools {
 		if want.IsValid() && p.From.Compare(want) <= 0 && want.Compare(p.To) <= 0 && free(want) {
 			l.Addr = want
 		}
 	}
-	for _, p := range n.Pools {
+	for _, p := range pools {
 		for a := p.From; !l.Addr.IsValid() && a.Compare(p.To) <= 0; a = a.Next() {
 			if free(a) {
 				l.Addr = a
@@ -132,7 +135,11 @@ func (r *replaySite) Release(context.Context, pxe.Client, netip.Addr) error { re
 
 // Decline keeps the address from being given again.
 func (r *replaySite) Decline(_ context.Context, c pxe.Client, _ netip.Addr) error {
-	delete(r.given, c.Network+" "+c.MAC.String())
+	key := c.Network + " " + c.MAC.String()
+	if c.IPv6 {
+		key += " 6"
+	}
+	delete(r.given, key)
 	return nil
 }
 

@@ -26,6 +26,7 @@ import (
 	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/labs"
 	"github.com/fettle-dev/fettle/provision"
+	"github.com/fettle-dev/fettle/pxe"
 	"github.com/fettle-dev/fettle/site"
 	"github.com/fettle-dev/fettle/state"
 )
@@ -174,6 +175,14 @@ func (s labStack) ListenPacket(ctx context.Context, n site.Network, at netip.Add
 
 func (s labStack) Listen(ctx context.Context, n site.Network, at netip.AddrPort) (net.Listener, error) {
 	return s.lab.Host(n.Name).Listen(ctx, at)
+}
+
+// DHCP6 is nil: a lab boots over IPv4.
+func (s labStack) DHCP6(context.Context, site.Network) (net.PacketConn, error) { return nil, nil }
+
+// Advertise is nil: the fabric itself says that there is no router.
+func (s labStack) Advertise(context.Context, site.Network) (pxe.AdvertiseConn, error) {
+	return nil, nil
 }
 
 func (s labStack) Dial(ctx context.Context, network, addr string) (net.Conn, error) {

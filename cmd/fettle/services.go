@@ -41,6 +41,10 @@ type stack interface {
 	ListenPacket(ctx context.Context, n site.Network, at netip.AddrPort) (net.PacketConn, error)
 	// Listen is a TCP listener at an address of a network's server.
 	Listen(ctx context.Context, n site.Network, at netip.AddrPort) (net.Listener, error)
+	// DHCP6 is the socket of a DHCPv6 server on a network, and Advertise that of
+	// a router's advertisements; nil where the stack answers by itself.
+	DHCP6(ctx context.Context, n site.Network) (net.PacketConn, error)
+	Advertise(ctx context.Context, n site.Network) (pxe.AdvertiseConn, error)
 	// Dial opens a connection to a BMC.
 	Dial(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -146,24 +150,12 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 		}
 		g.Go(func() error { return px.ServeBINL(ctx, n.Name, binl) })
 
-		tftp, err := s.stack.ListenPacket(ctx, n, netip.AddrPortFrom(n.Server, 69))
-		if err != nil {
-			return fmt.Errorf("TFTP on network %s: %w", n.Name, err)
+		if err := s.bootFiles(ctx, g, px, n, n.Server); err != nil {
+			return err
 		}
-		g.Go(func() error {
-			return px.ServeTFTP(ctx, tftp, func(ctx context.Context, local netip.Addr) (net.PacketConn, error) {
-				if !local.IsValid() || local.IsUnspecified() {
-					local = n.Server
-				}
-				return s.stack.ListenPacket(ctx, n, netip.AddrPortFrom(local, 0))
-			})
-		})
-
-		boot, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(n.Server, 80))
-		if err != nil {
-			return fmt.Errorf("boot HTTP on network %s: %w", n.Name, err)
+		if err := s.boot6(ctx, g, px, n); err != nil {
+			return err
 		}
-		serveHTTP(ctx, g, boot, px.Handler()) // no ServeMux: it redirects //boot/, and firmware follows no redirect
 
 		agent, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(n.Server, agentPort))
 		if err != nil {
@@ -181,6 +173,83 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 	return nil
 }
 
+// bootFiles serves TFTP and boot HTTP at one of a network's server addresses.
+func (s *services) bootFiles(ctx context.Context, g *errgroup.Group, px *pxe.Server, n site.Network, at netip.Addr) error {
+	tftp, err := s.stack.ListenPacket(ctx, n, netip.AddrPortFrom(at, 69))
+	if err != nil {
+		return fmt.Errorf("TFTP on network %s: %w", n.Name, err)
+	}
+	g.Go(func() error {
+		return px.ServeTFTP(ctx, tftp, func(ctx context.Context, local netip.Addr) (net.PacketConn, error) {
+			if !local.IsValid() || local.IsUnspecified() {
+				local = at
+			}
+			return s.stack.ListenPacket(ctx, n, netip.AddrPortFrom(local, 0))
+		})
+	})
+	boot, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(at, 80))
+	if err != nil {
+		return fmt.Errorf("boot HTTP on network %s: %w", n.Name, err)
+	}
+	serveHTTP(ctx, g, boot, px.Handler()) // no ServeMux: it redirects //boot/, and firmware follows no redirect
+	return nil
+}
+
+// boot6 starts DHCPv6 and boot files over IPv6 where a network has it, and
+// router advertisements where it wants them.
+func (s *services) boot6(ctx context.Context, g *errgroup.Group, px *pxe.Server, n site.Network) error {
+	if n.IPv6.Prefix.IsValid() {
+		dhcp, err := s.stack.DHCP6(ctx, n)
+		if err != nil {
+			return fmt.Errorf("DHCPv6 on network %s: %w", n.Name, err)
+		}
+		if dhcp == nil {
+			s.log.Warn("IPv6 is not served here: the network boots over IPv4", "network", n.Name)
+			return nil
+		}
+		g.Go(func() error { return px.ServeDHCP6(ctx, n.Name, dhcp) })
+		if err := s.bootFiles(ctx, g, px, n, n.IPv6.Server); err != nil {
+			return err
+		}
+	}
+	if advertiseOf(n) == pxe.AdvertiseOff {
+		return nil
+	}
+	ra, err := s.stack.Advertise(ctx, n)
+	if err != nil && n.Advertise == "" {
+		// Nobody asked for it, and a machine without IPv6 boots all the same.
+		s.log.Warn("no answers to machines that look for an IPv6 router: iPXE waits 16 s for one", "network", n.Name, "err", err)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("router advertisements on network %s: %w", n.Name, err)
+	}
+	if ra != nil {
+		g.Go(func() error { return px.ServeAdvertisements(ctx, n.Name, ra) })
+	}
+	return nil
+}
+
+// advertiseOf is what a network's machines are told that look for a router.
+func advertiseOf(n site.Network) pxe.Advertise {
+	switch n.Advertise {
+	case site.AdvertiseManaged:
+		return pxe.AdvertiseManaged
+	case site.AdvertiseOther:
+		return pxe.AdvertiseOther
+	case site.AdvertiseSLAAC:
+		return pxe.AdvertiseSLAAC
+	case site.AdvertiseNone:
+		return pxe.AdvertiseNothing
+	case site.AdvertiseOff:
+		return pxe.AdvertiseOff
+	}
+	if n.IPv6.Prefix.IsValid() {
+		return pxe.AdvertiseOff
+	}
+	return pxe.AdvertiseNothing
+}
+
 func behindRelay(n site.Network) bool { return len(n.Relays) > 0 }
 
 // pxeNetworks are networks as the boot server knows them.
@@ -191,6 +260,8 @@ func pxeNetworks(nets []site.Network) []pxe.Network {
 			Name: n.Name, Prefix: n.Prefix, Server: n.Server, Gateway: n.Gateway,
 			DNS: n.DNS, NTP: n.NTP, Domain: n.Domain, MTU: n.MTU, Search: n.Search,
 			Proxy: n.Proxy, Relays: n.Relays, NativeDrivers: n.NativeDrivers, ReplyDelay: n.ReplyDelay, Probe: n.Probe,
+			IPv6:      pxe.Network6{Prefix: n.IPv6.Prefix, Server: n.IPv6.Server, Gateway: n.IPv6.Gateway, DNS: n.IPv6.DNS, Relays: n.IPv6.Relays},
+			Advertise: advertiseOf(n),
 		}
 		for _, r := range n.Routes {
 			p.Routes = append(p.Routes, pxe.Route{To: r.To, Via: r.Via})

@@ -43,6 +43,9 @@ func newHostStack(nets []site.Network, named map[string]string) (*hostStack, err
 				found = i.Name
 			}
 		}
+		if err := h.has6(n, found); err != nil {
+			return nil, err
+		}
 		if found == "" {
 			if want != "" && !slices.ContainsFunc(ifs, func(i net.Interface) bool { return i.Name == want }) {
 				return nil, fail(exitMissing, fmt.Errorf("network %s: there is no interface %s on this machine: ip -brief link shows those there are", n.Name, want))
@@ -58,6 +61,52 @@ func newHostStack(nets []site.Network, named map[string]string) (*hostStack, err
 	return h, nil
 }
 
+// has6 checks that the interface of a network has its IPv6 server address too.
+func (h *hostStack) has6(n site.Network, ifname string) error {
+	six := n.IPv6
+	if ifname == "" || !six.Server.IsValid() || behindRelay(n) {
+		return nil
+	}
+	i, err := net.InterfaceByName(ifname)
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", ifname, err)
+	}
+	addrs, err := i.Addrs()
+	if err != nil {
+		return fmt.Errorf("addresses of interface %s: %w", ifname, err)
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr() == six.Server {
+			return nil
+		}
+	}
+	return fail(exitMissing, fmt.Errorf("network %s: interface %s does not have its IPv6 server address %s: ip addr add %s/%d dev %s", n.Name, ifname, six.Server, six.Server, six.Prefix.Bits(), ifname))
+}
+
+func (h *hostStack) DHCP6(_ context.Context, n site.Network) (net.PacketConn, error) {
+	c, err := pxe.ListenDHCP6(h.interfaces[n.Name])
+	if err != nil {
+		return nil, fail(exitMissing, err) // it says what to do
+	}
+	return c, nil
+}
+
+func (h *hostStack) Advertise(_ context.Context, n site.Network) (pxe.AdvertiseConn, error) {
+	c, err := pxe.ListenAdvertise(h.interfaces[n.Name])
+	if err != nil {
+		return nil, fail(exitMissing, err)
+	}
+	return c, nil
+}
+
+// family is "udp4" or "tcp6": a socket of one address family.
+func family(network string, a netip.Addr) string {
+	if a.Is6() {
+		return network + "6"
+	}
+	return network + "4"
+}
+
 func (h *hostStack) DHCP(_ context.Context, n site.Network) (net.PacketConn, error) {
 	c, err := pxe.ListenDHCP(h.interfaces[n.Name])
 	if err != nil {
@@ -68,13 +117,13 @@ func (h *hostStack) DHCP(_ context.Context, n site.Network) (net.PacketConn, err
 
 func (h *hostStack) ListenPacket(ctx context.Context, _ site.Network, at netip.AddrPort) (net.PacketConn, error) {
 	var lc net.ListenConfig
-	c, err := lc.ListenPacket(ctx, "udp4", at.String())
+	c, err := lc.ListenPacket(ctx, family("udp", at.Addr()), at.String())
 	return c, portTaken(err)
 }
 
 func (h *hostStack) Listen(ctx context.Context, _ site.Network, at netip.AddrPort) (net.Listener, error) {
 	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp4", at.String())
+	l, err := lc.Listen(ctx, family("tcp", at.Addr()), at.String())
 	return l, portTaken(err)
 }
 
