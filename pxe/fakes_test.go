@@ -28,6 +28,7 @@ type memLeases struct {
 	fixed6   map[string]netip.Addr
 	uuids    map[string]net.HardwareAddr
 	unproven bool
+	deny     func(Client) bool
 	err      error
 	commits  int
 	released []netip.Addr
@@ -39,6 +40,9 @@ func (m *memLeases) find(c Client) (Lease, error) {
 	defer m.mu.Unlock()
 	if m.err != nil {
 		return Lease{}, m.err
+	}
+	if m.deny != nil && m.deny(c) {
+		return Lease{}, ErrNoLease
 	}
 	fixed := m.fixed
 	if c.IPv6 {

@@ -2,10 +2,15 @@ package pxe
 
 import (
 	"context"
+	"net"
+	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/dhcpv6"
+	"github.com/insomniacslk/dhcp/iana"
 )
 
 // FuzzDHCP feeds packets to the whole handler: whatever comes, an answer is a
@@ -36,6 +41,119 @@ func FuzzDHCP(f *testing.F) {
 			if strings.ContainsAny(e.Text, "\x00\n\x1b") {
 				t.Errorf("sentence holds what a terminal would obey: %q", e.Text)
 			}
+		}
+	})
+}
+
+// FuzzDHCP6 feeds packets to the whole handler: whatever comes, an answer is
+// one that a peer can read, is bounded, and holds nothing that a terminal
+// obeys.
+func FuzzDHCP6(f *testing.F) {
+	n := testNetwork6()
+	n.IPv6.Relays = []netip.Addr{netip.MustParseAddr("2001:db8::2")}
+	for _, kind := range []dhcpv6.MessageType{1, 3, 4, 5, 6, 8, 9, 11} {
+		f.Add(ask6(f, kind, append(boot6("HTTPClient:Arch:00016", iana.EFI_X86_64_HTTP), generic6(opt6Rapid), generic6(opt6ServerID, n.serverDUID()...))...))
+		f.Add(ask6(f, kind, iana6(1, testAddr6), &dhcpv6.OptIAPD{IaId: [4]byte{9}}))
+	}
+	link := netip.MustParseAddr("2001:db8::2").As16()
+	relay := append(append([]byte{msg6RelayForw, 0}, link[:]...), make([]byte, 16)...)
+	relay = append6(append6(relay, opt6LinkLayer, append([]byte{0, 1}, testMAC...)...), opt6InterfaceID, 1)
+	f.Add(append6(relay, opt6Relayed, ask6(f, dhcpv6.MessageTypeSolicit, iana6(1))...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		fx := newFixture(t, n)
+		p := fx.answer6(context.Background(), fx.order[0], b, linkLocal6, nil)
+		for _, e := range fx.timeline.all {
+			if strings.ContainsAny(e.Text, "\x00\n\x1b") {
+				t.Errorf("sentence holds what a terminal would obey: %q", e.Text)
+			}
+		}
+		if p == nil {
+			return
+		}
+		if len(p.bytes) > 2*dhcpMaxPacket+2048 || !p.to.IsValid() {
+			t.Errorf("reply of %d bytes to %v", len(p.bytes), p.to)
+		}
+		if err := readable6(p.bytes); err != nil {
+			t.Errorf("reply does not parse: %v\n%x", err, p.bytes)
+		}
+	})
+}
+
+// readable6 walks an answer as a client does.
+func readable6(b []byte) error {
+	for len(b) > dhcp6RelayHeader && b[0] == msg6RelayRepl {
+		var inner []byte
+		err := options6(b[dhcp6RelayHeader:], func(code uint16, v []byte) error {
+			if code == opt6Relayed {
+				inner = v
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		b = inner
+	}
+	if len(b) < 4 || b[0] != msg6Advertise && b[0] != msg6Reply {
+		return errShort6
+	}
+	return options6(b[4:], func(code uint16, v []byte) error {
+		if code != opt6NA && code != opt6PD {
+			return nil
+		}
+		return options6(v[12:], func(uint16, []byte) error { return nil })
+	})
+}
+
+// FuzzNDP parses router solicitations and advertisements.
+func FuzzNDP(f *testing.F) {
+	n := testNetwork6()
+	n.Advertise = AdvertiseOther
+	f.Add(n.advertisement(testMAC, time.Hour), linkLocal6.Addr().AsSlice())
+	f.Add([]byte{icmpSolicit, 0, 0, 0, 0, 0, 0, 0, 1, 1, 2, 0, 0, 0, 0, 9}, linkLocal6.Addr().AsSlice())
+	f.Add([]byte{icmpSolicit, 0, 0, 0, 0, 0, 0, 0}, make([]byte, 16))
+	f.Fuzz(func(t *testing.T, b, from []byte) {
+		src, ok := netip.AddrFromSlice(from)
+		if !ok {
+			return
+		}
+		fx := newFixture(t, n)
+		conn := &raConn{}
+		a := &advertiser{s: fx.Server, n: fx.order[0], conn: conn}
+		a.take(icmpMessage{b, src, &net.IPAddr{IP: from}})
+		for _, w := range conn.sent {
+			if _, err := parseAdvertisement(w.b); err != nil {
+				t.Errorf("advertisement does not parse: %v\n%x", err, w.b)
+			}
+		}
+		if link, err := parseSolicitation(b, src); err == nil && link != nil && len(link) != 6 {
+			t.Errorf("link-layer address of %d bytes", len(link))
+		}
+	})
+}
+
+// FuzzFrame reads captured frames of both families.
+func FuzzFrame(f *testing.F) {
+	six := Packet{MAC: testMAC, From: linkLocal6, To: netip.MustParseAddrPort("[ff02::1:2]:547"), Data: []byte{1, 0, 0, 1}}
+	four := Packet{MAC: testMAC, From: netip.MustParseAddrPort("192.0.2.10:68"), To: netip.MustParseAddrPort("192.0.2.1:67"), Data: []byte("x")}
+	for _, p := range []Packet{six, four} {
+		b, _, err := p.frame()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(uint16(linkEthernet), b)
+		f.Add(uint16(linkRaw), b[etherHeader:])
+	}
+	f.Fuzz(func(t *testing.T, link uint16, b []byte) {
+		p, ok := decodeFrame(link, b, time.Time{})
+		if !ok {
+			return
+		}
+		if len(p.Data) > len(b) || p.To.Addr().Is6() != p.From.Addr().Is6() {
+			t.Errorf("decodeFrame = %+v of %d bytes", p, len(b))
+		}
+		if _, data, ok := datagram6(b); ok && len(data) > len(b) {
+			t.Errorf("datagram6 gives %d bytes of %d", len(data), len(b))
 		}
 	})
 }

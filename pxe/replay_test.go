@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"github.com/insomniacslk/dhcp/dhcpv6"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -23,7 +24,7 @@ func replayConfig(networks ...Network) Config {
 		Booter: booterFunc(func(Client) (Decision, error) {
 			return Decision{Action: BootKernel, Kernel: "agent/vmlinuz", Initrds: []string{"agent/initrd"}, Cmdline: "console=ttyS0", Reason: "test"}, nil
 		}),
-		Leases: &memLeases{fixed: map[string]netip.Addr{testMAC.String(): testAddr}},
+		Leases: &memLeases{fixed: map[string]netip.Addr{testMAC.String(): testAddr}, fixed6: map[string]netip.Addr{testMAC.String(): testAddr6}},
 		Files: mapFiles{"loaders/undionly.kpxe": "bios loader", "loaders/snponly.efi": "uefi loader", "agent/vmlinuz": "kernel", "agent/initrd": "ramdisk",
 			"agent/a": "a", "agent/b": "b"},
 	}
@@ -49,6 +50,9 @@ func TestReplayCaptures(t *testing.T) {
 				t.Fatal(err)
 			}
 			n := testNetwork()
+			if strings.Contains(file, "ipv6") {
+				n = testNetwork6()
+			}
 			n.Proxy = strings.Contains(file, "proxy")
 			answers, err := Replay(t.Context(), replayConfig(n), n.Name, packets)
 			if err != nil {
@@ -125,9 +129,12 @@ func FuzzReplay(f *testing.F) {
 	f.Add(ask(dhcpv4.MessageTypeDiscover, uefiOpts), uint16(67), false)
 	f.Add([]byte("\x00\x01a\x00octet\x00"), uint16(69), false)
 	f.Add([]byte("GET /boot/x HTTP/1.1\r\n\r\n"), uint16(80), true)
+	f.Add(ask6(f, dhcpv6.MessageTypeSolicit, iana6(1)), uint16(547), false)
 	f.Fuzz(func(t *testing.T, b []byte, port uint16, tcp bool) {
 		p := Packet{MAC: net.HardwareAddr(testMAC), From: netip.MustParseAddrPort("192.0.2.10:1"), To: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), port), TCP: tcp, Data: bytes.Clone(b)}
-		if _, err := Replay(context.Background(), replayConfig(testNetwork()), "prov", []Packet{p}); err != nil {
+		six := p
+		six.From, six.To = linkLocal6, netip.AddrPortFrom(netip.MustParseAddr("2001:db8::1"), port)
+		if _, err := Replay(context.Background(), replayConfig(testNetwork6()), "prov", []Packet{p, six}); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -101,7 +101,9 @@ func (r *replaySite) Offer(_ context.Context, c pxe.Client, want netip.Addr) (px
 	if l.Addr = r.given[key]; l.Addr.IsValid() {
 		return l, nil
 	}
-	free := func(a netip.Addr) bool { return !r.taken[a] && a != n.Server && a != n.Gateway && a != n.IPv6.Server && a != n.IPv6.Gateway }
+	free := func(a netip.Addr) bool {
+		return !r.taken[a] && a != n.Server && a != n.Gateway && a != n.IPv6.Server && a != n.IPv6.Gateway
+	}
 	for _, p := range pools {
 		if want.IsValid() && p.From.Compare(want) <= 0 && want.Compare(p.To) <= 0 && free(want) {
 			l.Addr = want
