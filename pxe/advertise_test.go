@@ -17,10 +17,6 @@ type raConn struct {
 	stop chan struct{}
 }
 
-func newRAConn() *raConn {
-	return &raConn{in: make(chan datagram), stop: make(chan struct{}, 1)}
-}
-
 func (c *raConn) HardwareAddr() net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, 1} }
 
 func (c *raConn) ReadFrom(b []byte) (int, net.Addr, error) {
@@ -50,9 +46,9 @@ func (c *raConn) SetWriteDeadline(time.Time) error { return nil }
 // advertising runs a network's advertisements in a bubble; f speaks to it.
 func advertising(t *testing.T, n Network, f func(fx *fixture, c *raConn)) *raConn {
 	t.Helper()
-	c := newRAConn()
+	c := &raConn{}
 	synctest.Test(t, func(t *testing.T) {
-		c.in, c.stop = make(chan datagram), make(chan struct{}, 1)
+		c.in, c.stop = make(chan datagram), make(chan struct{}, 1) // the bubble's own
 		fx := newFixture(t, n)
 		fx.now = time.Now
 		ctx, cancel := context.WithCancel(t.Context())
@@ -73,6 +69,12 @@ func (c *raConn) says(src string, b []byte) {
 	synctest.Wait()
 }
 
+// pause lets the bubble's time go on.
+func pause(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 var solicitation6 = append([]byte{icmpSolicit, 0, 0, 0, 0, 0, 0, 0, ndpSourceLink, 1}, testMAC...)
 
 const allNodes6 = "ff02::1"
@@ -89,7 +91,7 @@ func TestAdvertiseNothing(t *testing.T) {
 			t.Fatalf("sent %v at first; want a solicitation alone: are there other routers?", c.sent)
 		}
 		c.says(machine, solicitation6)
-		time.Sleep(time.Hour)
+		pause(time.Hour)
 		if len(c.sent) != 2 || c.sent[1].addr.String() != machine {
 			t.Fatalf("sent %v; want one advertisement to %s, and nothing unasked", c.sent, machine)
 		}
@@ -101,7 +103,7 @@ func TestAdvertiseNothing(t *testing.T) {
 		if len(c.sent) != 2 {
 			t.Fatalf("sent %v beside another router; want silence", c.sent)
 		}
-		time.Sleep(raOtherFor + time.Second)
+		pause(raOtherFor + time.Second)
 		c.says(machine, solicitation6)
 		if len(c.sent) != 3 {
 			t.Fatalf("sent %v after the other router went; want an answer", c.sent)
@@ -121,7 +123,7 @@ func TestAdvertiseManaged(t *testing.T) {
 	n := testNetwork6()
 	n.Advertise, n.IPv6.Gateway = AdvertiseManaged, n.IPv6.Server
 	c := advertising(t, n, func(fx *fixture, c *raConn) {
-		time.Sleep(raFirstInterval*2 + raInterval*2 + time.Second)
+		pause(raFirstInterval*2 + raInterval*2 + time.Second)
 		if len(c.sent) != 5 { // at once, after 16 and 32 s, and twice by the interval
 			t.Errorf("%d advertisements; want 5", len(c.sent))
 		}
@@ -131,7 +133,7 @@ func TestAdvertiseManaged(t *testing.T) {
 			t.Errorf("timeline has no ra of %v:\n%s", testMAC, fx.timeline.text())
 		}
 		before := len(c.sent)
-		time.Sleep(raMulticastGap)
+		pause(raMulticastGap)
 		for range 5 { // without an address: everybody is told, not too often
 			c.says("::", []byte{icmpSolicit, 0, 0, 0, 0, 0, 0, 0})
 		}
