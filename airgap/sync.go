@@ -46,7 +46,8 @@ func (s *Syncer) Resolve(ctx context.Context, mirrors []Mirror, prev Lock) (Lock
 		group := mirrors[:1]
 		rest := mirrors[1:]
 		f, err := s.format(group[0].Format)
-		if _, ok := f.(Joint); ok {
+		_, joint := f.(Joint)
+		if joint {
 			same := func(m Mirror) bool { return m.Format == group[0].Format }
 			group = slices.DeleteFunc(slices.Clone(mirrors), func(m Mirror) bool { return !same(m) })
 			rest = slices.DeleteFunc(slices.Clone(mirrors), same)
@@ -60,7 +61,7 @@ func (s *Syncer) Resolve(ctx context.Context, mirrors []Mirror, prev Lock) (Lock
 		if ctx.Err() != nil {
 			return Lock{}, ctx.Err()
 		}
-		if err != nil && len(group) == 1 {
+		if err != nil && !joint { // a joint format names the mirror itself
 			err = fmt.Errorf("mirror %s: %w", group[0].Name, err)
 		}
 		errs = append(errs, err)

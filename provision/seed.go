@@ -2,6 +2,7 @@ package provision
 
 import (
 	"bytes"
+	"cmp"
 	_ "embed"
 	"fmt"
 	"net/netip"
@@ -161,8 +162,9 @@ func networkConfig(s *site.Site, m site.Machine) ([]byte, error) {
 }
 
 // timeFile makes a system ask the site's time servers. Without any, one that
-// lives on what the site serves asks nobody, rather than its distribution's
-// servers (timesyncd.conf(5)).
+// lives on what the site serves asks fettle's own machine, whether that answers
+// or not, rather than its distribution's servers: systemd takes an empty
+// FallbackNTP for unsaid (timesyncd.conf(5), observed with 252).
 func timeFile(n site.Network, alone bool) *wire.SeedFile {
 	if len(n.NTP) == 0 && !alone {
 		return nil
@@ -171,7 +173,8 @@ func timeFile(n site.Network, alone bool) *wire.SeedFile {
 	for _, a := range n.NTP {
 		servers = append(servers, a.String())
 	}
-	text := fmt.Sprintf("# by fettle\n[Time]\nNTP=%s\nFallbackNTP=\n", strings.Join(servers, " "))
+	ntp := strings.Join(servers, " ")
+	text := fmt.Sprintf("# by fettle\n[Time]\nNTP=%s\nFallbackNTP=%s\n", ntp, cmp.Or(ntp, n.Server.String()))
 	return &wire.SeedFile{Path: "/etc/systemd/timesyncd.conf.d/fettle.conf", Mode: 0o644, Content: []byte(text)}
 }
 

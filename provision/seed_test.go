@@ -162,10 +162,10 @@ func TestTimeFile(t *testing.T) {
 		want  string
 	}{
 		{"the distribution's own", nil, false, ""},
-		{"the site's", []netip.Addr{netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("10.0.0.6")}, false, "NTP=10.0.0.5 10.0.0.6\nFallbackNTP=\n"},
-		{"nobody", nil, true, "NTP=\nFallbackNTP=\n"},
+		{"the site's", []netip.Addr{netip.MustParseAddr("10.0.0.5"), netip.MustParseAddr("10.0.0.6")}, false, "NTP=10.0.0.5 10.0.0.6\nFallbackNTP=10.0.0.5 10.0.0.6\n"},
+		{"fettle's machine", nil, true, "NTP=\nFallbackNTP=10.0.0.1\n"},
 	} {
-		f := timeFile(site.Network{NTP: tt.ntp}, tt.alone)
+		f := timeFile(site.Network{NTP: tt.ntp, Server: netip.MustParseAddr("10.0.0.1")}, tt.alone)
 		got := ""
 		if f != nil {
 			got = string(f.Content)

@@ -155,7 +155,12 @@ func (e *env) keepKey(c *cli.Context, path string, key *airgap.Key) error {
 
 // openBundle opens the bundle that the arguments name.
 func (e *env) openBundle(c *cli.Context) (*airgap.OpenedBundle, error) {
-	if c.NArg() == 0 {
+	return e.openBundleIn(c, c.Args().Slice())
+}
+
+// openBundleIn opens the bundle whose volumes are in dirs.
+func (e *env) openBundleIn(c *cli.Context, dirs []string) (*airgap.OpenedBundle, error) {
+	if len(dirs) == 0 {
 		return nil, usage("%s takes DIR...", c.Command.FullName())
 	}
 	text := c.String("public-key")
@@ -166,7 +171,7 @@ func (e *env) openBundle(c *cli.Context) (*airgap.OpenedBundle, error) {
 	if err != nil {
 		return nil, fail(exitUsage, err)
 	}
-	b, err := airgap.OpenBundle(key, c.Args().Slice()...)
+	b, err := airgap.OpenBundle(key, dirs...)
 	if err != nil || !b.Encrypted() {
 		return b, airgapFail(err)
 	}

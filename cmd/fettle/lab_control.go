@@ -21,6 +21,11 @@ import (
 // labInfoOf asks a lab's daemon what it runs.
 func labInfoOf(ctx context.Context, dir string) (labInfo, error) {
 	var info labInfo
+	return info, askLab(ctx, dir, "/lab", &info)
+}
+
+// askLab asks a lab's daemon.
+func askLab(ctx context.Context, dir, path string, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	hc := &http.Client{Transport: &http.Transport{
@@ -30,22 +35,22 @@ func labInfoOf(ctx context.Context, dir string) (labInfo, error) {
 			return d.DialContext(ctx, "unix", filepath.Join(dir, labCtlSocket))
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://lab/lab", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://lab"+path, nil)
 	if err != nil {
-		return info, err
+		return err
 	}
 	resp, err := hc.Do(req)
 	if err != nil {
-		return info, fmt.Errorf("asking the lab's daemon: %w", err)
+		return fmt.Errorf("asking the lab's daemon: %w", err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return info, fmt.Errorf("asking the lab's daemon: %s", resp.Status)
+		return fmt.Errorf("asking the lab's daemon: %s", resp.Status)
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&info); err != nil {
-		return info, fmt.Errorf("reading the lab daemon's answer: %w", err)
+	if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
+		return fmt.Errorf("reading the lab daemon's answer: %w", err)
 	}
-	return info, nil
+	return nil
 }
 
 // dialLab opens a connection to an address on a lab's fabric.

@@ -121,6 +121,10 @@ func labDaemon(c *cli.Context, e *env) (err error) {
 		stack: labStack{lab}, target: d.target, apiPath: filepath.Join(dir, labAPISocket),
 		limits: d.limits(), mirror: mirror,
 	}
+	if f.Options.Trap {
+		d.watch = newMirrorWatch()
+		sv.watch = d.watch.handler
+	}
 	sv.started = func(p *provision.Provisioner, _ *state.Store) {
 		d.provision = p
 		serveHTTP(ctx, g, ctl, d.handler())
@@ -197,6 +201,7 @@ type labServer struct {
 	keys      *labKeys
 	provision *provision.Provisioner
 	bmcs      map[string]string // by machine: URL of its BMC on loopback
+	watch     *mirrorWatch      // of a lab with a trap
 }
 
 // limits are longer where guests are slow.
@@ -300,7 +305,7 @@ func (d *labServer) info() labInfo {
 	return inf
 }
 
-// handler is the control socket: GET /lab, and CONNECT to an address on the
+// handler is the control socket: GET /lab, GET /outside, and CONNECT to an address on the
 // fabric (RFC 9110 §9.3.6).
 func (d *labServer) handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
@@ -308,17 +313,23 @@ func (d *labServer) handler() http.Handler {
 		case req.Method == http.MethodConnect:
 			d.connect(w, req)
 		case req.Method == http.MethodGet && req.URL.Path == "/lab":
-			w.Header().Set("Content-Type", "application/json")
-			var b bytes.Buffer
-			if err := json.NewEncoder(&b).Encode(d.info()); err != nil {
-				http.Error(w, err.Error(), http.StatusInternalServerError)
-				return
-			}
-			w.Write(b.Bytes())
+			answerJSON(w, d.info())
+		case req.Method == http.MethodGet && req.URL.Path == "/outside" && d.watch != nil:
+			answerJSON(w, d.outside())
 		default:
 			http.NotFound(w, req)
 		}
 	})
+}
+
+func answerJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	var b bytes.Buffer
+	if err := json.NewEncoder(&b).Encode(v); err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Write(b.Bytes())
 }
 
 // connect joins the client with an address on the fabric.

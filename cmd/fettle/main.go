@@ -111,7 +111,7 @@ doctor); 5 refused: it needs a yes, or the plan changed; 130 interrupted.`),
 		bmcCommands(e, e.bmcTargets),
 		labCommands(e),
 		imageCommands(e),
-		mirrorCommands(e), bundleCommands(e),
+		mirrorCommands(e), bundleCommands(e), airgapCommands(e),
 		doctorCommands(e),
 	)
 	e.finish(app.Commands)

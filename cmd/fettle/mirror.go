@@ -47,7 +47,9 @@ func mirrorCommands(e *env) []*cli.Command {
 			},
 			{Name: "ls", Usage: "list snapshots", Flags: []cli.Flag{storeFlag()}, Action: e.mirrorList},
 			{Name: "diff", Usage: "say what changed between two snapshots or lock files", ArgsUsage: "OLD NEW", Flags: []cli.Flag{storeFlag()}, Action: e.mirrorDiff},
-			{Name: "why", Usage: "say what brought a package in", ArgsUsage: "PACKAGE", Flags: []cli.Flag{siteFlag(), lock}, Action: e.mirrorWhy},
+			{Name: "why", Usage: "say what brought a package in", ArgsUsage: "NAME",
+				Description: "NAME is a package, an image or a path. Where there is no lock file, the snapshot\nthat is served is asked.",
+				Flags:       []cli.Flag{siteFlag(), storeFlag(), lock}, Action: e.mirrorWhy},
 			{
 				Name: "verify", Usage: "read every file of a snapshot and compare", ArgsUsage: "[SNAPSHOT]",
 				Flags:  []cli.Flag{storeFlag(), &cli.BoolFlag{Name: "mend", Usage: "remove what is damaged, so that the next sync or import brings it again"}},
@@ -67,6 +69,11 @@ func mirrorCommands(e *env) []*cli.Command {
 			{
 				Name: "serve", Usage: "serve the current snapshot over HTTP",
 				Flags: []cli.Flag{storeFlag(), siteFlag(), secretIdentityFlag(), &cli.StringFlag{Name: "listen", Value: "127.0.0.1:8480", Usage: "ADDRESS:PORT"}, pushFlag()}, Action: e.mirrorServe,
+			},
+			{
+				Name: "selftest", Usage: "have this program mirror a hostile upstream, and see that it refuses",
+				Description: "Starts upstreams on loopback that lie in every way that is known, and bundles that were\ntampered with, and runs this program against each. Status 1: it was taken in.",
+				Flags:       []cli.Flag{&cli.StringFlag{Name: "program", Usage: "another fettle to test (default: this one)", TakesFile: true}}, Action: e.mirrorSelftest,
 			},
 			{
 				Name: "client-config", Usage: "print or install what a client of the mirrors needs", ArgsUsage: "CLIENT",

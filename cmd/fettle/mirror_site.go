@@ -128,13 +128,13 @@ func builtFiles(store *images.Store) func(ctx context.Context, name string) ([]b
 
 // adoptImages takes what a snapshot has of images into the image store, from
 // where machines are installed.
-func (e *env) adoptImages(c *cli.Context, from *airgap.Store, snap airgap.Snapshot) ([]images.Release, error) {
+func adoptImages(ctx context.Context, storeDir string, from *airgap.Store, snap airgap.Snapshot) ([]images.Release, error) {
 	var out []images.Release
 	for _, t := range snap.Trees {
 		if t.Format != built.Name {
 			continue
 		}
-		store, err := images.OpenStore(storeDir(c, e))
+		store, err := images.OpenStore(storeDir)
 		if err != nil {
 			return nil, err
 		}
@@ -142,11 +142,11 @@ func (e *env) adoptImages(c *cli.Context, from *airgap.Store, snap airgap.Snapsh
 			if path.Base(f.Path) != images.DescriptionFile {
 				continue
 			}
-			data, err := readBlob(c.Context, from, f)
+			data, err := readBlob(ctx, from, f)
 			if err != nil {
 				return nil, err
 			}
-			r, err := store.Adopt(c.Context, data, from.Blobs(), time.Now())
+			r, err := store.Adopt(ctx, data, from.Blobs(), time.Now())
 			if err != nil {
 				return nil, fmt.Errorf("image %s of snapshot %s: %w", f.Path, snap.Name, err)
 			}
@@ -176,7 +176,7 @@ func (e *env) adoptNamed(c *cli.Context, s *airgap.Store, name string) error {
 	if err != nil {
 		return err
 	}
-	got, err := e.adoptImages(c, s, snap)
+	got, err := adoptImages(c.Context, storeDir(c, e), s, snap)
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -113,55 +115,44 @@ func (e *env) mirrorWhy(c *cli.Context) error {
 	if err := nargs(c, 1); err != nil {
 		return err
 	}
-	l, err := readLock(lockPath(c))
+	l, where, err := e.lockHere(c)
 	if err != nil {
-		return fail(exitInput, fmt.Errorf("%w; fettle mirror resolve writes it", err))
+		return err
 	}
 	name := c.Args().First()
-	type line struct {
-		Mirror  string   `json:"mirror"`
-		Package string   `json:"package"`
-		Version string   `json:"version"`
-		Arch    string   `json:"arch"`
-		Chain   []string `json:"chain"`
-	}
-	out := []line{}
-	for _, m := range l.Mirrors {
-		for _, it := range m.Items {
-			if it.Kind == airgap.KindPackage && it.Name == name || it.Kind == airgap.KindFile && it.Path == name {
-				out = append(out, line{m.Name, name, it.Version, it.Arch, whyChain(m, it)})
-			}
-		}
-	}
+	out := l.Why(name)
 	if len(out) == 0 {
-		return fmt.Errorf("%s is in no mirror of %s", name, lockPath(c))
+		hint := ""
+		if alike := l.Alike(name); len(alike) > 0 {
+			hint = "; there is " + strings.Join(alike, ", ")
+		}
+		return fmt.Errorf("%s is in no mirror of %s%s", name, where, hint)
 	}
 	if e.json {
 		return e.printJSON(out)
 	}
-	for _, l := range out {
-		fmt.Fprintf(e.stdout, "%s: %s %s %s: %s\n", l.Mirror, l.Package, l.Version, l.Arch, strings.Join(l.Chain, " <- "))
+	for _, r := range out {
+		fmt.Fprintf(e.stdout, "%s: %s: %s\n", r.Mirror, strings.Join(strings.Fields(strings.Join([]string{cmp.Or(r.Name, r.Path), r.Version, r.Arch}, " ")), " "), strings.Join(r.Chain, " <- "))
 	}
 	return nil
 }
 
-// whyChain follows the reasons of an item to the site file.
-func whyChain(m airgap.LockedMirror, it airgap.Item) []string {
-	if it.Why == "" {
-		return []string{"the mirror is whole"}
+// lockHere is the lock file, or on a side that has none, what is served.
+func (e *env) lockHere(c *cli.Context) (airgap.Lock, string, error) {
+	path := lockPath(c)
+	l, err := readLock(path)
+	if err == nil || !errors.Is(err, fs.ErrNotExist) || c.String("lock") != "" {
+		return l, path, fail(exitInput, err)
 	}
-	var out []string
-	for why := it.Why; why != "" && len(out) < 100; {
-		out = append(out, why)
-		next := ""
-		for _, x := range m.Items {
-			if (x.Name == why || x.Name+"@"+x.Version == why) && (x.Arch == it.Arch || x.Arch == "all" || it.Arch == "all") {
-				next = x.Why
-			}
-		}
-		why = next
+	s, serr := mirrorStore(c, e)
+	if serr != nil {
+		return l, "", serr
 	}
-	return out
+	snap, serr := servedSnapshot(s)
+	if serr != nil {
+		return l, "", fail(exitInput, fmt.Errorf("%w, and %w", err, serr))
+	}
+	return snap.Lock, "snapshot " + snap.Name, nil
 }
 
 func (e *env) mirrorVerify(c *cli.Context) error {
