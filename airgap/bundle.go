@@ -143,6 +143,7 @@ type OpenedBundle struct {
 	paths            map[string]string // by name, of the files that are present
 	sums             map[string]string // what SHA256SUMS says; nil: it is not there
 	ids              []age.Identity
+	buf              buffers
 	index, signature []byte
 	lost             []int // volumes whose files are there and damaged
 }

@@ -236,7 +236,7 @@ func (im *importer) volume(ctx context.Context, v Volume, add func(int64)) error
 			}
 			return !skip[fr.Blob]
 		}
-		return readFrames(ctx, m, t, &next, want, func(fr frame, data []byte) error {
+		return readFrames(ctx, m, t, &im.b.buf, &next, want, func(fr frame, data []byte) error {
 			add(fr.Stored)
 			if inside[fr.Blob] != fr.Size {
 				return called(im.part(fr, data))

@@ -11,10 +11,14 @@ import (
 	"time"
 )
 
-// TestMain lets the test binary be a process that imports and is killed.
+// TestMain lets the test binary be a process that changes a store and is
+// killed: see childProcess.
 func TestMain(m *testing.M) {
 	if args := os.Getenv("AIRGAP_TEST_IMPORT"); args != "" {
 		os.Exit(importProcess(args))
+	}
+	if args := os.Getenv("AIRGAP_TEST_CHILD"); args != "" {
+		os.Exit(childProcess(strings.Fields(args)))
 	}
 	os.Exit(m.Run())
 }

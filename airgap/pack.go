@@ -242,7 +242,8 @@ func (w *volumes) end() (Bundle, error) {
 
 // tidy removes what an interrupted create of other volumes left.
 func (w *volumes) tidy() error {
-	for _, pattern := range []string{"volume-[0-9][0-9][0-9][0-9].fvol", "volume-[0-9][0-9][0-9][0-9].fvol.age", "parity-[0-9][0-9][0-9][0-9].fpar"} {
+	for _, pattern := range []string{"volume-[0-9][0-9][0-9][0-9].fvol", "volume-[0-9][0-9][0-9][0-9].fvol.age", "parity-[0-9][0-9][0-9][0-9].fpar",
+		".parity-*.tmp", ".tmp-*", documentsDir + "/.tmp-*"} {
 		old, err := filepath.Glob(filepath.Join(w.dir, pattern))
 		if err != nil {
 			return err

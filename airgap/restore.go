@@ -180,7 +180,7 @@ func (b *OpenedBundle) once(v Volume, do func(medium, table) error) error {
 func (b *OpenedBundle) frames(ctx context.Context, v Volume, want func(frame) bool, yield func(frame, []byte) error) error {
 	next := 0
 	return b.with(ctx, v, func(m medium, t table) error {
-		return readFrames(ctx, m, t, &next, want, func(fr frame, data []byte) error {
+		return readFrames(ctx, m, t, &b.buf, &next, want, func(fr frame, data []byte) error {
 			return called(yield(fr, data))
 		})
 	})
@@ -194,7 +194,7 @@ func (b *OpenedBundle) scan(ctx context.Context, v Volume) error {
 		}
 		next := 0
 		err := b.once(w, func(m medium, t table) error {
-			return readFrames(ctx, m, t, &next, nil, func(frame, []byte) error { return nil })
+			return readFrames(ctx, m, t, &b.buf, &next, nil, func(frame, []byte) error { return nil })
 		})
 		if ctx.Err() != nil {
 			return ctx.Err()

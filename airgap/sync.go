@@ -121,7 +121,7 @@ func (s *Syncer) Sync(ctx context.Context, lock Lock, name string) (snap Snapsho
 		return Snapshot{}, false, err
 	}
 	// The inputs of a lock are everything that its trees are made of.
-	if ok && name == "" && reflect.DeepEqual(last.Lock, lock) && s.Store.complete(last) == nil {
+	if same := name == "" || name == last.Name; ok && same && reflect.DeepEqual(last.Lock, lock) && s.Store.complete(last) == nil {
 		return last, false, s.Store.Use(last.Name)
 	}
 	now := s.Now().UTC().Truncate(time.Second)
@@ -133,7 +133,7 @@ func (s *Syncer) Sync(ctx context.Context, lock Lock, name string) (snap Snapsho
 		}
 		snap.Trees = append(snap.Trees, Tree{m.Name, m.Format, files})
 	}
-	if ok && name == "" && reflect.DeepEqual(last.Trees, snap.Trees) && len(Diff(last.Lock, lock)) == 0 {
+	if same := name == "" || name == last.Name; ok && same && reflect.DeepEqual(last.Trees, snap.Trees) && len(Diff(last.Lock, lock)) == 0 {
 		return last, false, s.Store.Use(last.Name)
 	}
 	snap.Serial = last.Serial + 1

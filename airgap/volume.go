@@ -146,17 +146,21 @@ func readTable(f medium, key PublicKey, id blob.Digest, v Volume) (table, error)
 	return t, nil
 }
 
+// buffers are kept from one volume to the next.
+type buffers struct{ stored, plain []byte }
+
 // readFrames calls yield with the bytes of each frame from number *next that
 // want wants (nil: all), once their digest is right, and counts *next up. data
 // is valid until yield returns.
-func readFrames(ctx context.Context, f medium, t table, next *int, want func(frame) bool, yield func(fr frame, data []byte) error) error {
+func readFrames(ctx context.Context, f medium, t table, buf *buffers, next *int, want func(frame) bool, yield func(fr frame, data []byte) error) error {
 	dec, err := newDecoder()
 	if err != nil {
 		return err
 	}
 	defer dec.Close()
 	at := int64(len(volumeHead))
-	var stored, plain []byte
+	stored, plain := buf.stored, buf.plain
+	defer func() { buf.stored, buf.plain = stored, plain }()
 	for i, fr := range t.Frames {
 		if err := ctx.Err(); err != nil {
 			return err
