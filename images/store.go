@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -19,8 +20,9 @@ import (
 // DIR/releases/NAME/INPUTS.json the releases. Its methods may be called
 // concurrently, also by several processes on one folder.
 type Store struct {
-	dir   string
-	blobs *blob.Store
+	dir    string
+	blobs  *blob.Store
+	proven *blob.Proven
 }
 
 // OpenStore opens the store in dir, and makes it if there is none.
@@ -36,7 +38,7 @@ func OpenStore(dir string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{dir: dir, blobs: b}, nil
+	return &Store{dir: dir, blobs: b, proven: blob.NewProven(b)}, nil
 }
 
 // Dir is the folder of the store.
@@ -211,6 +213,34 @@ func (s *Store) Open(ctx context.Context, r Release, file string) (*blob.Reader,
 		return nil, fmt.Errorf("%w: file %s of %s is truncated to %d of %d bytes; build or import the image again", ErrDamaged, file, r.Name, rd.Size(), f.Size)
 	}
 	return rd, nil
+}
+
+// maxProven bounds what OpenFile verifies before it gives it out: more than a
+// ramdisk would keep its first machine waiting.
+const maxProven = 512 << 20
+
+// OpenFile opens a file of r to be served. Up to 512 MB it is verified, once
+// and when it has changed, and then a file of the operating system's, which
+// reaches a socket without being read here. What is larger is a disk, which
+// machines fetch in ranges and verify by digests of their own: see
+// [blob.Reader].
+func (s *Store) OpenFile(ctx context.Context, r Release, file string) (io.ReadSeekCloser, int64, error) {
+	f, ok := r.File(file)
+	if !ok || f.Size > maxProven {
+		rd, err := s.Open(ctx, r, file)
+		if err != nil {
+			return nil, 0, err
+		}
+		return rd, rd.Size(), nil
+	}
+	plain, fi, err := s.proven.Open(ctx, f.Digest)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, 0, fmt.Errorf("%w: file %s of %s is missing; build or import the image again: %w", ErrDamaged, file, r.Name, err)
+	case err != nil:
+		return nil, 0, fmt.Errorf("opening file %s of %s: %w", file, r.Name, err)
+	}
+	return plain, fi.Size(), nil
 }
 
 // Remove forgets r and removes the files that no other release has.

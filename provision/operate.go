@@ -310,9 +310,5 @@ func (s StoreReleases) Find(ctx context.Context, name, inputs string) (images.Re
 
 // OpenFile opens one file of a release.
 func (s StoreReleases) OpenFile(ctx context.Context, r images.Release, file string) (io.ReadSeekCloser, int64, error) {
-	f, err := s.Store.Open(ctx, r, file)
-	if err != nil {
-		return nil, 0, err
-	}
-	return f, f.Size(), nil
+	return s.Store.OpenFile(ctx, r, file)
 }

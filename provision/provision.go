@@ -174,7 +174,7 @@ func New(c Config) (*Provisioner, error) {
 	}
 	return &Provisioner{
 		c: c, limits: c.Limits.withDefaults(), log: c.Logger, now: c.Now,
-		exchanges: make(chan pxe.Exchange, 8192),
+		exchanges: make(chan pxe.Exchange, 16384),
 		starts:    make(chan *run, 64),
 		loaded:    make(chan struct{}),
 		stopped:   make(chan struct{}),

@@ -22,7 +22,7 @@ func TestServeDHCPBatches(t *testing.T) {
 	n.Relays = []netip.Addr{relay}
 	f := newFixture(t, n)
 	f.now = time.Now
-	leases := &benchLeases{next: netip.MustParseAddr("192.0.2.10"), by: map[[6]byte]netip.Addr{}}
+	leases := &newLeases{next: netip.MustParseAddr("192.0.2.10"), by: map[[6]byte]netip.Addr{}}
 	f.Server.leases = leases
 	f.Server.booter = booterFunc(func(Client) (Decision, error) { return Decision{Action: Ignore}, nil })
 	server.serve(t, f.Server, "srv0")

@@ -339,3 +339,26 @@ func missing(t testing.TB, format string, args ...any) {
 	}
 	t.Skipf(format, args...)
 }
+
+// newLeases gives new addresses to new clients.
+type newLeases struct {
+	mu   sync.Mutex
+	next netip.Addr
+	by   map[[6]byte]netip.Addr
+}
+
+func (l *newLeases) Offer(_ context.Context, c Client, _ netip.Addr) (Lease, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	k := [6]byte(c.MAC)
+	if !l.by[k].IsValid() {
+		l.by[k], l.next = l.next, l.next.Next()
+	}
+	return Lease{Addr: l.by[k], Duration: time.Hour}, nil
+}
+
+func (l *newLeases) Commit(ctx context.Context, c Client, _ netip.Addr) (Lease, error) {
+	return l.Offer(ctx, c, netip.Addr{})
+}
+func (l *newLeases) Release(context.Context, Client, netip.Addr) error { return nil }
+func (l *newLeases) Decline(context.Context, Client, netip.Addr) error { return nil }

@@ -153,6 +153,10 @@ func serve(c *cli.Context, e *env) error {
 	}
 	stop := e.reloadOnHangup(c.Context, s.Dir, sv, &current)
 	defer stop()
+	ctx, cancel := context.WithCancel(c.Context)
+	tuned := make(chan struct{})
+	go func() { defer close(tuned); tuneGC(ctx) }()
+	defer func() { cancel(); <-tuned }()
 	return sv.run(c.Context)
 }
 

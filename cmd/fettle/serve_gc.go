@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"runtime/debug"
+	"runtime/metrics"
+	"time"
+)
+
+// Garbage collection of a server that is small: with the usual setting it
+// collects after every few megabytes, which in a burst is a quarter of all its
+// work.
+const (
+	gcLook  = 250 * time.Millisecond
+	gcBusy  = 2        // collections between two looks: there is a burst
+	gcRoom  = 64 << 20 // what may gather before a collection then
+	gcCalm  = 40       // looks without any: the burst is over, the memory is given back
+	gcUsual = 100
+)
+
+// tuneGC gives the collector room while there is much to do, until ctx ends.
+func tuneGC(ctx context.Context) {
+	tick := time.NewTicker(gcLook)
+	defer tick.Stop()
+	usual := debug.SetGCPercent(gcUsual)
+	defer debug.SetGCPercent(usual)
+	if usual != gcUsual { // GOGC is set: somebody knows better
+		debug.SetGCPercent(usual)
+		return
+	}
+	s := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/gc/heap/live:bytes"}}
+	metrics.Read(s)
+	last, roomy, calm := s[0].Value.Uint64(), false, 0
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		metrics.Read(s)
+		cycles, live := s[0].Value.Uint64(), s[1].Value.Uint64()
+		busy := cycles-last >= gcBusy
+		if cycles == last {
+			calm++
+		} else {
+			calm = 0
+		}
+		last = cycles
+		switch {
+		case busy && !roomy:
+			debug.SetGCPercent(max(gcUsual, int(gcRoom*100/max(live, 1<<20))))
+			roomy = true
+		case roomy && calm >= gcCalm:
+			debug.SetGCPercent(gcUsual)
+			debug.FreeOSMemory()
+			roomy = false
+		}
+	}
+}
