@@ -5,8 +5,8 @@ import "fmt"
 // relayed checks a network behind DHCP relay agents: fettle has no interface
 // there, and its server address is the one of a network where it has.
 func (v *validator) relayed(n *Network, who, path string) {
-	if n.Purpose != PurposeBoot {
-		v.add(path+".relays", "remove relays, or make it a boot network", "%s has relays but is not for booting", who)
+	if n.Purpose == PurposeData {
+		v.add(path+".relays", "remove relays, or make it a boot network", "%s has relays but is for neither booting nor BMCs", who)
 	}
 	if !n.Server.IsValid() {
 		return // said already

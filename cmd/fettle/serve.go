@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -33,8 +35,9 @@ func serveCommands(e *env) []*cli.Command {
 		Name:  "serve",
 		Usage: "serve DHCP, TFTP, HTTP boot, the agent and the API to the machines of a site",
 		Description: `Answers on the interface that has each boot network's server address. SIGHUP
-reads the site folder again; a folder with errors is refused and the old one
-stays in force.`,
+reads the site folder again, and so does fettle enroll; a folder with errors is
+refused and the old one stays in force. BMCs get addresses too, on a network of
+purpose bmc that has a server address here, and a pool or a BMC with its MAC.`,
 		Flags: []cli.Flag{
 			siteFlag(), storeFlag(), secretIdentityFlag(),
 			&cli.StringSliceFlag{Name: "interface", Usage: "NETWORK=INTERFACE, when the address alone does not tell"},
@@ -123,6 +126,7 @@ func serve(c *cli.Context, e *env) error {
 	}
 	sv.stack = st
 	sv.target = func(m site.Machine) (bmc.Target, error) { return siteTarget(m, secrets, ca, st.Dial) }
+	warnings := sv.findBMCNetworks(st, named)
 	if addr := c.String("listen"); addr != "" {
 		if err := listenAPI(c, ca, sv, addr); err != nil {
 			return err
@@ -138,6 +142,12 @@ func serve(c *cli.Context, e *env) error {
 			fmt.Fprintf(e.stderr, "  API and pages at https://%s\n", apiHost(sv.apiTLS.Addr()))
 		}
 		fmt.Fprintf(e.stderr, "  API at %s\n", sv.apiPath)
+		for _, n := range sv.bmcNetworksOf(sv.site()) {
+			fmt.Fprintf(e.stderr, "  network %s on %s: DHCP for BMCs at %s\n", n.Name, cmp.Or(st.interfaces[n.Name], "its relays"), n.Server)
+		}
+		for _, w := range warnings {
+			fmt.Fprintf(e.stderr, "warning: %s\n", w)
+		}
 		lacks, err := sv.lacks(c.Context)
 		if err != nil {
 			lacks = append(lacks, err.Error())
@@ -151,7 +161,20 @@ func serve(c *cli.Context, e *env) error {
 			fmt.Fprintf(e.stderr, "warning: %s\n", l)
 		}
 	}
-	stop := e.reloadOnHangup(c.Context, s.Dir, sv, &current)
+	var rereading sync.Mutex // a SIGHUP and a request take turns
+	sv.reread = func() (*site.Site, error) {
+		rereading.Lock()
+		defer rereading.Unlock()
+		s, err := sv.reload(s.Dir)
+		if err != nil {
+			fmt.Fprintf(e.stderr, "site not read again: %v\nThe site as read before (revision %.19s) stays in force.\n", err, current.Load().Revision())
+			return nil, err
+		}
+		current.Store(s)
+		fmt.Fprintf(e.stderr, "site %s read again (%d machines, revision %.19s)\n", s.Name, len(s.Machines), s.Revision())
+		return s, nil
+	}
+	stop := e.reloadOnHangup(c.Context, sv.reread)
 	defer stop()
 	ctx, cancel := context.WithCancel(c.Context)
 	tuned := make(chan struct{})
@@ -161,7 +184,7 @@ func serve(c *cli.Context, e *env) error {
 }
 
 // reloadOnHangup reads the site again at each SIGHUP.
-func (e *env) reloadOnHangup(ctx context.Context, dir string, sv *services, current *atomic.Pointer[site.Site]) (stop func()) {
+func (e *env) reloadOnHangup(ctx context.Context, reread func() (*site.Site, error)) (stop func()) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	ctx, cancel := context.WithCancel(ctx)
@@ -174,13 +197,9 @@ func (e *env) reloadOnHangup(ctx context.Context, dir string, sv *services, curr
 				return
 			case <-hup:
 			}
-			s, err := sv.reload(dir)
-			if err != nil {
-				fmt.Fprintf(e.stderr, "site not read again: %v\nThe site as read before (revision %.19s) stays in force.\n", err, current.Load().Revision())
-				continue
+			if _, err := reread(); err != nil {
+				continue // it is told
 			}
-			current.Store(s)
-			fmt.Fprintf(e.stderr, "site %s read again (%d machines, revision %.19s)\n", s.Name, len(s.Machines), s.Revision())
 		}
 	}()
 	return func() { signal.Stop(hup); cancel(); <-done }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
-	"reflect"
 	"slices"
 
 	"github.com/urfave/cli/v2"
@@ -74,10 +73,7 @@ func (s *services) reload(dir string) (*site.Site, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the site folder has errors:\n%w", err)
 	}
-	if !reflect.DeepEqual(pxeNetworks(s.bootNetworks()), pxeNetworks(s.bootNetworksOf(next))) {
-		return nil, errors.New("its boot networks changed, which are served as they were at the start: start fettle serve again")
-	}
-	return next, nil
+	return next, s.sameNetworks(next)
 }
 
 // behindSudo adds to an error about root's own identity whose it may be: sudo

@@ -234,7 +234,7 @@ func TestServeGoesOn(t *testing.T) {
 	}
 	r.write("site/site.yaml", strings.Replace(rackSiteYAML, "server: 10.90.0.1", "server: 10.90.0.2", 1))
 	hup()
-	r.says(sv, "its boot networks changed, which are served as they were at the start: start fettle serve again")
+	r.says(sv, "its networks changed, which are served as they were at the start: start fettle serve again")
 	sv.stop(t)
 	if _, err := os.Stat(r.path("api.sock")); err == nil {
 		t.Error("the socket is left behind")

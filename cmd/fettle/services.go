@@ -68,6 +68,10 @@ type services struct {
 	push     *oci.Pushers                                    // who may push images to it; nil: nobody
 	registry *oci.Registry                                   // made by run
 	watch    func(http.Handler) http.Handler                 // sees requests for it; nil: nobody does
+
+	reread      func() (*site.Site, error) // reads the site again and puts it in force; nil: cannot
+	bmcDHCP     bool                       // BMCs get addresses, where the site says so
+	bmcUnserved []string                   // networks of BMCs that this machine is not on
 }
 
 // run runs all services until ctx ends or one of them fails.
@@ -79,7 +83,7 @@ func (s *services) run(ctx context.Context) error {
 	defer st.Close()
 	p, err := provision.New(provision.Config{
 		Site: s.site, Store: st, Releases: provision.StoreReleases{Store: s.images},
-		OpenBMC: s.openBMC, CA: s.ca.PEM(), AgentPort: agentPort, Logger: s.log, Limits: s.limits,
+		OpenBMC: s.openBMC, Dial: s.stack.Dial, CA: s.ca.PEM(), AgentPort: agentPort, Logger: s.log, Limits: s.limits,
 		Clients: func(server netip.Addr) ([]wire.SeedFile, error) { return s.clients(ctx, server) },
 	})
 	if err != nil {
@@ -124,7 +128,7 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 		return fail(exitInput, errors.New("the site has no network with purpose: boot, so there is nothing to serve"))
 	}
 	capture := pxe.NewCapture()
-	px, err := pxe.New(pxe.Config{Networks: pxeNetworks(nets), Booter: p, Leases: p, Files: p, Recorder: p, Capture: capture, Logger: s.log})
+	px, err := pxe.New(pxe.Config{Networks: append(pxeNetworks(nets), pxeNetworks(s.bmcNetworksOf(s.site()))...), Booter: p, Leases: p, Files: p, Recorder: p, Capture: capture, Logger: s.log})
 	if err != nil {
 		return err
 	}
@@ -133,6 +137,9 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 	}
 	if direct := slices.DeleteFunc(slices.Clone(nets), behindRelay); len(direct) == 0 {
 		return fail(exitInput, errors.New("every network to be served is behind relays: serve the boot network too that they send to"))
+	}
+	if err := s.bootBMCs(ctx, g, px); err != nil {
+		return err
 	}
 	for _, n := range nets {
 		if behindRelay(n) {
@@ -301,7 +308,11 @@ func (s *services) bootNetworksOf(from *site.Site) []site.Network {
 // api starts the operators' API on its Unix socket ln and, if there is one,
 // its TLS listener.
 func (s *services) api(ctx context.Context, g *errgroup.Group, p *provision.Provisioner, st *state.Store, ln net.Listener) error {
-	srv, err := web.New(ctx, web.Config{Store: st, Site: s.site, Operator: p, Logger: s.log, Authenticate: web.Authenticator(s.tokens)})
+	conf := web.Config{Store: st, Site: s.site, Operator: p, Logger: s.log, Authenticate: web.Authenticator(s.tokens), Discoverer: p}
+	if s.reread != nil {
+		conf.Reload = func(context.Context) (*site.Site, error) { return s.reread() }
+	}
+	srv, err := web.New(ctx, conf)
 	if err != nil {
 		return err
 	}
