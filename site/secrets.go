@@ -35,8 +35,9 @@ type Secrets struct {
 
 // secretsDoc is what is encrypted.
 type secretsDoc struct {
-	Version int               `json:"version"`
-	Values  map[string][]byte `json:"values"`
+	Version int                   `json:"version"` // 2: there are pending changes
+	Values  map[string][]byte     `json:"values"`
+	Pending map[string]pendingDoc `json:"pending,omitempty"`
 }
 
 // DefaultIdentity is where the identity is kept when nobody says otherwise:
@@ -90,7 +91,7 @@ func InitSecrets(dir, identity string) (sec *Secrets, madeIdentity bool, err err
 		if _, err := os.Stat(filepath.Join(dir, secretsFile)); !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		return sec.write(map[string][]byte{})
+		return sec.write(secretsDoc{})
 	})
 	if err != nil {
 		return nil, madeIdentity, err
@@ -167,7 +168,7 @@ func (s *Secrets) Remove(name string) error {
 // open with it: change the values too if it is known to others.
 func (s *Secrets) RotateKey(now time.Time) (recipient string, err error) {
 	err = s.lockedWithIdentity(func() error {
-		values, err := s.read()
+		doc, err := s.readDoc()
 		if err != nil {
 			return err
 		}
@@ -196,7 +197,7 @@ func (s *Secrets) RotateKey(now time.Time) (recipient string, err error) {
 			return fmt.Errorf("writing the identity: %w", err)
 		}
 		recipients := append([]string{recipient}, slices.DeleteFunc(old, func(r string) bool { return ours[r] })...)
-		if err := s.encrypt(values, recipients); err != nil {
+		if err := s.encrypt(doc, recipients); err != nil {
 			return err
 		}
 		if err := writeFile(filepath.Join(s.dir, recipientsFile), recipientsText(recipients), 0o644); err != nil {
@@ -208,31 +209,42 @@ func (s *Secrets) RotateKey(now time.Time) (recipient string, err error) {
 }
 
 func (s *Secrets) change(do func(map[string][]byte) error) error {
+	return s.changeAll(func(doc *secretsDoc) error { return do(doc.Values) })
+}
+
+func (s *Secrets) changeAll(do func(*secretsDoc) error) error {
 	return s.locked(func() error {
-		values, err := s.read()
+		doc, err := s.readDoc()
 		if err != nil {
 			return err
 		}
-		if err := do(values); err != nil {
+		if err := do(&doc); err != nil {
 			return err
 		}
-		return s.write(values)
+		return s.write(doc)
 	})
 }
 
-// read decrypts the file. None is an empty one.
+// read is the values.
 func (s *Secrets) read() (map[string][]byte, error) {
+	doc, err := s.readDoc()
+	return doc.Values, err
+}
+
+// readDoc decrypts the file. None is an empty one.
+func (s *Secrets) readDoc() (doc secretsDoc, err error) {
+	doc = secretsDoc{Values: map[string][]byte{}, Pending: map[string]pendingDoc{}}
 	path := filepath.Join(s.dir, secretsFile)
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return map[string][]byte{}, nil
+		return doc, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the secrets: %w", err)
+		return doc, fmt.Errorf("reading the secrets: %w", err)
 	}
 	ids, err := s.identities()
 	if err != nil {
-		return nil, err
+		return doc, err
 	}
 	asAge := make([]age.Identity, len(ids))
 	for i, id := range ids {
@@ -242,34 +254,36 @@ func (s *Secrets) read() (map[string][]byte, error) {
 	if err != nil {
 		var none *age.NoIdentityMatchError
 		if errors.As(err, &none) {
-			return nil, fmt.Errorf("%s is not encrypted to the identity %s: give the right one with --identity, or let somebody who can read it add you to %s: %w", path, s.identity, recipientsFile, err)
+			return doc, fmt.Errorf("%s is not encrypted to the identity %s: give the right one with --identity, or let somebody who can read it add you to %s: %w", path, s.identity, recipientsFile, err)
 		}
-		return nil, fmt.Errorf("%s cannot be decrypted; it may be damaged, take it from git: %w", path, err)
+		return doc, fmt.Errorf("%s cannot be decrypted; it may be damaged, take it from git: %w", path, err)
 	}
 	text, err := io.ReadAll(io.LimitReader(plain, maxSecrets))
 	if err != nil {
-		return nil, fmt.Errorf("%s cannot be decrypted; it may be damaged, take it from git: %w", path, err)
+		return doc, fmt.Errorf("%s cannot be decrypted; it may be damaged, take it from git: %w", path, err)
 	}
-	var doc secretsDoc
-	if err := json.Unmarshal(text, &doc); err != nil || doc.Version != 1 {
+	if err := json.Unmarshal(text, &doc); err != nil || doc.Version != 1 && doc.Version != 2 {
 		// The cause could quote what was decrypted.
-		return nil, fmt.Errorf("%s decrypts, but to nothing that this fettle knows: use the fettle that wrote it", path)
+		return doc, fmt.Errorf("%s decrypts, but to nothing that this fettle knows: use the fettle that wrote it", path)
 	}
 	if doc.Values == nil {
 		doc.Values = map[string][]byte{}
 	}
-	return doc.Values, nil
+	if doc.Pending == nil {
+		doc.Pending = map[string]pendingDoc{}
+	}
+	return doc, nil
 }
 
-func (s *Secrets) write(values map[string][]byte) error {
+func (s *Secrets) write(doc secretsDoc) error {
 	recipients, err := s.recipientLines()
 	if err != nil {
 		return err
 	}
-	return s.encrypt(values, recipients)
+	return s.encrypt(doc, recipients)
 }
 
-func (s *Secrets) encrypt(values map[string][]byte, recipients []string) error {
+func (s *Secrets) encrypt(doc secretsDoc, recipients []string) error {
 	to := make([]age.Recipient, len(recipients))
 	for i, r := range recipients {
 		parsed, err := age.ParseX25519Recipient(r)
@@ -278,7 +292,10 @@ func (s *Secrets) encrypt(values map[string][]byte, recipients []string) error {
 		}
 		to[i] = parsed
 	}
-	doc, err := json.Marshal(secretsDoc{Version: 1, Values: values})
+	if doc.Values == nil {
+		doc.Values = map[string][]byte{}
+	}
+	plain, err := encodeSecrets(doc)
 	if err != nil {
 		return fmt.Errorf("encoding the secrets: %w", err)
 	}
@@ -288,7 +305,7 @@ func (s *Secrets) encrypt(values map[string][]byte, recipients []string) error {
 	if err != nil {
 		return fmt.Errorf("encrypting the secrets: %w", err)
 	}
-	if _, err := w.Write(doc); err != nil {
+	if _, err := w.Write(plain); err != nil {
 		return fmt.Errorf("encrypting the secrets: %w", err)
 	}
 	if err := errors.Join(w.Close(), armored.Close()); err != nil {

@@ -12,7 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/fettle-dev/fettle/site"
+	"github.com/fettle-dev/fettle/provision"
 	"github.com/fettle-dev/fettle/state"
 	"github.com/fettle-dev/fettle/web"
 )
@@ -95,7 +95,7 @@ func printDiscovered(w io.Writer, list []state.Discovery) {
 func machineRow(d state.Discovery) []string {
 	var disks, gpus, where []string
 	for _, k := range d.Disks {
-		disks = append(disks, strings.TrimSpace(k.Serial+" "+sizeText(k.Bytes)))
+		disks = append(disks, strings.TrimSpace(k.Serial+" "+provision.DiskSize(k.Bytes).String()))
 	}
 	for _, g := range d.GPUs {
 		gpus = append(gpus, fmt.Sprintf("%d×%s", g.Count, g.PCI))
@@ -108,7 +108,7 @@ func machineRow(d state.Discovery) []string {
 		cpus = strconv.Itoa(d.CPUs)
 	}
 	if d.Memory > 0 {
-		memory = memoryText(d.Memory).String()
+		memory = provision.MemorySize(d.Memory).String()
 	}
 	return []string{d.Name, string(d.State), d.Serial, strings.TrimSpace(d.Vendor + " " + d.Model), cpus, memory,
 		strings.Join(disks, ", "), strings.Join(gpus, ", "), strings.Join(where, "; "), sinceText(d.First), sinceText(d.Last)}
@@ -294,38 +294,4 @@ func discoverForget(c *cli.Context, e *env, w *web.Client) error {
 		return err
 	}
 	return w.Forget(c.Context, name)
-}
-
-// sizeText is a disk's size as its label says it: "960GB", "1.92TB"; what is a
-// whole number of GiB, as virtual disks are, in GiB.
-func sizeText(n int64) string { return diskSize(n).String() }
-
-// diskSize rounds a disk's bytes down to what a person would write.
-func diskSize(n int64) site.Bytes {
-	if n <= 0 {
-		return 0
-	}
-	if n%(1<<30) == 0 {
-		return site.Bytes(n)
-	}
-	unit := int64(1e9)
-	if n >= 1e12 {
-		unit = 1e10 // hundredths of a TB
-	}
-	if n < unit {
-		return site.Bytes(n)
-	}
-	return site.Bytes(n / unit * unit)
-}
-
-// memoryText rounds memory to what is on the modules: firmware and kernel keep
-// a part of it to themselves.
-func memoryText(n int64) site.Bytes {
-	for _, step := range []int64{64 << 30, 16 << 30, 8 << 30, 4 << 30, 2 << 30, 1 << 30, 512 << 20, 256 << 20} {
-		up := (n + step - 1) / step * step
-		if up-n <= n/16 { // below the slack of provision.Compare
-			return site.Bytes(up)
-		}
-	}
-	return site.Bytes(n)
 }
