@@ -1,12 +1,15 @@
 package airgap
 
+import "strings"
+
 // Trier is what a [Format] also is that knows how a client on a machine proves
 // that a mirror can be used.
 type Trier interface {
 	Format
-	// Trials are commands for a client that is configured by [Configurer]. They
-	// change nothing that lasts but what they install below a temporary folder.
-	Trials(lm LockedMirror) []Trial
+	// Trials are commands for a client that was configured for r by
+	// [Configurer]. What they fetch goes to a temporary folder, or to where the
+	// client keeps it.
+	Trials(lm LockedMirror, r ClientRequest) []Trial
 }
 
 // Trial is one command on a machine.
@@ -15,3 +18,28 @@ type Trial struct {
 	Needs   string // the program that must be there for it
 	Command string // for sh
 }
+
+// mostTrials bounds how many packages of one mirror are tried.
+const mostTrials = 3
+
+// TrialItems are a few packages of a mirror that somebody named, or if there are
+// none any, to be tried.
+func TrialItems(lm LockedMirror) []Item {
+	var named, rest []Item
+	for _, it := range lm.Items {
+		switch {
+		case it.Kind != KindPackage || it.Name == "" || it.Version == "":
+		case it.Why == "the site file":
+			named = append(named, it)
+		default:
+			rest = append(rest, it)
+		}
+	}
+	if len(named) == 0 {
+		named = rest
+	}
+	return named[:min(len(named), mostTrials)]
+}
+
+// ShellWord quotes a word for sh.
+func ShellWord(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

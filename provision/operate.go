@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -218,12 +219,18 @@ func (p *Provisioner) seedRun(s *site.Site, d *Run) error {
 	if err != nil {
 		return err
 	}
-	if d.Deploy.Files, err = seedFiles(s, m, prof, *d, p.agentURL(n), p.c.CA); err != nil || p.c.Clients == nil {
-		return err
+	var clients []wire.SeedFile
+	if p.c.Clients != nil {
+		if clients, err = p.c.Clients(n.Server); err != nil {
+			return fmt.Errorf("what is served here cannot be used by %s: %w", m.Name, err)
+		}
 	}
-	clients, err := p.c.Clients(n.Server)
-	if err != nil {
-		return fmt.Errorf("what is served here cannot be used by %s: %w", m.Name, err)
+	trust := p.c.CA
+	if !slices.ContainsFunc(clients, func(f wire.SeedFile) bool { return bytes.Contains(f.Content, []byte("https://")) }) {
+		trust = nil
+	}
+	if d.Deploy.Files, err = seedFiles(s, m, prof, *d, p.agentURL(n), p.c.CA, trust); err != nil {
+		return err
 	}
 	d.Deploy.Files = append(d.Deploy.Files, clients...)
 	if clock := timeFile(n, len(clients) > 0); clock != nil {

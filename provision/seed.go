@@ -25,9 +25,10 @@ var phoneHomeScript []byte
 const seedDir = "/var/lib/cloud/seed/nocloud/"
 
 // seedFiles are the files that make a written image this machine: cloud-init's
-// seed, the site's CA, and what the first boot needs to report.
-func seedFiles(s *site.Site, m site.Machine, prof site.Profile, run Run, agentURL string, ca []byte) ([]wire.SeedFile, error) {
-	userData, err := cloudConfig(s, m, prof)
+// seed, the site's CA, and what the first boot needs to report. trust is a CA
+// that every program of the system is to trust, or nil.
+func seedFiles(s *site.Site, m site.Machine, prof site.Profile, run Run, agentURL string, ca, trust []byte) ([]wire.SeedFile, error) {
+	userData, err := cloudConfig(s, m, prof, trust)
 	if err != nil {
 		return nil, err
 	}
@@ -53,7 +54,10 @@ func seedFiles(s *site.Site, m site.Machine, prof site.Profile, run Run, agentUR
 }
 
 // cloudConfig is the machine's cloud-config.
-func cloudConfig(s *site.Site, m site.Machine, prof site.Profile) ([]byte, error) {
+func cloudConfig(s *site.Site, m site.Machine, prof site.Profile, trust []byte) ([]byte, error) {
+	type cas struct {
+		Trusted []string `yaml:"trusted"`
+	}
 	type user struct {
 		Name   string   `yaml:"name"`
 		Groups []string `yaml:"groups,omitempty"`
@@ -69,12 +73,16 @@ func cloudConfig(s *site.Site, m site.Machine, prof site.Profile) ([]byte, error
 		DisableRoot bool       `yaml:"disable_root"`
 		PasswordSSH bool       `yaml:"ssh_pwauth"`
 		Users       []user     `yaml:"users"`
+		CACerts     *cas       `yaml:"ca_certs,omitempty"`
 		RunCmd      [][]string `yaml:"runcmd"`
 	}{
 		Hostname: m.Name, ManageHosts: true, DisableRoot: true, Users: []user{},
 		// runcmd comes once in a system's life; the unit goes on until fettle has
 		// answered, over restarts of either.
 		RunCmd: [][]string{{"sh", "-c", "systemctl enable --now --no-block fettle-phone-home.service || /usr/local/lib/fettle/phone-home"}},
+	}
+	if trust != nil {
+		c.CACerts = &cas{[]string{string(trust)}}
 	}
 	if s.Domain != "" {
 		c.FQDN = m.Name + "." + s.Domain

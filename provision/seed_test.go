@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -14,7 +15,7 @@ import (
 func TestSeedFiles(t *testing.T) {
 	s := testSite()
 	m := s.Machines[0]
-	files, err := seedFiles(s, m, s.Profiles[0], Run{ID: "run-1", Token: "TOKEN"}, "https://10.77.0.1:8443", []byte("CA"))
+	files, err := seedFiles(s, m, s.Profiles[0], Run{ID: "run-1", Token: "TOKEN"}, "https://10.77.0.1:8443", []byte("CA"), []byte("trusted CA"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +30,8 @@ func TestSeedFiles(t *testing.T) {
 			Sudo string
 			Keys []string `yaml:"ssh_authorized_keys"`
 		}
-		RunCmd [][]string
+		RunCmd  [][]string
+		CACerts struct{ Trusted []string } `yaml:"ca_certs"`
 	}
 	data := got["/var/lib/cloud/seed/nocloud/user-data"].Content
 	if !strings.HasPrefix(string(data), "#cloud-config\n") {
@@ -173,5 +175,41 @@ func TestTimeFile(t *testing.T) {
 		if !strings.HasSuffix(got, tt.want) || tt.want == "" && got != "" {
 			t.Errorf("%s: timeFile = %q; want %q", tt.name, got, tt.want)
 		}
+	}
+}
+
+// What is served here is what an installed system uses.
+func TestSeedRunClients(t *testing.T) {
+	s := testSite()
+	n, _ := bootNetworkOf(s, s.Machines[0])
+	seed := func(clients func(netip.Addr) ([]wire.SeedFile, error)) (map[string]string, error) {
+		p := &Provisioner{c: Config{CA: []byte("the CA"), Clients: clients}}
+		d := Run{ID: "run-1", Machine: s.Machines[0].Name, Deploy: &wire.Deploy{}}
+		err := p.seedRun(s, &d)
+		got := map[string]string{}
+		for _, f := range d.Deploy.Files {
+			got[f.Path] = string(f.Content)
+		}
+		return got, err
+	}
+	const userData = "/var/lib/cloud/seed/nocloud/user-data"
+	got, err := seed(nil)
+	if err != nil || strings.Contains(got[userData], "the CA") || got["/etc/systemd/timesyncd.conf.d/fettle.conf"] != "" {
+		t.Errorf("seed without mirrors = %v, %v; want nothing of them", got, err)
+	}
+	got, err = seed(func(server netip.Addr) ([]wire.SeedFile, error) {
+		return []wire.SeedFile{{Path: "/etc/apt/sources.list", Mode: 0o644, Content: []byte("http://" + server.String())}}, nil
+	})
+	if err != nil || got["/etc/apt/sources.list"] != "http://"+n.Server.String() || strings.Contains(got[userData], "the CA") || got["/etc/systemd/timesyncd.conf.d/fettle.conf"] == "" {
+		t.Errorf("seed with a mirror over HTTP = %v, %v", got, err)
+	}
+	got, err = seed(func(netip.Addr) ([]wire.SeedFile, error) {
+		return []wire.SeedFile{{Path: "/etc/pip.conf", Mode: 0o644, Content: []byte("https://x")}}, nil
+	})
+	if err != nil || !strings.Contains(got[userData], "the CA") {
+		t.Errorf("seed with a mirror over HTTPS: user-data %q, %v; want it to trust the CA", got[userData], err)
+	}
+	if _, err = seed(func(netip.Addr) ([]wire.SeedFile, error) { return nil, errors.New("no key") }); err == nil || !strings.Contains(err.Error(), "no key") {
+		t.Errorf("seed of mirrors that cannot be used = %v; want the reason", err)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fettle-dev/fettle/airgap"
 )
 
 // asProgram makes this test binary the program itself: see programScript.
@@ -28,7 +30,7 @@ func TestProgram(t *testing.T) {
 func programScript(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "fettle")
-	text := fmt.Sprintf("#!/bin/sh\nexport %s=1\nexec %s -test.run='^TestProgram$' -- \"$@\"\n", asProgram, shellWord(os.Args[0]))
+	text := fmt.Sprintf("#!/bin/sh\nexport %s=1\nexec %s -test.run='^TestProgram$' -- \"$@\"\n", asProgram, airgap.ShellWord(os.Args[0]))
 	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -196,12 +196,18 @@ func (r *rehearsal) run(c *cli.Context) error {
 			break
 		}
 		if t.Needs != "" {
-			if _, err := r.shell(ctx, "command -v "+shellWord(t.Needs)); err != nil {
+			if _, err := r.shell(ctx, "command -v "+airgap.ShellWord(t.Needs)); err != nil {
 				r.Notes = append(r.Notes, fmt.Sprintf("not tried, because the machine has no %s: %s", t.Needs, t.Name))
 				continue
 			}
 		}
-		errs = append(errs, r.step(t.Name, func() (string, error) { return r.shell(ctx, t.Command) }))
+		errs = append(errs, r.step(t.Name, func() (string, error) {
+			text, err := r.shell(ctx, t.Command)
+			for _, p := range lackedPackages(text) {
+				r.Missing = append(r.Missing, "package "+p+": "+t.Name)
+			}
+			return text, err
+		}))
 	}
 	return errors.Join(append(errs, r.look(ctx))...)
 }
@@ -341,7 +347,7 @@ func (r *rehearsal) shell(ctx context.Context, command string) (string, error) {
 		become = "sudo -n "
 	}
 	var out bytes.Buffer
-	ssh := exec.CommandContext(ctx, "ssh", append(args, become+"sh -c "+shellWord(command)+" </dev/null 2>&1")...)
+	ssh := exec.CommandContext(ctx, "ssh", append(args, become+"sh -c "+airgap.ShellWord(command)+" </dev/null 2>&1")...)
 	ssh.Stdout, ssh.Stderr = &out, &out
 	ssh.WaitDelay = 10 * time.Second
 	err = ssh.Run()
@@ -362,6 +368,3 @@ func lastLines(s string, n int) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
-
-// shellWord quotes a word for sh.
-func shellWord(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/fettle-dev/fettle/airgap"
 	"github.com/fettle-dev/fettle/labs"
+	"github.com/fettle-dev/fettle/labs/fabric"
 	"github.com/fettle-dev/fettle/site"
 )
 
@@ -32,7 +34,7 @@ func (r *rehearsal) trials(c *cli.Context) []airgap.Trial {
 	if len(install) > 0 {
 		words := make([]string, len(install))
 		for i, p := range install {
-			words[i] = shellWord(p)
+			words[i] = airgap.ShellWord(p)
 		}
 		out = append(out, airgap.Trial{Name: "apt-get install " + strings.Join(install, " "), Command: get + "install -- " + strings.Join(words, " ")})
 	}
@@ -46,12 +48,23 @@ func (r *rehearsal) trials(c *cli.Context) []airgap.Trial {
 		}
 		for _, lm := range r.snap.Lock.Mirrors {
 			if lm.Format == f.Name() {
-				out = append(out, t.Trials(lm)...)
+				out = append(out, t.Trials(lm, r.clientRequest())...)
 			}
 		}
 	}
 	for _, cmd := range c.StringSlice("run") {
 		out = append(out, airgap.Trial{Name: cmd, Command: cmd})
+	}
+	return out
+}
+
+// clientRequest is where the machine finds what the rehearsal serves.
+func (r *rehearsal) clientRequest() airgap.ClientRequest {
+	out := airgap.ClientRequest{CAFile: siteCAFile, Snapshot: r.snap}
+	if nic, ok := r.machine.BootNIC(); ok {
+		if n, ok := r.site.Network(nic.Network); ok {
+			out.HTTP, out.HTTPS = mirrorURL("http", n.Server, mirrorPort), mirrorURL("https", n.Server, mirrorTLSPort)
+		}
 	}
 	return out
 }
@@ -78,6 +91,26 @@ func (r *rehearsal) defaultPackages() []string {
 	out = slices.DeleteFunc(out, func(p string) bool { return strings.Contains(p, ":") })
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// lacked are apt's words for packages that no source has.
+var lacked = []*regexp.Regexp{
+	regexp.MustCompile(`(?m)^E: Unable to locate package (\S+)`),
+	regexp.MustCompile(`(?m)^E: Package '([^']+)' has no installation candidate`),
+	regexp.MustCompile(`(?m)(?:Pre)?Depends: (\S+) (?:\([^)]*\) )?but it is not (?:installable|going to be installed)`),
+}
+
+// lackedPackages are the packages that apt says it cannot have.
+func lackedPackages(output string) []string {
+	var out []string
+	for _, re := range lacked {
+		for _, m := range re.FindAllStringSubmatch(output, -1) {
+			if !slices.Contains(out, m[1]) {
+				out = append(out, m[1])
+			}
+		}
+	}
+	return out
 }
 
 // look asks the lab what was wanted that is not in it.
@@ -118,6 +151,8 @@ func judge(plan *labs.Plan, o outside) (missing, notes []string) {
 			text += fmt.Sprintf(", %d times", a.Count)
 		}
 		switch {
+		case a.Kind == "dns" && suffixed(s, a.Name, o.Attempts):
+			// The search list made it of a name that was asked for alone too.
 		case a.Kind == "dns" && ownName(s, a.Name):
 			notes = append(notes, text+": a name of the site's own")
 		case a.Kind != "dns" && ownServer(s, a.To.Addr()):
@@ -130,6 +165,12 @@ func judge(plan *labs.Plan, o outside) (missing, notes []string) {
 		missing = append(missing, fmt.Sprintf("%s asked the mirrors for %s, which they do not have (%d)", m.From, m.Path, m.Status))
 	}
 	return missing, notes
+}
+
+// suffixed tells whether name is another one with the site's domain behind it.
+func suffixed(s *site.Site, name string, all []fabric.Attempt) bool {
+	bare, ok := strings.CutSuffix(name, "."+s.Domain)
+	return ok && strings.Contains(bare, ".") && slices.ContainsFunc(all, func(a fabric.Attempt) bool { return a.Kind == "dns" && a.Name == bare })
 }
 
 // ownName tells whether a name is the site's own, or of an address (RFC 1035
