@@ -389,7 +389,7 @@ func tables() *object {
 	mirror := &object{name: "mirror", doc: "A package source to be mirrored.", fields: []field{
 		name("mirror"),
 		{key: "format", goName: "Format", kind: oneOf("format", "apt", "oci", "pypi", "files", "rpm", "npm", "go", "helm"), required: true, doc: "what kind of source"},
-		{key: "suites", goName: "Suites", kind: words, doc: "apt: suites"},
+		{key: "suites", goName: "Suites", kind: words, doc: "apt: suites; rpm: a word for the release, such as el9: mirrors of the same are resolved together"},
 		{key: "components", goName: "Components", kind: words, doc: "apt: components"},
 		{key: "archs", goName: "Archs", kind: words, doc: "architectures, by Debian's names"},
 		{key: "packages", goName: "Packages", kind: list{of: kindText("text")}, doc: "what to take, with what it depends on; unsaid: all"},
