@@ -19,8 +19,8 @@ import (
 	"github.com/fettle-dev/fettle/airgap/files"
 	"github.com/fettle-dev/fettle/airgap/gomod"
 	"github.com/fettle-dev/fettle/airgap/npm"
-	"github.com/fettle-dev/fettle/airgap/rpm"
 	"github.com/fettle-dev/fettle/airgap/oci"
+	"github.com/fettle-dev/fettle/airgap/rpm"
 )
 
 // mirrorFormats are the formats that this fettle mirrors. Keyrings and the like
