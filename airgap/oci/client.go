@@ -11,6 +11,11 @@ import (
 	"github.com/fettle-dev/fettle/airgap"
 )
 
+const (
+	podmanConf = "/etc/containers/registries.conf.d/50-fettle.conf"
+	dockerConf = "/etc/docker/daemon.json"
+)
+
 // Clients implements airgap.Configurer. What podman reads, buildah, skopeo and
 // CRI-O read too.
 func (*Format) Clients() []string { return []string{"containerd", "docker", "podman"} }
@@ -62,7 +67,7 @@ func (*Format) ClientConfig(_ context.Context, client string, r airgap.ClientReq
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, file("/etc/docker/daemon.json", append(b, '\n')))
+		out = append(out, file(dockerConf, append(b, '\n')))
 	case "podman":
 		b := []byte("# by fettle\n")
 		for _, h := range hosts {
@@ -71,7 +76,7 @@ func (*Format) ClientConfig(_ context.Context, client string, r airgap.ClientReq
 				b = append(b, "insecure = true\n"...)
 			}
 		}
-		out = append(out, file("/etc/containers/registries.conf.d/50-fettle.conf", b))
+		out = append(out, file(podmanConf, b))
 	}
 	return out, nil
 }

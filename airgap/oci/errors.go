@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"syscall"
+	"time"
 )
 
 // apiError is an answer of the registry: distribution-spec, error codes.
@@ -46,6 +47,7 @@ func (g *Registry) fail(w http.ResponseWriter, r *http.Request, err error) {
 	// What stands in a body that was not read is not worth the wait.
 	if r.ContentLength != 0 && r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Connection", "close")
+		_ = http.NewResponseController(w).SetReadDeadline(g.now().Add(5 * time.Second)) // a recorder has none
 	}
 	type item struct {
 		Code    string `json:"code"`

@@ -124,8 +124,8 @@ func ParseRef(s string) (Ref, error) {
 			return fail("its tag has other characters than letters, digits and . _ -")
 		}
 	}
-	if err := checkRepo(r.Repo); err != nil || len(r.local()) > 255 {
-		return fail("its repository is not of lower case letters and digits, parted by . _ - and /")
+	if checkRepo(r.Repo) != nil || checkRepo(r.local()) != nil {
+		return fail("its registry or its repository is not of lower case letters and digits, parted by . _ - and /")
 	}
 	if hasDigest {
 		d, err := ParseDigest(digest)

@@ -128,7 +128,7 @@ func (g *Registry) pushManifest(w http.ResponseWriter, r *http.Request, rt route
 			return refuse(http.StatusBadRequest, "TAG_INVALID", err.Error())
 		}
 	}
-	data, err := io.ReadAll(io.LimitReader(&paced{r: r.Body, rc: http.NewResponseController(w), now: g.now}, maxManifest+1))
+	data, err := io.ReadAll(io.LimitReader(&paced{r: r.Body, rc: http.NewResponseController(w), now: g.now, stall: g.stall}, maxManifest+1))
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded) || err != nil:
 		return refuse(http.StatusBadRequest, "MANIFEST_INVALID", "the request was cut")

@@ -45,6 +45,7 @@ type Registry struct {
 	cur *view
 	bad string // the snapshot that could not be read
 
+	stall   time.Duration
 	write   sync.Mutex // held while a repository is changed
 	upMu    sync.Mutex
 	uploads map[string]*upload
@@ -53,7 +54,7 @@ type Registry struct {
 // OpenRegistry makes the registry of a store. Of several on one store, the
 // first may be pushed to.
 func OpenRegistry(s *airgap.Store, opts Options) (*Registry, error) {
-	g := &Registry{store: s, opts: opts, log: opts.Log, now: opts.Now, uploads: map[string]*upload{},
+	g := &Registry{store: s, opts: opts, log: opts.Log, now: opts.Now, stall: uploadStall, uploads: map[string]*upload{},
 		own: &repos{dir: filepath.Join(s.OwnDir(), "registry", "repos")}}
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)

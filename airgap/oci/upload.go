@@ -216,7 +216,7 @@ func (g *Registry) receive(w http.ResponseWriter, r *http.Request, u *upload) er
 		}
 	}
 	room := g.opts.MaxBlob - u.w.Size()
-	body := &paced{r: r.Body, rc: http.NewResponseController(w), now: g.now}
+	body := &paced{r: r.Body, rc: http.NewResponseController(w), now: g.now, stall: g.stall}
 	most := room
 	if limit >= 0 {
 		most = min(room, limit)
@@ -230,7 +230,7 @@ func (g *Registry) receive(w http.ResponseWriter, r *http.Request, u *upload) er
 		g.drop(u)
 		return refuse(http.StatusBadRequest, "SIZE_INVALID", "the chunk is longer than its Content-Range")
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return refuse(http.StatusRequestTimeout, "BLOB_UPLOAD_INVALID", fmt.Sprintf("nothing came for %s; ask how far the upload is, and go on", uploadStall))
+		return refuse(http.StatusRequestTimeout, "BLOB_UPLOAD_INVALID", fmt.Sprintf("nothing came for %s; ask how far the upload is, and go on", g.stall))
 	case body.err != nil && !errors.Is(body.err, io.EOF):
 		return refuse(http.StatusBadRequest, "BLOB_UPLOAD_INVALID", "the request was cut; ask how far the upload is, and go on")
 	case err != nil:
@@ -247,15 +247,21 @@ type paced struct {
 	r   io.Reader
 	rc  *http.ResponseController
 	now func() time.Time
-	err error
+
+	stall time.Duration
+	err   error
 }
 
 func (p *paced) Read(b []byte) (int, error) {
 	// A recorder of tests has no deadlines; then there is none.
-	_ = p.rc.SetReadDeadline(p.now().Add(uploadStall))
+	_ = p.rc.SetReadDeadline(p.now().Add(p.stall))
 	n, err := p.r.Read(b)
 	if err != nil {
 		p.err = err
+	}
+	if errors.Is(err, io.EOF) {
+		// Only now: after a body that was cut, the server reads on to see whether
+		// the connection can be used again, and must not wait for ever.
 		_ = p.rc.SetReadDeadline(time.Time{})
 	}
 	return n, err
