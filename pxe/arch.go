@@ -1,6 +1,9 @@
 package pxe
 
-import "fmt"
+import (
+	"fmt"
+	"path"
+)
 
 // Architectures of RFC 4578 §2.1 and the IANA registry.
 const (
@@ -35,8 +38,12 @@ const (
 	loaderBIOS     = "undionly.kpxe"
 	loaderSNP      = "snponly.efi"
 	loaderNative   = "ipxe.efi"
-	loaderSNPArm64 = "snponly-arm64.efi"
-	loaderArm64    = "ipxe-arm64.efi"
+	loaderShim     = "shimx64.efi"
+	loaderGRUB     = "grubx64.efi" // what loaderShim asks for
+	loaderShimAA64 = "shimaa64.efi"
+	loaderGRUBAA64 = "grubaa64.efi" // what loaderShimAA64 asks for
+	loaderStub     = "linuxx64.efi.stub"
+	loaderStubAA64 = "linuxaa64.efi.stub"
 )
 
 // archInfo is what the server knows of an architecture.
@@ -46,6 +53,8 @@ type archInfo struct {
 	http   bool
 	loader string // default loader; "" means that this server has none for it
 	native string // loader with its own NIC drivers, if there is one
+	stub   string // what a unified kernel image begins with, if there is one
+	signed string // loader that firmware starts with Secure Boot on, if there is one
 }
 
 // archs is the whole table of FIELD-NOTES "DHCP and network boot", item 10.
@@ -60,19 +69,19 @@ func archs(a Arch) (archInfo, bool) {
 	case ArchIA32:
 		return archInfo{name: "UEFI IA32", uefi: true}, true
 	case ArchEBC, ArchX64:
-		return archInfo{name: "UEFI x64", uefi: true, loader: loaderSNP, native: loaderNative}, true
+		return archInfo{name: "UEFI x64", uefi: true, loader: loaderSNP, native: loaderNative, signed: loaderShim, stub: loaderStub}, true
 	case ArchARM32:
 		return archInfo{name: "UEFI ARM32", uefi: true}, true
 	case ArchARM64:
-		return archInfo{name: "UEFI ARM64", uefi: true, loader: loaderSNPArm64, native: loaderArm64}, true
+		return archInfo{name: "UEFI ARM64", uefi: true, loader: loaderShimAA64, signed: loaderShimAA64, stub: loaderStubAA64}, true
 	case ArchIA32HTTP:
 		return archInfo{name: "UEFI IA32 HTTP", uefi: true, http: true}, true
 	case ArchX64HTTP, ArchEBCHTTP:
-		return archInfo{name: "UEFI x64 HTTP", uefi: true, http: true, loader: loaderSNP, native: loaderNative}, true
+		return archInfo{name: "UEFI x64 HTTP", uefi: true, http: true, loader: loaderSNP, native: loaderNative, signed: loaderShim, stub: loaderStub}, true
 	case ArchARM32HTTP:
 		return archInfo{name: "UEFI ARM32 HTTP", uefi: true, http: true}, true
 	case ArchARM64HTTP:
-		return archInfo{name: "UEFI ARM64 HTTP", uefi: true, http: true, loader: loaderSNPArm64, native: loaderArm64}, true
+		return archInfo{name: "UEFI ARM64 HTTP", uefi: true, http: true, loader: loaderShimAA64, signed: loaderShimAA64, stub: loaderStubAA64}, true
 	case ArchBIOSHTTP:
 		return archInfo{name: "BIOS HTTP", http: true, loader: loaderBIOS}, true
 	case ArchARM32UBoot:
@@ -107,4 +116,14 @@ func (a Arch) String() string {
 		return i.name
 	}
 	return fmt.Sprintf("architecture %d", uint16(a))
+}
+
+// signedLoader tells whether a fetched file is one that Secure Boot is meant
+// to let through.
+func signedLoader(name string) bool {
+	switch path.Base(name) {
+	case loaderShim, loaderGRUB, loaderShimAA64, loaderGRUBAA64:
+		return true
+	}
+	return false
 }

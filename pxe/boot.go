@@ -61,20 +61,27 @@ func (s *Server) boot(ctx context.Context, a asking) (bootInfo, error) {
 		s.record(a.start, a.n, c, "boot.undecided", "got no answer, because nobody could say what it boots: "+err.Error(), err)
 		return bootInfo{}, err
 	}
+	if d.Loader == LoaderDefault && s.clients.distrusts(c.MAC) {
+		d.Loader = LoaderSigned
+	}
 	b := bootInfo{decision: d}
+	base := on.baseURLFor(c.IPv6)
+	if d.HTTPS && on.HTTPSPort != 0 {
+		base = on.secureURL(c.IPv6)
+	}
 	switch {
 	case d.Action == Ignore:
 		b.note = " and nothing to boot" + because(d)
 	case d.Action == BootDisk && !(c.IPXE && a.http):
 		b.file = on.fileFor(c, quirkNextDevice)
 		if c.HTTP {
-			b.file = on.baseURLFor(c.IPv6) + "/files/" + quirkNextDevice
+			b.file = base + "/files/" + quirkNextDevice
 		}
 		b.note = ", which does not exist, so that its firmware goes on to its next device" + because(d)
 	case c.IPXE && a.http:
 		b.file = on.scriptURL(c)
 	default:
-		b.file, b.note = on.loaderFor(c)
+		b.file, b.note = on.loaderFor(c, d.Loader, base)
 	}
 	return b, nil
 }
@@ -118,8 +125,8 @@ func (s *Server) decide(ctx context.Context, c Client) (Decision, error) {
 }
 
 // loaderFor is the boot loader for a client: a TFTP name for PXE, an absolute
-// URL for HTTP boot (FIELD-NOTES items 8 and 10).
-func (n *Network) loaderFor(c Client) (file, note string) {
+// URL below base for HTTP boot (FIELD-NOTES items 8 and 10).
+func (n *Network) loaderFor(c Client, want Loader, base string) (file, note string) {
 	info, known := archs(c.Arch)
 	if !c.ArchKnown || !known {
 		// RFC 4578 §2.1 makes option 93 mandatory; BIOS ROMs older than it
@@ -130,14 +137,29 @@ func (n *Network) loaderFor(c Client) (file, note string) {
 		info, _ = archs(ArchBIOS)
 	}
 	name := info.loader
-	if n.NativeDrivers && info.native != "" {
+	switch {
+	case info.native != "" && (want == LoaderNative || want == LoaderDefault && n.NativeDrivers):
 		name = info.native
+	case info.signed != "" && want == LoaderSigned:
+		name = info.signed
+	}
+	// Firmware for which HTTP boot ends at GRUB's prompt loads the kernel itself,
+	// unless Secure Boot is said to be on.
+	if info.stub != "" && (want == LoaderUnified || c.HTTP && name == info.signed && want != LoaderSigned) {
+		if c.HTTP {
+			return base + "/" + ukiName(c.MAC), ""
+		}
+		return n.fileFor(c, ukiName(c.MAC)), ""
+	}
+	if c.HTTP && name != "" && name == info.signed {
+		return base + "/files/" + quirkNotByHTTP, fmt.Sprintf(
+			", which does not exist, so that its firmware goes on to its next device: %s and the signed GRUB boot by PXE, not by HTTP; put PXE over IPv4 into its boot order", name)
 	}
 	if name == "" {
 		return "", fmt.Sprintf(" and no boot file, because there is no boot loader for %s", info.name)
 	}
 	if c.HTTP {
-		return n.baseURLFor(c.IPv6) + "/files/loaders/" + name, ""
+		return base + "/files/loaders/" + name, ""
 	}
 	return n.fileFor(c, name), ""
 }

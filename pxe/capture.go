@@ -138,9 +138,10 @@ func WriteCapture(w io.Writer, packets []Packet) error {
 // tapConn shows the packets of one TFTP transfer.
 type tapConn struct {
 	net.PacketConn
-	s     *Server
-	mac   net.HardwareAddr
-	local netip.AddrPort
+	s      *Server
+	mac    net.HardwareAddr
+	local  netip.AddrPort
+	secret bool // nothing of the data is kept
 }
 
 // tap shows a transfer's packets to the capture, if anybody listens.
@@ -175,8 +176,12 @@ func (t *tapConn) ReadFrom(b []byte) (int, net.Addr, error) {
 func (t *tapConn) WriteTo(b []byte, to net.Addr) (int, error) {
 	ap, _ := addrPortOf(to)
 	p := Packet{Time: t.s.now(), MAC: t.mac, From: t.local, To: ap, Sent: true, Data: b, Size: len(b)}
-	if len(b) > captureHead && b[1] == tftpData {
-		p.Data = b[:captureHead]
+	keep := captureHead
+	if t.secret {
+		keep = 4 // opcode and block
+	}
+	if len(b) > keep && b[1] == tftpData {
+		p.Data = b[:keep]
 	}
 	t.s.capture.packet(p)
 	return t.PacketConn.WriteTo(b, to)

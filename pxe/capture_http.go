@@ -26,7 +26,10 @@ func (s *Server) tapHTTP(w http.ResponseWriter, r *http.Request) http.ResponseWr
 	from = netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
 	n := s.networkFor(from.Addr())
 	port := uint16(n.HTTPPort)
-	if port == 0 {
+	switch {
+	case r.TLS != nil:
+		port = uint16(n.HTTPSPort)
+	case port == 0:
 		port = 80
 	}
 	t := &tapWriter{ResponseWriter: w, s: s, r: r, from: netip.AddrPortFrom(n.serverFor(from.Addr()), port), to: from}

@@ -95,7 +95,7 @@ func TestDHCP6Boot(t *testing.T) {
 		{"UEFI PXE", boot6("PXEClient:Arch:00007:UNDI:003000", iana.EFI_X86_64), false, "tftp://[2001:db8::1]/snponly.efi", "", "PXE firmware (UEFI x64) over IPv6"},
 		{"UEFI HTTP", boot6("HTTPClient:Arch:00016:UNDI:003000", iana.EFI_X86_64_HTTP), false, "http://[2001:db8::1]/boot/files/loaders/snponly.efi", "HTTPClient", "HTTP boot firmware (UEFI x64 HTTP) over IPv6"},
 		{"iPXE", ipxe, false, "http://[2001:db8::1]/boot/script/52:54:00:01:02:03", "", "iPXE (UEFI x64) over IPv6"},
-		{"no vendor class", append(boot6("", iana.EFI_ARM64)[:2], dhcpv6.OptRequestedOption(dhcpv6.OptionBootfileURL, dhcpv6.OptionDNSRecursiveNameServer)), false, "tftp://[2001:db8::1]/snponly-arm64.efi", "", "PXE firmware (UEFI ARM64) over IPv6"},
+		{"no vendor class", append(boot6("", iana.EFI_ARM64)[:2], dhcpv6.OptRequestedOption(dhcpv6.OptionBootfileURL, dhcpv6.OptionDNSRecursiveNameServer)), false, "tftp://[2001:db8::1]/shimaa64.efi", "", "PXE firmware (UEFI ARM64) over IPv6"},
 		{"UEFI PXE to its disk", boot6("PXEClient:Arch:00007", iana.EFI_X86_64), true, "tftp://[2001:db8::1]/next-boot-device", "", "PXE firmware (UEFI x64) over IPv6"},
 		{"an operating system", []dhcpv6.Option{iana6(1)}, false, "", "", "a client that does not boot from the network over IPv6"},
 	} {

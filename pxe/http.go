@@ -17,6 +17,7 @@ import (
 
 const (
 	goesOn        = "was told that there is no boot file, and goes on to its next boot device"
+	goesOnSigned  = "was told that there is no boot file for it, and goes on to its next boot device: with Secure Boot it can boot by PXE, not by HTTP"
 	autoexecName  = "autoexec.ipxe"
 	scriptDisk    = "disk" // the Name of a script that leaves the network
 	decideTimeout = 10 * time.Second
@@ -54,6 +55,13 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if file, ok := strings.CutPrefix(name, "files/"); ok {
 		s.serveFile(w, r, n, at, file)
+		return
+	}
+	if mac, ok := ukiMAC(name); ok {
+		ctx, cancel := context.WithTimeout(r.Context(), decideTimeout)
+		defer cancel()
+		f, err := s.ukiFor(ctx, n, at, mac)
+		s.sendFile(w, r, n, at, name, f, err)
 		return
 	}
 	if name == autoexecName {
@@ -102,14 +110,27 @@ type nopCloser struct{ io.ReadSeeker }
 func (nopCloser) Close() error { return nil }
 
 func (s *Server) serveFile(w http.ResponseWriter, r *http.Request, n *Network, at netip.Addr, name string) {
-	start := s.now()
 	f, err := s.open(r.Context(), n, at, name)
-	if errors.Is(err, fs.ErrNotExist) && name == quirkNextDevice {
-		http.Error(w, goesOn, http.StatusNotFound)
-		s.recordFetch(start, n, at, Exchange{Kind: "http." + strings.ToLower(r.Method), Name: name, Text: goesOn})
+	s.sendFile(w, r, n, at, name, f, err)
+}
+
+// sendFile answers with a file, or with the error of opening it.
+func (s *Server) sendFile(w http.ResponseWriter, r *http.Request, n *Network, at netip.Addr, name string, f *File, err error) {
+	start := s.now()
+	if text, ok := quirkMissing(name); ok && errors.Is(err, fs.ErrNotExist) {
+		http.Error(w, text, http.StatusNotFound)
+		s.recordFetch(start, n, at, Exchange{Kind: "http." + strings.ToLower(r.Method), Name: name, Text: text})
+		return
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		s.fail(w, r, n, at, http.StatusForbidden, err)
 		return
 	}
 	if errors.Is(err, fs.ErrNotExist) {
+		if quirkOptional(name) {
+			s.decline(w, r, n, at, name)
+			return
+		}
 		s.fail(w, r, n, at, http.StatusNotFound, fmt.Errorf("no such file: %s", name))
 		return
 	}
@@ -133,10 +154,10 @@ func (s *Server) serveFile(w http.ResponseWriter, r *http.Request, n *Network, a
 	http.ServeContent(c, r, "", f.ModTime, f.ReadSeekCloser)
 	whole := r.Method == http.MethodGet && c.status == http.StatusOK
 	e := Exchange{Kind: "http." + strings.ToLower(r.Method), Name: name, Bytes: c.n, Took: s.now().Sub(start)}
-	e.Text = fmt.Sprintf("fetched %s by HTTP: %s", name, amount(c.n, e.Took))
+	e.Text = fmt.Sprintf("fetched %s by %s: %s", name, protocol(r), amount(c.n, e.Took))
 	switch {
 	case r.Method == http.MethodHead:
-		e.Text = fmt.Sprintf("asked by HTTP how long %s is: %d bytes", name, f.Size)
+		e.Text = fmt.Sprintf("asked by %s how long %s is: %d bytes", protocol(r), name, f.Size)
 	case whole && c.n < f.Size:
 		e.Err = fmt.Errorf("connection ended after %d of %d bytes of %s", c.n, f.Size, name)
 		e.Text = e.Err.Error()
@@ -151,6 +172,21 @@ func (s *Server) serveFile(w http.ResponseWriter, r *http.Request, n *Network, a
 		s.noteFetch(at, st, name)
 	}
 	s.recordFetch(start, n, at, e)
+}
+
+func protocol(r *http.Request) string {
+	if r.TLS != nil {
+		return "HTTPS"
+	}
+	return "HTTP"
+}
+
+// decline answers that there is no file of a name that its client can do
+// without.
+func (s *Server) decline(w http.ResponseWriter, r *http.Request, n *Network, at netip.Addr, name string) {
+	http.Error(w, "no such file", http.StatusNotFound)
+	s.recordFetch(s.now(), n, at, Exchange{Kind: "http." + strings.ToLower(r.Method), Name: name,
+		Text: fmt.Sprintf("asked by %s for %s, which it can do without", protocol(r), name)})
 }
 
 // serveScript answers with a machine's iPXE script. What a machine boots may

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 )
 
 // Network6 is the IPv6 side of a [Network]. The zero value has none.
@@ -103,6 +104,16 @@ func (n *Network) baseURLFor(v6 bool) string {
 		host = netip.AddrPortFrom(n.IPv6.Server, uint16(n.HTTPPort)).String()
 	}
 	return "http://" + host + "/boot"
+}
+
+// secureURL is baseURLFor with TLS.
+func (n *Network) secureURL(v6 bool) string {
+	server := n.Server
+	if v6 && n.has6() {
+		server = n.IPv6.Server
+	}
+	host := netip.AddrPortFrom(server, uint16(n.HTTPSPort)).String()
+	return "https://" + strings.TrimSuffix(host, ":443") + "/boot"
 }
 
 // serverDUID is a DUID-UUID (RFC 6355) made from our address on the network:

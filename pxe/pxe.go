@@ -67,6 +67,20 @@ const (
 	BootKernel               // load Kernel and Initrds
 )
 
+// Loader is a kind of boot loader.
+type Loader int
+
+// Loaders. Firmware for which there is no loader of the kind gets the default.
+const (
+	// LoaderDefault is snponly.efi, or as the network's NativeDrivers says; and
+	// LoaderSigned for firmware that fetched one of these and started again.
+	LoaderDefault Loader = iota
+	LoaderSNP            // snponly.efi: iPXE over the firmware's own NIC driver
+	LoaderNative         // ipxe.efi: iPXE with NIC drivers of its own
+	LoaderSigned         // shim and a signed GRUB, for Secure Boot
+	LoaderUnified        // none: kernel and ramdisks in one EFI program (unified kernel image)
+)
+
 // Decision is a Booter's answer.
 type Decision struct {
 	Action  Action
@@ -74,6 +88,11 @@ type Decision struct {
 	Initrds []string // names below Files
 	Cmdline string   // kernel arguments
 	Reason  string   // one sentence: why; recorded on the machine's timeline
+	Loader  Loader   // what firmware is given to load the kernel with
+	// HTTPS says that the machine's firmware trusts the certificate of this
+	// server, and gets an https URL when it asks by HTTP boot. Firmware does
+	// not say so itself.
+	HTTPS bool
 }
 
 // Booter decides what a client boots. It may be called many times per boot and
@@ -123,6 +142,8 @@ type File struct {
 	Size    int64
 	ModTime time.Time
 	Type    string // MIME type, may be empty
+
+	grub bool // a GRUB configuration of the server's own making
 }
 
 // Files finds boot files by slash-separated name; loaders are below
@@ -146,6 +167,8 @@ type Network struct {
 	Options  []Option // further ones
 	MTU      int
 	HTTPPort int // boot HTTP at http://Server:HTTPPort/boot/; default 80
+	// HTTPSPort is where the same is served with TLS: 0 = nowhere.
+	HTTPSPort int
 
 	// Proxy leaves addresses to somebody else's DHCP server on the network and
 	// gives boot information alone (ProxyDHCP, PXE 2.1 §2.2.3); Leases is not

@@ -32,9 +32,15 @@ type machine struct {
 
 func qemu(t *testing.T, ns *netns, args ...string) *machine {
 	t.Helper()
-	needTool(t, "qemu-system-x86_64", "/dev/net/tun", "/usr/lib/ipxe/snponly.efi")
+	return qemuArch(t, ns, "x86_64", args...)
+}
+
+func qemuArch(t *testing.T, ns *netns, arch string, args ...string) *machine {
+	t.Helper()
+	program := "qemu-system-" + arch
+	needTool(t, program, "/dev/net/tun", "/usr/lib/ipxe/snponly.efi")
 	m := &machine{ns: ns, serial: filepath.Join(t.TempDir(), "serial"), exited: make(chan error, 1)}
-	args = append([]string{"qemu-system-x86_64", "-accel", "tcg", "-m", "512", "-display", "none", "-no-reboot", "-monitor", "none",
+	args = append([]string{program, "-accel", "tcg", "-m", "512", "-display", "none", "-no-reboot", "-monitor", "none",
 		"-uuid", testUUID, "-serial", "file:" + m.serial, "-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no"}, args...)
 	m.cmd = ns.command(context.Background(), args...)
 	var stderr bytes.Buffer
@@ -161,6 +167,13 @@ func saveCapture(t *testing.T, f *fixture) {
 // ramdisks fills the two ramdisks: an init that reads a file of each.
 func ramdisks(t *testing.T, f *fixture) {
 	t.Helper()
+	ramdisksFor(t, f, "amd64", "ttyS0", 4, 64)
+}
+
+// ramdisksFor is ramdisks for an architecture, its console and that's device
+// numbers.
+func ramdisksFor(t *testing.T, f *fixture, arch, console string, major, minor int) {
+	t.Helper()
 	dir := t.TempDir()
 	src := `package main
 import ("fmt";"os";"syscall")
@@ -177,6 +190,7 @@ func main() {
 	select {}
 }
 `
+	src = strings.NewReplacer("ttyS0", console, "4<<8|64", fmt.Sprintf("%d<<8|%d", major, minor)).Replace(src)
 	for name, text := range map[string]string{"main.go": src, "go.mod": "module init\n\ngo 1.24\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -184,7 +198,7 @@ func main() {
 	}
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", "init", ".")
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS=linux", "GOARCH=amd64")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=", "GOOS=linux", "GOARCH="+arch)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("building init: %v\n%s", err, out)
 	}
@@ -285,6 +299,43 @@ func ovmf(t *testing.T, off ...string) []string {
 		args = append(args, "-fw_cfg", "name=opt/org.tianocore/"+what+",string=n")
 	}
 	return args
+}
+
+// Debian's OVMF with Secure Boot and Microsoft's keys enrolled.
+const (
+	ovmfSecure     = "/usr/share/OVMF/OVMF_CODE_4M.secboot.fd"
+	ovmfSecureVars = "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
+	signedShim     = "/usr/lib/shim/shimx64.efi.signed"
+	signedGRUB     = "/usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed"
+)
+
+// uefiSecure is the arguments for OVMF with Secure Boot on: its variables are
+// protected by SMM. off is as for uefi.
+func uefiSecure(t *testing.T, f *fixture, off string) []string {
+	t.Helper()
+	needTool(t, ovmfSecure, ovmfSecureVars, signedShim, signedGRUB)
+	files := f.files.(mapFiles)
+	files["loaders/"+loaderShim], files["loaders/"+loaderGRUB] = "@"+signedShim, "@"+signedGRUB
+	args := uefi(t, off)
+	b, err := os.ReadFile(ovmfSecureVars)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vars := filepath.Join(t.TempDir(), "vars.fd")
+	if err := os.WriteFile(vars, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for i, a := range args {
+		switch {
+		case a == "q35":
+			args[i] = "q35,smm=on"
+		case strings.Contains(a, ovmfCode):
+			args[i] = strings.ReplaceAll(a, ovmfCode, ovmfSecure)
+		case strings.HasPrefix(a, "if=pflash") && strings.Contains(a, "vars.fd"):
+			args[i] = "if=pflash,format=raw,file=" + vars
+		}
+	}
+	return append(args, "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
 }
 
 func bios() []string {

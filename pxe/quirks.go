@@ -2,7 +2,9 @@ package pxe
 
 import (
 	"bytes"
+	"crypto/tls"
 	"net"
+	"path"
 	"strings"
 )
 
@@ -57,6 +59,24 @@ func quirkName(name string) string {
 // server's "no such file" sends it on at once.
 const quirkNextDevice = "next-boot-device"
 
+// quirkNotByHTTP is another, for firmware whose loader must be signed.
+// Observed with OVMF 2022.11: shim 16.1 fetches GRUB by HTTP boot, and Debian's
+// signed GRUB 2.06 then asks for no configuration and waits at its prompt for
+// ever. The firmware's screen shows this name.
+const quirkNotByHTTP = "secure-boot-works-by-pxe-not-by-http"
+
+// quirkMissing says for a boot file that must not exist what it means that a
+// client asked for it.
+func quirkMissing(name string) (text string, ok bool) {
+	switch name {
+	case quirkNextDevice:
+		return goesOn, true
+	case quirkNotByHTTP:
+		return goesOnSigned, true
+	}
+	return "", false
+}
+
 // quirkNoEnd: the options of a packet may end without option 255, see
 // packet.options. Observed: some relays and hand-made clients (nmap's
 // dhcp-discover of old) leave it away when options fill the packet exactly.
@@ -80,4 +100,33 @@ func quirkUserClass(b []byte) string {
 		return string(b[1 : 1+b[0]])
 	}
 	return string(b)
+}
+
+// quirkOptional names what loaders ask for and can do without. Observed: shim
+// 16.1 asks for revocations_sku.efi, revocations_sbat.efi and
+// shim_certificate_0.efi before its second stage, and Debian's signed GRUB 2.06
+// for x86_64-efi/grub.cfg and for lists of modules.
+func quirkOptional(name string) bool {
+	base := path.Base(name)
+	switch {
+	case strings.HasPrefix(base, "revocations_"), strings.HasPrefix(base, "shim_certificate_"):
+		return true
+	case strings.HasSuffix(path.Dir(name), "-efi"):
+		return base == grubConfig || strings.HasSuffix(base, ".lst")
+	}
+	return false
+}
+
+// CipherSuites are those of a TLS 1.2 listener that firmware can talk to.
+// Observed: OVMF 2022.11 has no elliptic curves in its TLS at all; it offers
+// suites with an RSA key exchange or finite-field DHE, the latter of which Go
+// has not. It takes certificates with RSA keys alone, the CA's included. Others
+// are served with forward secrecy, which Go prefers.
+func CipherSuites() []uint16 {
+	return []uint16{
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_AES_256_GCM_SHA384,
+	}
 }

@@ -36,6 +36,12 @@ func (s *Server) noteDiscover(start time.Time, n *Network, c Client, broadcast b
 			e.client = c
 		}
 		e.asked++
+		switch {
+		case c.IPXE:
+			e.distrusts = false
+		case e.stage == stageLoader && c.UEFI && !signedLoader(e.what):
+			e.distrusts = true
+		}
 		if !c.IPXE && e.stage > stageOffered {
 			e.stage = stageNone // the firmware began again
 		}
@@ -74,7 +80,10 @@ func (e *seen) whyEnded(now time.Time) string {
 	case stageAddress:
 		return fmt.Sprintf("started again %v after it was given boot file %q, which it never fetched: TFTP or HTTP from it to this server may be filtered", ago, e.what)
 	case stageLoader:
-		return fmt.Sprintf("started again %v after it fetched %s: the loader did not start (is Secure Boot on?) or saw no link", ago, e.what)
+		if signedLoader(e.what) {
+			return fmt.Sprintf("started again %v after it fetched %s: the firmware or shim refused it (its console says why), or it saw no link", ago, e.what)
+		}
+		return fmt.Sprintf("started again %v after it fetched %s: the loader did not start (is Secure Boot on?) or saw no link; UEFI firmware is given the signed loader from now on", ago, e.what)
 	case stageIPXE:
 		return fmt.Sprintf("started again %v after iPXE had its address: iPXE did not fetch its script; HTTP from it to this server may be filtered", ago)
 	case stageScript:

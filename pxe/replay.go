@@ -201,12 +201,11 @@ func (p *replay) tftp(ctx context.Context, packet Packet, a *Answer) {
 	n := p.s.networkFor(packet.From.Addr())
 	f, name, err := p.s.openTFTP(ctx, n, packet.From.Addr(), q.name)
 	switch {
-	case errors.Is(err, fs.ErrNotExist) && name == quirkNextDevice:
-		a.Reply = "TFTP error 1: no such file"
-		p.said = append(p.said, goesOn)
-		return
 	case errors.Is(err, fs.ErrNotExist):
 		a.Reply = "TFTP error 1: no such file"
+		if text, ok := quirkMissing(name); ok {
+			p.said = append(p.said, text)
+		}
 		return
 	case err != nil:
 		a.Reply = "TFTP error 0: " + err.Error()

@@ -93,7 +93,7 @@ func TestReplayForeign(t *testing.T) {
 		{MAC: testMAC, From: from, To: to, Data: ask(dhcpv4.MessageTypeRequest, map[byte][]byte{optVendorClass: []byte(classUEFI), optArch: arch(7),
 			optServerID: {10, 9, 9, 1}, optRequestedAddr: {10, 9, 9, 77}})},
 		{MAC: testMAC, From: netip.MustParseAddrPort("10.9.9.77:1000"), To: netip.MustParseAddrPort("10.9.9.1:69"), Data: []byte("\x00\x01snponly.efi\x00octet\x00tsize\x000\x00blksize\x009000\x00")},
-		{MAC: testMAC, From: netip.MustParseAddrPort("10.9.9.77:1001"), To: netip.MustParseAddrPort("10.9.9.1:69"), Data: []byte("\x00\x01grub.cfg\x00octet\x00")},
+		{MAC: testMAC, From: netip.MustParseAddrPort("10.9.9.77:1001"), To: netip.MustParseAddrPort("10.9.9.1:69"), Data: []byte("\x00\x01pxelinux.cfg\x00octet\x00")},
 		{MAC: testMAC, From: netip.MustParseAddrPort("10.9.9.77:1002"), To: netip.MustParseAddrPort("10.9.9.1:5000"), Data: []byte("syslog")},
 		{MAC: testMAC, From: netip.MustParseAddrPort("10.9.9.77:1003"), To: netip.MustParseAddrPort("10.9.9.1:80"), TCP: true, Data: []byte("GET /boot/script/52:54:00:01:02:03 HTTP/1.1\r\nHost: x\r\n\r\n")},
 	}
@@ -108,7 +108,7 @@ func TestReplayForeign(t *testing.T) {
 		{1, "DHCP DISCOVER from PXE firmware (UEFI x64)", "DHCP OFFER to 192.0.2.10:68 as a frame to 52:54:00:01:02:03, address 192.0.2.10, file snponly.efi"},
 		{3, "DHCP REQUEST from PXE firmware (UEFI x64), which took 10.9.9.77 of server 10.9.9.1 and is replayed as if it took ours", "DHCP ACK to 192.0.2.10:68 as a frame to 52:54:00:01:02:03, address 192.0.2.10, file snponly.efi"},
 		{4, "TFTP read of snponly.efi blksize=9000 tsize", "loaders/snponly.efi, 11 bytes, OACK blksize=1468 tsize=11"},
-		{5, "TFTP read of grub.cfg", "TFTP error 1: no such file"},
+		{5, "TFTP read of pxelinux.cfg", "TFTP error 1: no such file"},
 		{7, "HTTP GET /boot/script/52:54:00:01:02:03", "HTTP 200, "},
 	}
 	if len(answers) != len(want) {

@@ -103,6 +103,8 @@ func (n Network) check() error {
 		return fmt.Errorf("pxe: network %q: Probe is for addresses that this server gives, and Proxy gives none", n.Name)
 	case n.Advertise < AdvertiseOff || n.Advertise > AdvertiseSLAAC:
 		return fmt.Errorf("pxe: network %q: there is no way %d of advertising", n.Name, n.Advertise)
+	case n.HTTPSPort < 0 || n.HTTPSPort > 65535:
+		return fmt.Errorf("pxe: network %q: HTTPS port %d is not a port", n.Name, n.HTTPSPort)
 	case n.HTTPPort < 0 || n.HTTPPort > 65535:
 		return fmt.Errorf("pxe: network %q: HTTP port %d is not a port", n.Name, n.HTTPPort)
 	}
@@ -140,16 +142,17 @@ func (s *Server) serves(a netip.Addr) bool {
 }
 
 // LoaderNames are the boot loaders that the server may name to a client, below
-// "loaders/" in [Files]. Debian's package ipxe brings the first three in
-// /usr/lib/ipxe; the others are for machines that a site may not have.
+// "loaders/" in [Files], and those that they ask for themselves. Debian's
+// package ipxe brings the first three; shim-signed, grub-efi-amd64-signed and
+// systemd-boot-efi the next, and their arm64 packages the others.
 func LoaderNames() []string {
-	return []string{loaderBIOS, loaderSNP, loaderNative, loaderSNPArm64, loaderArm64}
+	return []string{loaderBIOS, loaderSNP, loaderNative, loaderShim, loaderGRUB, loaderStub, loaderShimAA64, loaderGRUBAA64, loaderStubAA64}
 }
 
 // OptionalLoader reports whether a site without arm64 machines can do without
 // the loader.
 func OptionalLoader(name string) bool {
-	return name == loaderSNPArm64 || name == loaderArm64
+	return name == loaderShimAA64 || name == loaderGRUBAA64 || name == loaderStubAA64
 }
 
 type discard struct{}
@@ -175,19 +178,20 @@ const (
 
 // seen is what is remembered of a client.
 type seen struct {
-	client   Client
-	asked    int           // DISCOVERs since its last REQUEST
-	addrs    [2]netip.Addr // the latest IPv4 and IPv6 address
-	stage    stage
-	stageAt  time.Time
-	stage6   bool       // it came there by IPv6
-	iaid     [4]byte    // of the association that holds its IPv6 address
-	what     string     // what the stage was about: a file name
-	probed   netip.Addr // an address that answered no probe
-	probedAt time.Time
-	refused  string // the other server whose offer it took
-	prev, nx *seen  // a ring by last use; the newest after the root
-	key      [6]byte
+	client    Client
+	asked     int           // DISCOVERs since its last REQUEST
+	addrs     [2]netip.Addr // the latest IPv4 and IPv6 address
+	stage     stage
+	stageAt   time.Time
+	stage6    bool       // it came there by IPv6
+	iaid      [4]byte    // of the association that holds its IPv6 address
+	what      string     // what the stage was about: a file name
+	probed    netip.Addr // an address that answered no probe
+	probedAt  time.Time
+	refused   string // the other server whose offer it took
+	distrusts bool   // it fetched a loader that nobody signed and did not start it
+	prev, nx  *seen  // a ring by last use; the newest after the root
+	key       [6]byte
 }
 
 // clients remembers clients by MAC and by address; the least recently seen is
@@ -285,6 +289,18 @@ func (c *clients) addrOf(mac net.HardwareAddr, a netip.Addr) netip.Addr {
 		return e.addrs[familyOf(a)]
 	}
 	return netip.Addr{}
+}
+
+// distrusts tells whether a client fetched an unsigned loader and never started
+// it.
+func (c *clients) distrusts(mac net.HardwareAddr) bool {
+	if len(mac) != 6 {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.byMAC[[6]byte(mac)]
+	return e != nil && e.distrusts
 }
 
 // of finds a client by its MAC.

@@ -23,7 +23,7 @@ func TestBaseURL(t *testing.T) {
 func TestLoaderNames(t *testing.T) {
 	for a := range Arch(100) {
 		info, _ := archs(a)
-		for _, name := range []string{info.loader, info.native} {
+		for _, name := range []string{info.loader, info.native, info.signed, info.stub} {
 			if name != "" && !slices.Contains(LoaderNames(), name) {
 				t.Errorf("LoaderNames() = %v; lacks %s of %v", LoaderNames(), name, a)
 			}

@@ -150,12 +150,19 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 	if err != nil {
 		code := uint16(tftpErrUndefined)
 		text := "the server could not open the file"
-		if errors.Is(err, fs.ErrNotExist) {
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			code, text = tftpErrAccess, "not yours"
+		case errors.Is(err, fs.ErrNotExist):
 			code, text = tftpErrNotFound, "no such file"
 		}
 		conn.WriteTo(encodeTFTPError(code, text), to)
-		if name == quirkNextDevice {
-			e.Text = goesOn
+		if text, ok := quirkMissing(name); ok {
+			e.Text = text
+			return
+		}
+		if errors.Is(err, fs.ErrNotExist) && quirkOptional(name) {
+			e.Text = fmt.Sprintf("asked by TFTP for %s, which it can do without", name)
 			return
 		}
 		e.Err = err
@@ -163,6 +170,9 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 	}
 	defer f.Close()
 	e.Name = name
+	if t, ok := conn.(*tapConn); ok {
+		t.secret = f.grub // kernel arguments may carry a token
+	}
 	// A block is small: the file is read in larger pieces.
 	t := &sender{conn: conn, to: peer, addr: to, file: bufio.NewReaderSize(f, tftpFileBuffer), oack: q.negotiate(n.tftpMTU(peer.Addr()), f.Size), now: s.now,
 		blksize: max(q.blksize, 0), window: max(q.window, 1)}
@@ -171,8 +181,14 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 	}
 	e.Bytes, err = t.run()
 	switch {
+	case err == nil && f.grub:
+		e.Kind, e.Text = "script", "fetched its GRUB configuration"
 	case err == nil:
-		s.noteFetch(peer.Addr(), stageLoader, name)
+		st := stageLoader
+		if !strings.HasPrefix(name, "loaders/") {
+			st = stageKernel
+		}
+		s.noteFetch(peer.Addr(), st, name)
 	case errors.Is(err, errTFTPProbe):
 		e.Text = fmt.Sprintf("asked by TFTP how long %s is: %d bytes", name, f.Size)
 	case ctx.Err() != nil:
@@ -195,8 +211,16 @@ func (s *Server) openTFTP(ctx context.Context, n *Network, at netip.Addr, wire s
 	ctx, cancel := context.WithCancel(ctx)
 	slow := time.AfterFunc(tftpOpenTimeout, cancel)
 	defer slow.Stop()
-	if name == quirkNextDevice {
+	if _, ok := quirkMissing(name); ok {
 		return nil, name, fs.ErrNotExist
+	}
+	if mac, ok := ukiMAC(name); ok {
+		f, err := s.ukiFor(ctx, n, at, mac)
+		return f, name, err
+	}
+	if try, ok := grubConfigName(name); ok {
+		text, name := s.grubFor(ctx, n, at, try)
+		return &File{ReadSeekCloser: nopCloser{strings.NewReader(text)}, Size: int64(len(text)), grub: true}, name, nil
 	}
 	if !strings.Contains(name, "/") {
 		f, err := s.files.Open(ctx, "loaders/"+name)

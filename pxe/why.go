@@ -37,6 +37,7 @@ type progress struct {
 	ipxe    bool   // what asks is iPXE
 	loader  string // fetched
 	script  bool
+	grub    bool   // of GRUB
 	kernel  string // fetched last, below /boot/files
 	system  bool   // and what it loaded asked for an address
 	disk    bool
@@ -92,6 +93,7 @@ func (p *progress) take(e Exchange) {
 		}
 	case "script":
 		p.script, p.failed = e.Err == nil, ""
+		p.grub = e.Name == grubConfig
 		p.disk = p.disk || e.Name == scriptDisk
 	}
 }
@@ -107,6 +109,8 @@ func (p *progress) why(now time.Time) string {
 		who = "it"
 	}
 	switch {
+	case strings.HasSuffix(p.told, quirkNotByHTTP):
+		return fmt.Sprintf("asked by HTTP boot %v ago, and there is no signed loader that boots its machine that way: put PXE over IPv4 into its boot order, before HTTP%s", ago, again)
 	case p.disk:
 		return fmt.Sprintf("was sent to its own disk %v ago, and has not been heard of since", ago)
 	case p.asked > 0 && p.barred != "":
@@ -129,15 +133,22 @@ func (p *progress) why(now time.Time) string {
 		return fmt.Sprintf("runs what it fetched (%s), which asked for an address %v ago and has not reported: HTTPS from it to this server may be filtered, or its clock be far off%s", p.kernel, ago, again)
 	case p.kernel != "":
 		return fmt.Sprintf("fetched %s %v ago, and its kernel has not reported: look at its console for a panic, too little memory, or a NIC without a driver%s", p.kernel, ago, again)
+	case p.script && p.grub:
+		return fmt.Sprintf("fetched its GRUB configuration %v ago and no kernel: TFTP from it to this server may be filtered, or GRUB ran out of memory; its console says%s", ago, again)
 	case p.script:
 		return fmt.Sprintf("fetched its script %v ago and no kernel: HTTP from it to this server may be filtered, or iPXE lacks what the script asks%s", ago, again)
 	case p.address && p.ipxe:
 		return fmt.Sprintf("runs iPXE and was told to fetch %s %v ago, and never asked for it: HTTP from it to this server may be filtered%s", p.told, ago, again)
+	case signedLoader(p.loader):
+		return fmt.Sprintf("fetched %s %v ago and then nothing came: the firmware or shim refused it (the console says why: not signed by a key of the machine's, or revoked), or it saw no link%s", p.loader, ago, again)
 	case p.loader != "":
 		return fmt.Sprintf("fetched %s %v ago and then nothing came: the loader did not start (is Secure Boot on?) or saw no link%s", p.loader, ago, again)
 	case p.address && p.told != "":
 		how := "TFTP (UDP port 69 and those above 1023)"
-		if strings.HasPrefix(p.told, "http://") {
+		switch {
+		case strings.HasPrefix(p.told, "https://"):
+			return fmt.Sprintf("was told to fetch %s %v ago, and never asked for it: its firmware does not trust this server's certificate (enrol the site's CA in its TLS settings) or has the wrong time, or HTTPS from it to this server is filtered%s", p.told, ago, again)
+		case strings.HasPrefix(p.told, "http://"):
 			how = "HTTP"
 		}
 		return fmt.Sprintf("was told to fetch %s %v ago, and never asked for it: %s from it to this server may be filtered%s", p.told, ago, how, again)

@@ -68,6 +68,21 @@ func TestWhy(t *testing.T) {
 			get(f, "/boot/files/loaders/none.efi")
 		}, []string{"no such file: loaders/none.efi"}},
 		{"the loader does not start", func(f *fixture) { take(f, uefiOpts); loader(f) }, []string{"fetched loaders/snponly.efi 1m0s ago and then nothing came", "Secure Boot"}},
+		{"shim or GRUB is refused", func(f *fixture) {
+			f.decision.Loader = LoaderSigned
+			take(f, uefiOpts)
+			f.timeline.Record(Exchange{Time: f.clock, Kind: "tftp.read", Name: "loaders/shimx64.efi", Bytes: 11})
+		}, []string{"fetched loaders/shimx64.efi 1m0s ago and then nothing came: the firmware or shim refused it"}},
+		{"Secure Boot by HTTP", func(f *fixture) {
+			f.decision.Loader = LoaderSigned
+			take(f, httpOpts)
+			get(f, "/boot/files/"+quirkNotByHTTP)
+		}, []string{"asked by HTTP boot 1m0s ago, and there is no signed loader", "put PXE over IPv4 into its boot order"}},
+		{"GRUB without a kernel", func(f *fixture) {
+			f.decision.Loader = LoaderSigned
+			take(f, uefiOpts)
+			f.timeline.Record(Exchange{Time: f.clock, Kind: "script", Name: grubConfig, Bytes: 11})
+		}, []string{"fetched its GRUB configuration 1m0s ago and no kernel: TFTP"}},
 		{"iPXE without its script", func(f *fixture) { take(f, uefiOpts); loader(f); take(f, ipxeOpts) }, []string{"runs iPXE and was told to fetch http://192.0.2.1/boot/script/52:54:00:01:02:03"}},
 		{"script without a kernel", func(f *fixture) { take(f, ipxeOpts); script(f) }, []string{"fetched its script 1m0s ago and no kernel"}},
 		{"the kernel does not report", func(f *fixture) {

@@ -1,0 +1,87 @@
+//go:build linux
+
+package pxe
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestFirmwareSecureBoot boots OVMF with Secure Boot on and Microsoft's keys
+// enrolled: shim, Debian's signed GRUB, Debian's signed kernel.
+func TestFirmwareSecureBoot(t *testing.T) {
+	// The kernel itself says that Secure Boot is on.
+	t.Run("kernel and two ramdisks", func(t *testing.T) {
+		ns, f := firmwareRig(t, testKernel(t))
+		ramdisks(t, f)
+		f.decision.Loader = LoaderSigned
+		m := qemu(t, ns, uefiSecure(t, f, "")...)
+		m.await(t, f, "init of the ramdisk ran", func() bool { return strings.Contains(m.console(), "MARK") && strings.Contains(m.console(), "cmdline=") })
+		con := m.console()
+		for _, want := range []string{"MARK a=first b=second!", "fettle.mark=via-pxe", "secureboot: Secure boot enabled",
+			"fettle: machine " + testMAC.String(), "fettle: starting vmlinuz"} {
+			if !strings.Contains(con, want) {
+				t.Errorf("console lacks %q:\n%s", want, con[max(0, len(con)-5000):])
+			}
+		}
+		if e, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "script" }); !ok || e.MAC.String() != testMAC.String() || e.Bytes == 0 {
+			t.Errorf("script on the timeline = %+v; want the machine's GRUB configuration:\n%s", e, f.timeline.text())
+		}
+		if e, ok := f.timeline.find(func(e Exchange) bool { return e.Err != nil }); ok {
+			t.Errorf("the timeline of a good boot tells of a failure: %s", e.Text)
+		}
+	})
+	// Without its kernel it tries a bounded number of times, says so, and goes
+	// on to the disk, whose own shim starts.
+	t.Run("gives up and starts the disk", func(t *testing.T) {
+		ns, f := firmwareRig(t, "/usr/lib/ipxe/snponly.efi")
+		delete(f.files.(mapFiles), "agent/vmlinuz")
+		f.decision.Loader = LoaderSigned
+		disk := signedDisk(t, "MARK-FROM-SIGNED-DISK")
+		m := qemu(t, ns, append(uefiSecure(t, f, ""), "-drive", "if=none,id=d0,format=raw,file="+disk, "-device", "virtio-blk-pci,drive=d0,bootindex=2")...)
+		m.await(t, f, "disk started", func() bool { return strings.Contains(m.console(), "MARK-FROM-SIGNED-DISK") })
+		con := m.console()
+		if got := strings.Count(con, "fettle: loading vmlinuz (try "); got != scriptTries {
+			t.Errorf("%d tries on the console; want %d:\n%s", got, scriptTries, con[max(0, len(con)-5000):])
+		}
+		misses := 0
+		f.timeline.find(func(e Exchange) bool {
+			if strings.Contains(e.Text, "did not get") && strings.Contains(e.Text, "agent/vmlinuz") {
+				misses++
+			}
+			return false
+		})
+		if misses != scriptTries {
+			t.Errorf("%d refusals recorded; want %d:\n%s", misses, scriptTries, f.timeline.text())
+		}
+	})
+}
+
+// signedDisk is a disk as Debian installs itself on one: shim, the signed GRUB
+// beside it, whose configuration says mark.
+func signedDisk(t *testing.T, mark string) string {
+	t.Helper()
+	const grub = "/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed"
+	needTool(t, "mkfs.vfat", "mmd", "mcopy", signedShim, grub)
+	dir := t.TempDir()
+	path, cfg := filepath.Join(dir, "esp.img"), filepath.Join(dir, "grub.cfg")
+	if err := os.WriteFile(cfg, []byte("echo "+mark+"\nsleep 60\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"truncate", "-s", "64M", path},
+		{"mkfs.vfat", path},
+		{"mmd", "-i", path, "::EFI", "::EFI/BOOT", "::EFI/debian"},
+		{"mcopy", "-i", path, signedShim, "::EFI/BOOT/BOOTX64.EFI"},
+		{"mcopy", "-i", path, grub, "::EFI/BOOT/grubx64.efi"},
+		{"mcopy", "-i", path, cfg, "::EFI/debian/grub.cfg"},
+	} {
+		if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	return path
+}
