@@ -36,8 +36,8 @@ type realization struct {
 	dir      folder
 	accel    Accel
 	emulator string // path of qemu-system-x86_64
-	code     string // OVMF's code
-	vars     string // OVMF's template of variables
+	plain    ovmf
+	secure   ovmf   // with Secure Boot on and Microsoft's keys enrolled
 	dac      string // user:group that QEMU runs as; empty = libvirt's choice
 	bridge   string // for the boot network; empty = fabric
 	ports    map[string][]portPair
@@ -85,8 +85,17 @@ func domainXML(lab string, m MachinePlan, r realization, st start) (string, erro
 	}
 	switch m.Firmware {
 	case site.UEFI:
-		d.OS.Loader = &libvirtxml.DomainLoader{Path: r.code, Readonly: "yes", Type: "pflash"}
-		d.OS.NVRam = &libvirtxml.DomainNVRam{NVRam: r.dir.nvram(m.Name), Template: r.vars}
+		fw := r.plain
+		if m.SecureBoot {
+			fw = r.secure
+		}
+		d.OS.Loader = &libvirtxml.DomainLoader{Path: fw.code, Readonly: "yes", Type: "pflash"}
+		d.OS.NVRam = &libvirtxml.DomainNVRam{NVRam: r.dir.nvram(m.Name, m.SecureBoot), Template: fw.vars}
+		if m.SecureBoot {
+			// The keys are in variables that only the firmware, in SMM, may write.
+			d.OS.Loader.Secure = "yes"
+			d.Features.SMM = &libvirtxml.DomainFeatureSMM{State: "on"}
+		}
 	default:
 		d.OS.BIOS = &libvirtxml.DomainBIOS{UseSerial: "yes"}
 	}

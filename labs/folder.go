@@ -26,7 +26,13 @@ func (f folder) accel() string   { return filepath.Join(string(f), "accel.json")
 func (f folder) disks() string   { return filepath.Join(string(f), "disks") }
 func (f folder) console() string { return filepath.Join(string(f), "console") }
 
-func (f folder) nvram(machine string) string { return filepath.Join(f.disks(), machine+"-vars.fd") }
+// nvram is another file with Secure Boot on: the keys are in it.
+func (f folder) nvram(machine string, secure bool) string {
+	if secure {
+		machine += "-secure"
+	}
+	return filepath.Join(f.disks(), machine+"-vars.fd")
+}
 
 func (f folder) disk(machine string, n int) string {
 	return filepath.Join(f.disks(), fmt.Sprintf("%s-%d.qcow2", machine, n))

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -17,13 +18,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// firmwares are where distributions keep OVMF: code and template of variables.
-// Debian, Ubuntu; Fedora; Arch; SUSE.
-var firmwares = [...][2]string{
+// ovmf is UEFI firmware for QEMU: code, and the template of its variables.
+type ovmf struct{ code, vars string }
+
+// firmwares are where distributions keep OVMF. Debian, Ubuntu; Fedora; Arch;
+// SUSE.
+var firmwares = [...]ovmf{
 	{"/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"},
 	{"/usr/share/edk2/ovmf/OVMF_CODE.fd", "/usr/share/edk2/ovmf/OVMF_VARS.fd"},
 	{"/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"},
 	{"/usr/share/qemu/ovmf-x86_64-4m-code.bin", "/usr/share/qemu/ovmf-x86_64-4m-vars.bin"},
+}
+
+// secureFirmwares is where they keep it with Secure Boot on and Microsoft's
+// keys enrolled. Arch has none.
+var secureFirmwares = [...]ovmf{
+	{"/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"},
+	{"/usr/share/edk2/ovmf/OVMF_CODE.secboot.fd", "/usr/share/edk2/ovmf/OVMF_VARS.secboot.fd"},
+	{"/usr/share/qemu/ovmf-x86_64-smm-ms-code.bin", "/usr/share/qemu/ovmf-x86_64-smm-ms-vars.bin"},
 }
 
 // findTools fills what the plan's machines need of this machine's programs.
@@ -42,13 +54,15 @@ func (r *realization) findTools(p *Plan) error {
 		if m.Firmware != site.UEFI {
 			continue
 		}
-		for _, f := range firmwares {
-			if readable(f[0]) && readable(f[1]) {
-				r.code, r.vars = f[0], f[1]
-				return nil
-			}
+		what, to, from := "UEFI firmware", &r.plain, firmwares[:]
+		if m.SecureBoot {
+			what, to, from = "UEFI firmware with Secure Boot and Microsoft's keys", &r.secure, secureFirmwares[:]
 		}
-		return because(ErrMissing, nil, "machine %s boots by UEFI and no UEFI firmware for QEMU is installed: apt-get install ovmf", m.Name)
+		i := slices.IndexFunc(from, func(f ovmf) bool { return readable(f.code) && readable(f.vars) })
+		if i < 0 {
+			return because(ErrMissing, nil, "machine %s boots by UEFI and no %s for QEMU is installed: apt-get install ovmf", m.Name, what)
+		}
+		*to = from[i]
 	}
 	return nil
 }

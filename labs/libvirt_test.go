@@ -146,6 +146,9 @@ func TestLibvirtLab(t *testing.T) {
 	uri := realLibvirt(t)
 	whole := t
 	s := testSite(t)
+	for i := range s.Machines {
+		s.Machines[i].SecureBoot = s.Machines[i].Firmware == site.UEFI
+	}
 	p, err := NewPlan(s, Options{Name: "labtest", Dir: labDir(t), URI: uri, Memory: 512 << 20, CPUs: 1, DiskSize: 64 << 20})
 	if err != nil {
 		t.Fatal(err)

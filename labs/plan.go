@@ -45,6 +45,7 @@ type MachinePlan struct {
 	Manufacturer string
 	Product      string
 	Firmware     site.Firmware
+	SecureBoot   bool
 	MemoryMiB    int
 	CPUs         int
 	NICs         []NICPlan

@@ -85,10 +85,13 @@ func TestDomainXMLGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := realization{dir: "/lab", accel: TCG, emulator: "/usr/bin/qemu-system-x86_64",
-		code: "/usr/share/OVMF/OVMF_CODE_4M.fd", vars: "/usr/share/OVMF/OVMF_VARS_4M.fd",
+		plain: firmwares[0], secure: secureFirmwares[0],
 		ports: map[string][]portPair{"gpu-01": {{20480, 20481}, {20482, 20483}, {20484, 20485}}, "gpu-02": {{20486, 20487}}}}
 	kvm := r
 	kvm.accel, kvm.dac = KVM, "+0:+0"
+	secure := p.Machines[1]
+	secure.SecureBoot = true
+	p.Machines = append(p.Machines, secure)
 	bridged := r
 	bridged.bridge = "br0"
 	for _, tt := range []struct {
@@ -102,6 +105,7 @@ func TestDomainXMLGolden(t *testing.T) {
 		{"uefi-disk", 1, r, startDisk},
 		{"uefi-network-kvm", 1, kvm, startNetwork},
 		{"uefi-http", 1, r, startHTTP},
+		{"uefi-secure-network", 2, r, startNetwork},
 		{"uefi-bridge", 1, bridged, startDisk},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

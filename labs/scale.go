@@ -26,7 +26,7 @@ func (p *Plan) planMachine(m site.Machine) (MachinePlan, site.Machine, error) {
 	mp := MachinePlan{
 		Name: m.Name, Domain: DomainName(p.Name, m.Name), DomainUUID: domainUUID(p.Name, m.Name),
 		UUID: m.UUID, Serial: m.Serial, Manufacturer: manufacturer, Product: product,
-		Firmware: m.Firmware, CPUs: o.CPUs,
+		Firmware: m.Firmware, SecureBoot: m.SecureBoot, CPUs: o.CPUs,
 	}
 	if mp.Firmware == "" {
 		mp.Firmware = site.UEFI
@@ -35,6 +35,7 @@ func (p *Plan) planMachine(m site.Machine) (MachinePlan, site.Machine, error) {
 		return mp, m, fmt.Errorf("it has %d NICs and %d disks; a lab's machine can have %d and %d: leave it out with --machines",
 			len(m.NICs), len(m.Disks), maxNICs, maxDisks)
 	}
+	m.HTTPSBoot = false // a lab's firmware has no site's CA
 	memory := o.Memory
 	if m.Memory > 0 && m.Memory < memory {
 		memory = m.Memory

@@ -41,6 +41,12 @@ func (p *Provisioner) Boot(ctx context.Context, c pxe.Client) (pxe.Decision, err
 	if !known {
 		return p.bootUnknown(ctx, s, c, mac)
 	}
+	d, err := p.bootKnown(ctx, s, c, m)
+	d.Loader, d.HTTPS = loaderOf(m), m.HTTPSBoot
+	return d, err
+}
+
+func (p *Provisioner) bootKnown(ctx context.Context, s *site.Site, c pxe.Client, m site.Machine) (pxe.Decision, error) {
 	r, ok := p.latest(m.Name)
 	if !ok {
 		return pxe.Decision{Action: pxe.BootDisk, Reason: fmt.Sprintf("%s has never been deployed: fettle machine deploy %s", m.Name, m.Name)}, nil
@@ -55,6 +61,22 @@ func (p *Provisioner) Boot(ctx context.Context, c pxe.Client) (pxe.Decision, err
 		return pxe.Decision{Action: pxe.BootDisk, Reason: "its image is written: it boots its disk"}, nil
 	}
 	return p.agentDecision(ctx, s, c, d, fmt.Sprintf("run %s (%s) boots the agent", d.ID, d.Action))
+}
+
+// loaderOf is the boot loader that the site chooses for a machine.
+func loaderOf(m site.Machine) pxe.Loader {
+	switch {
+	case m.SecureBoot:
+		return pxe.LoaderSigned
+	case m.Loader == site.LoaderSNP:
+		return pxe.LoaderSNP
+	case m.Loader == site.LoaderIPXE:
+		return pxe.LoaderNative
+	case m.Loader == site.LoaderUKI, m.HTTPSBoot:
+		// With HTTPS to its end: iPXE would go on in clear text.
+		return pxe.LoaderUnified
+	}
+	return pxe.LoaderDefault
 }
 
 // agentDecision boots the agent with the run's token.

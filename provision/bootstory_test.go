@@ -10,6 +10,7 @@ import (
 
 	"github.com/fettle-dev/fettle/agent/wire"
 	"github.com/fettle-dev/fettle/pxe"
+	"github.com/fettle-dev/fettle/site"
 	"github.com/fettle-dev/fettle/state"
 )
 
@@ -63,4 +64,26 @@ func TestForeignAddress(t *testing.T) {
 	b.want("GET", wire.PathTask, token, nil, 409) // let in: it must send its inventory first
 	learn([]byte{2, 0, 0, 0, 0, 7})               // that server gave it to somebody else
 	b.want("GET", wire.PathTask, token, nil, 403)
+}
+
+// TestLoaderOf: the site's word about a machine's firmware reaches the boot
+// server.
+func TestLoaderOf(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		m    site.Machine
+		want pxe.Loader
+	}{
+		{"nothing said", site.Machine{Firmware: site.UEFI}, pxe.LoaderDefault},
+		{"Secure Boot", site.Machine{Firmware: site.UEFI, SecureBoot: true}, pxe.LoaderSigned},
+		{"the firmware's NIC driver", site.Machine{Firmware: site.UEFI, Loader: site.LoaderSNP}, pxe.LoaderSNP},
+		{"drivers of its own", site.Machine{Firmware: site.UEFI, Loader: site.LoaderIPXE}, pxe.LoaderNative},
+		{"one EFI program", site.Machine{Firmware: site.UEFI, Loader: site.LoaderUKI}, pxe.LoaderUnified},
+		{"HTTPS", site.Machine{Firmware: site.UEFI, HTTPSBoot: true}, pxe.LoaderUnified},
+		{"HTTPS, then iPXE", site.Machine{Firmware: site.UEFI, HTTPSBoot: true, Loader: site.LoaderSNP}, pxe.LoaderSNP},
+	} {
+		if got := loaderOf(tt.m); got != tt.want {
+			t.Errorf("%s: loaderOf = %v; want %v", tt.name, got, tt.want)
+		}
+	}
 }

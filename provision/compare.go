@@ -42,6 +42,9 @@ func Compare(m site.Machine, inv wire.Inventory) []Difference {
 	if m.Firmware != "" && string(m.Firmware) != inv.Firmware.Kind {
 		add("firmware", string(m.Firmware), inv.Firmware.Kind)
 	}
+	if m.SecureBoot && !inv.Firmware.SecureBoot {
+		add("secure-boot", "on", "off")
+	}
 	if m.CPUs != 0 && m.CPUs != inv.CPU.Threads {
 		add("cpus", fmt.Sprint(m.CPUs), fmt.Sprint(inv.CPU.Threads))
 	}

@@ -1,9 +1,11 @@
 package site
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -24,18 +26,21 @@ const (
 	// caSecret is the name of the CA's key in the secrets file.
 	caSecret = "ca-key"
 	caYears  = 20
+	caBits   = 3072
+	leafBits = 2048 // of IssueRSA
 )
 
 // CA is a site's own certificate authority (RFC 5280): the agent's ramdisk
 // and BMC clients trust its certificate and nothing else.
 type CA struct {
 	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	key  crypto.Signer
 }
 
-// NewCA makes a CA in memory, valid from a day before now.
+// NewCA makes a CA in memory, valid from a day before now. Its key is RSA:
+// firmware that boots by HTTPS knows nothing else (OVMF of 2022 among it).
 func NewCA(name string, now time.Time) (*CA, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := rsa.GenerateKey(rand.Reader, caBits)
 	if err != nil {
 		return nil, fmt.Errorf("making the CA's key: %w", err)
 	}
@@ -120,11 +125,16 @@ func ParseCA(certPEM []byte, key Secret) (*CA, error) {
 		// The cause could quote the key.
 		return nil, errors.New("the CA's key cannot be read; take secrets.age from git, or make a new CA")
 	}
-	ec, ok := k.(*ecdsa.PrivateKey)
-	if !ok || !ec.PublicKey.Equal(cert.PublicKey) {
+	signer, ok := k.(crypto.Signer)
+	if !ok || !samePublic(signer, cert.PublicKey) {
 		return nil, fmt.Errorf("ca.pem and the secret %s do not belong together; take both from one commit", caSecret)
 	}
-	return &CA{cert, ec}, nil
+	return &CA{cert, signer}, nil
+}
+
+func samePublic(k crypto.Signer, cert crypto.PublicKey) bool {
+	p, ok := k.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && p.Equal(cert)
 }
 
 // PEM is the certificate.
@@ -151,12 +161,25 @@ func (ca *CA) Pool() *x509.CertPool {
 // Issue makes a certificate for servers and clients with these names and
 // addresses. It never outlives the CA.
 func (ca *CA) Issue(names []string, ips []netip.Addr, notBefore, notAfter time.Time) (tls.Certificate, error) {
-	if len(names)+len(ips) == 0 {
-		return tls.Certificate{}, errors.New("a certificate needs at least one name or address")
-	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("making a key: %w", err)
+	}
+	return ca.issue(key, x509.KeyUsageDigitalSignature, names, ips, notBefore, notAfter)
+}
+
+// IssueRSA makes one with an RSA key, for servers of firmware.
+func (ca *CA) IssueRSA(names []string, ips []netip.Addr, notBefore, notAfter time.Time) (tls.Certificate, error) {
+	key, err := rsa.GenerateKey(rand.Reader, leafBits)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("making a key: %w", err)
+	}
+	return ca.issue(key, x509.KeyUsageDigitalSignature|x509.KeyUsageKeyEncipherment, names, ips, notBefore, notAfter)
+}
+
+func (ca *CA) issue(key crypto.Signer, usage x509.KeyUsage, names []string, ips []netip.Addr, notBefore, notAfter time.Time) (tls.Certificate, error) {
+	if len(names)+len(ips) == 0 {
+		return tls.Certificate{}, errors.New("a certificate needs at least one name or address")
 	}
 	serial, err := serialNumber()
 	if err != nil {
@@ -167,7 +190,7 @@ func (ca *CA) Issue(names []string, ips []netip.Addr, notBefore, notAfter time.T
 		DNSNames:     names,
 		NotBefore:    notBefore,
 		NotAfter:     notAfter,
-		KeyUsage:     x509.KeyUsageDigitalSignature,
+		KeyUsage:     usage,
 		ExtKeyUsage:  []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	for _, ip := range ips {
@@ -193,7 +216,7 @@ func (ca *CA) Issue(names []string, ips []netip.Addr, notBefore, notAfter time.T
 		return tls.Certificate{}, fmt.Errorf("a certificate from %s to %s would never be valid: the CA is valid from %s to %s",
 			notBefore.Format(time.RFC3339), notAfter.Format(time.RFC3339), ca.cert.NotBefore.Format(time.RFC3339), ca.cert.NotAfter.Format(time.RFC3339))
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, &key.PublicKey, ca.key)
+	der, err := x509.CreateCertificate(rand.Reader, template, ca.cert, key.Public(), ca.key)
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("signing the certificate of %s: %w", template.Subject.CommonName, err)
 	}

@@ -142,6 +142,16 @@ const (
 	UEFI Firmware = "uefi"
 )
 
+// Loader is the boot loader that a machine's UEFI firmware is given.
+type Loader string
+
+// Boot loaders of UEFI machines.
+const (
+	LoaderSNP  Loader = "snponly" // iPXE over the firmware's own NIC driver
+	LoaderIPXE Loader = "ipxe"    // iPXE with NIC drivers of its own
+	LoaderUKI  Loader = "uki"     // none: kernel and ramdisks are one EFI program
+)
+
 // Machine is one server as it should be.
 type Machine struct {
 	Name     string
@@ -151,15 +161,20 @@ type Machine struct {
 	Serial   string // SMBIOS type 1 serial number
 	UUID     string // SMBIOS type 1 UUID, RFC 4122 text; derived from the serial when unsaid
 	Firmware Firmware
-	CPUs     int   // logical CPUs expected, 0 = unsaid
-	Memory   Bytes // memory expected, 0 = unsaid
-	BMC      BMC
-	NICs     []NIC
-	Disks    []Disk
-	GPUs     []GPU
-	Profile  string // name of a Profile
-	Owner    string
-	Purpose  string
+	// SecureBoot says that its firmware starts signed programs alone.
+	SecureBoot bool
+	Loader     Loader // "" = uki with HTTPSBoot, else the network's choice
+	// HTTPSBoot says that its firmware trusts the site's CA, and boots by HTTPS.
+	HTTPSBoot bool
+	CPUs      int   // logical CPUs expected, 0 = unsaid
+	Memory    Bytes // memory expected, 0 = unsaid
+	BMC       BMC
+	NICs      []NIC
+	Disks     []Disk
+	GPUs      []GPU
+	Profile   string // name of a Profile
+	Owner     string
+	Purpose   string
 	// OnDifference overrides Policy.OnDifference for this machine when not "".
 	OnDifference OnDifference
 	Pos          Pos // where it was declared

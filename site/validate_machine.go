@@ -15,6 +15,18 @@ func (v *validator) machine(m *Machine, path string) {
 	if m.UUID != SerialUUID(m.Serial) {
 		unique(v, v.uuids, m.UUID, "UUID", who, uuidPath, "read it again with dmidecode, or leave it out")
 	}
+	switch {
+	case m.SecureBoot && m.Firmware == BIOS:
+		v.add(path+".secure-boot", "write firmware: uefi, or leave secure-boot out", "%s: a BIOS has no Secure Boot", who)
+	case m.Loader != "" && m.Firmware == BIOS:
+		v.add(path+".loader", "leave it out: a BIOS is given undionly.kpxe", "%s: loader %s is for UEFI firmware", who, m.Loader)
+	case m.HTTPSBoot && m.Firmware == BIOS:
+		v.add(path+".https-boot", "write firmware: uefi, or leave https-boot out", "%s: a BIOS does not boot by HTTPS", who)
+	case m.HTTPSBoot && m.SecureBoot:
+		v.add(path+".https-boot", "leave one of the two out", "%s: with Secure Boot on it boots by PXE: no signed loader goes on by HTTPS", who)
+	case m.Loader != "" && m.SecureBoot:
+		v.add(path+".loader", "leave one of the two out", "%s: with Secure Boot on its firmware refuses loader %s, which nobody signed", who, m.Loader)
+	}
 	if m.BMC != (BMC{}) {
 		v.bmc(m, who, path+".bmc")
 	}

@@ -253,6 +253,15 @@ func TestValidateGoMade(t *testing.T) {
 	}{
 		{"name", func(s *Site) { s.Machines[1].Name = "No Good" }, `machines[1].name: name: "No Good" is not a name`},
 		{"enum", func(s *Site) { s.Machines[1].Firmware = "openboot" }, `machines[1].firmware: firmware: "openboot" is no firmware`},
+		{"Secure Boot of a BIOS", func(s *Site) { s.Machines[1].Firmware, s.Machines[1].SecureBoot = BIOS, true }, `machines[1].secure-boot: machine m2: a BIOS has no Secure Boot`},
+		{"loader of a BIOS", func(s *Site) { s.Machines[1].Firmware, s.Machines[1].Loader = BIOS, LoaderIPXE }, `machines[1].loader: machine m2: loader ipxe is for UEFI firmware`},
+		{"HTTPS of a BIOS", func(s *Site) { s.Machines[1].Firmware, s.Machines[1].HTTPSBoot = BIOS, true }, `machines[1].https-boot: machine m2: a BIOS does not boot by HTTPS`},
+		{"HTTPS and Secure Boot", func(s *Site) {
+			s.Machines[1].Firmware, s.Machines[1].SecureBoot, s.Machines[1].HTTPSBoot = UEFI, true, true
+		}, `machines[1].https-boot: machine m2: with Secure Boot on it boots by PXE`},
+		{"unsigned loader with Secure Boot", func(s *Site) {
+			s.Machines[1].Firmware, s.Machines[1].SecureBoot, s.Machines[1].Loader = UEFI, true, LoaderSNP
+		}, `machines[1].loader: machine m2: with Secure Boot on its firmware refuses loader snponly`},
 		{"range", func(s *Site) { s.Networks[0].VLAN = -1 }, `networks[0].vlan: vlan is -1, out of range`},
 		{"duplicate", func(s *Site) { s.Machines[1].NICs[0].MAC = s.Machines[0].NICs[0].MAC }, `machines[1].nics[0].mac: machine m2: MAC address`},
 		{"empty item", func(s *Site) { s.Profiles[0].Packages = []string{""} }, `profiles[0].packages[0]: item 1 of packages is empty`},
