@@ -6,7 +6,7 @@ import (
 )
 
 // loadersRecipe is part of a loaders release's inputs.
-const loadersRecipe = 1
+const loadersRecipe = 2
 
 // loaderFiles says which package brings which boot loader, and what it is
 // called in the release.
@@ -18,6 +18,7 @@ var loaderFiles = map[string]map[string]string{
 	},
 	"shim-signed":               {"usr/lib/shim/shimx64.efi.signed": FileShim},
 	"shim-helpers-amd64-signed": {"usr/lib/shim/mmx64.efi.signed": FileMokMgr},
+	"systemd-boot-efi":          {"usr/lib/systemd/boot/efi/linuxx64.efi.stub": FileStub},
 	"grub-efi-amd64-signed":     {"usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed": FileGRUB},
 }
 

@@ -38,12 +38,13 @@ const (
 	FileIndex  = "index.json" // KindDisk
 	FileData   = "disk.zst"   // KindDisk
 
-	FileUndionly = "undionly.kpxe" // KindLoaders: iPXE for BIOS
-	FileSnponly  = "snponly.efi"   // KindLoaders: iPXE for UEFI, over the NIC that booted
-	FileIPXE     = "ipxe.efi"      // KindLoaders: iPXE for UEFI, with its own drivers
-	FileShim     = "shimx64.efi"   // KindLoaders: Microsoft-signed, loads grubx64.efi
-	FileGRUB     = "grubx64.efi"   // KindLoaders: Debian-signed GRUB that boots from the network
-	FileMokMgr   = "mmx64.efi"     // KindLoaders: shim's key manager
+	FileUndionly = "undionly.kpxe"     // KindLoaders: iPXE for BIOS
+	FileSnponly  = "snponly.efi"       // KindLoaders: iPXE for UEFI, over the NIC that booted
+	FileIPXE     = "ipxe.efi"          // KindLoaders: iPXE for UEFI, with its own drivers
+	FileShim     = "shimx64.efi"       // KindLoaders: Microsoft-signed, loads grubx64.efi
+	FileGRUB     = "grubx64.efi"       // KindLoaders: Debian-signed GRUB that boots from the network
+	FileStub     = "linuxx64.efi.stub" // KindLoaders: what a unified kernel image begins with
+	FileMokMgr   = "mmx64.efi"         // KindLoaders: shim's key manager
 )
 
 // Release is one built or imported thing, immutable.

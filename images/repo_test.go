@@ -123,6 +123,7 @@ func (r *repo) addLoaders(version string) string {
 		"usr/lib/ipxe/ipxe.efi": "-> ../../../boot/ipxe.efi", "boot/ipxe.efi": "ipxe"})
 	r.add("shim-signed", version, "shim-helpers-amd64-signed", map[string]string{"usr/lib/shim/shimx64.efi.signed": "shim"})
 	r.add("shim-helpers-amd64-signed", version, "", map[string]string{"usr/lib/shim/mmx64.efi.signed": "mm"})
+	r.add("systemd-boot-efi", version, "", map[string]string{"usr/lib/systemd/boot/efi/linuxx64.efi.stub": "stub"})
 	r.add("grub-efi-amd64-signed", version, "", map[string]string{"usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed": "grub"})
 	return deb
 }
@@ -139,8 +140,8 @@ func TestLoadersFromArchive(t *testing.T) {
 	r.publish()
 	b := repoBuilder(t, r)
 	rel, cached, err := b.Loaders(t.Context())
-	if err != nil || cached || len(rel.Files) != 6 || rel.Facts["ipxe"] != "1" {
-		t.Fatalf("Loaders = %+v, %v, %v; want six files of version 1", rel, cached, err)
+	if err != nil || cached || len(rel.Files) != 7 || rel.Facts["ipxe"] != "1" {
+		t.Fatalf("Loaders = %+v, %v, %v; want seven files of version 1", rel, cached, err)
 	}
 	f, ok := rel.File(FileUndionly)
 	if !ok || mustRead(t, b.Store.Blobs().Path(f.Digest)) != "undionly 1" {

@@ -41,8 +41,8 @@ func (p *Provisioner) Boot(ctx context.Context, c pxe.Client) (pxe.Decision, err
 	if !known {
 		return p.bootUnknown(ctx, s, c, mac)
 	}
-	d, err := p.bootKnown(ctx, s, c, m)
-	d.Loader, d.HTTPS = loaderOf(m), m.HTTPSBoot
+	d, err := p.bootKnown(ctx, s, c, *m)
+	d.Loader, d.HTTPS = loaderOf(*m), m.HTTPSBoot
 	return d, err
 }
 

@@ -21,8 +21,9 @@ const (
 )
 
 // TestServeRack is the technician's path on a real bridge in a network
-// namespace: fettle serve, a machine (QEMU, BIOS) with a BMC, from power-on to
-// a command over ssh. Its address comes from the pool, so the token of its run
+// namespace: fettle serve, a machine (QEMU, UEFI with Secure Boot on) with a BMC,
+// from power-on to a command over ssh: the agent and the installed system boot
+// by signed programs alone. Its address comes from the pool, so the token of its run
 // is bound to a lease.
 func TestServeRack(t *testing.T) {
 	r := newRackRig(t)
@@ -71,9 +72,18 @@ func TestServeRack(t *testing.T) {
 	}
 	addr := r.leaseOf("02:00:00:90:00:11")
 	out := r.ns.run(t, "ssh", "-F", "none", "-i", r.path("key"), "-o", "IdentitiesOnly=yes", "-o", "UserKnownHostsFile=/dev/null",
-		"-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=30", "ops@"+addr, "hostname -f; lsblk -dno SERIAL /dev/vda; sudo id -u")
-	if want := "node-01.rack.example.org\nRACKDISK0001\n0\n"; out != want {
+		"-o", "StrictHostKeyChecking=no", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=30", "ops@"+addr, "hostname -f; lsblk -dno SERIAL /dev/vda; sudo id -u; "+
+			"sudo dmesg | grep -o 'secureboot: Secure boot enabled'; od -An -tu1 -j4 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c")
+	if want := "node-01.rack.example.org\nRACKDISK0001\n0\nsecureboot: Secure boot enabled\n   1\n"; out != want {
 		t.Errorf("over ssh to %s = %q; want %q", addr, out, want)
+	}
+
+	console, err := os.ReadFile(r.path("console"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(console), "secureboot: Secure boot enabled"); n == 0 {
+		t.Errorf("the agent's kernel did not say that Secure Boot is on:\n%s", tail(r.path("console"), 4000))
 	}
 
 	// A restarted server knows what it did.
@@ -166,6 +176,13 @@ func TestServeToPeers(t *testing.T) {
 	}
 
 	ca, api := r.path("site/ca.pem"), "https://10.90.0.1:9443"
+	// As firmware without elliptic curves speaks, and as anybody else does.
+	for name, suites := range map[string][]string{"RSA key exchange": {"--tls-max", "1.2", "--ciphers", "AES128-GCM-SHA256"}, "TLS 1.3": {"--tlsv1.3"}} {
+		args := append([]string{"curl", "-sS", "--cacert", ca, "-o", r.path("https"), "-w", "%{http_code}"}, suites...)
+		if out := cli.run(t, append(args, "https://10.90.0.1:8444/boot/files/loaders/undionly.kpxe")...); out != "200" || tail(r.path("https"), 1<<24) != tail(r.path("http"), 1<<24) {
+			t.Errorf("boot HTTPS by %s: curl = %s; want 200 and the loader that HTTP gives", name, out)
+		}
+	}
 	for _, tc := range []struct {
 		name string
 		want string

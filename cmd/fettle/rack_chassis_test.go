@@ -41,7 +41,7 @@ var (
 )
 
 // newQEMUChassis is node-01 of the rack's site, off, with its NIC on a tap of
-// the bridge.
+// the bridge. Its firmware has Secure Boot on and Microsoft's keys enrolled.
 func newQEMUChassis(t *testing.T, r *rackRig, uuid string) *qemuChassis {
 	t.Helper()
 	_, err := exec.LookPath("qemu-system-x86_64")
@@ -50,6 +50,12 @@ func newQEMUChassis(t *testing.T, r *rackRig, uuid string) *qemuChassis {
 	e2eNeed(t, err, "no tap devices")
 	r.ns.run(t, "ip", "tuntap", "add", "dev", "tap0", "mode", "tap")
 	r.ns.run(t, "ip", "link", "set", "tap0", "master", "br0", "up")
+	const code, vars = "/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
+	keys, err := os.ReadFile(vars)
+	e2eNeed(t, err, "no UEFI firmware with Secure Boot: apt-get install ovmf")
+	if err := os.WriteFile(r.path("vars.fd"), keys, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	disk, err := os.Create(r.path("disk.raw"))
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +67,7 @@ func newQEMUChassis(t *testing.T, r *rackRig, uuid string) *qemuChassis {
 		ns: r.ns, stderr: &lockedBuffer{}, boot: noOverride,
 		info: vbmc.Info{
 			Name: "node-01", UUID: uuid, Serial: "RACK0001", Manufacturer: "QEMU", Model: "Standard PC (Q35 + ICH9, 2009)",
-			BIOSVersion: "SeaBIOS", CPUs: 2, CPUModel: "QEMU Virtual CPU", MemoryMiB: 2048,
+			BIOSVersion: "OVMF", CPUs: 2, CPUModel: "QEMU Virtual CPU", MemoryMiB: 2048,
 			NICs:   []vbmc.NIC{{ID: "NIC1", MAC: "02:00:00:90:00:11", Link: true}},
 			Drives: []vbmc.Drive{{ID: "Disk1", Serial: "RACKDISK0001", Bytes: 8 << 30}},
 		},
@@ -71,7 +77,10 @@ func newQEMUChassis(t *testing.T, r *rackRig, uuid string) *qemuChassis {
 		if network {
 			nic, disk = 1, 2
 		}
-		return []string{"qemu-system-x86_64", "-name", r.ns.name, "-machine", "q35,graphics=off", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048",
+		return []string{"qemu-system-x86_64", "-name", r.ns.name, "-machine", "q35,graphics=off,smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on",
+			"-drive", "if=pflash,format=raw,readonly=on,file=" + code, "-drive", "if=pflash,format=raw,file=" + r.path("vars.fd"),
+			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
+			"-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048",
 			"-display", "none", "-monitor", "none", "-serial", "file:" + r.path("console"), "-uuid", uuid, "-smbios", "type=1,serial=RACK0001",
 			"-drive", "if=none,id=d0,format=raw,discard=unmap,detect-zeroes=unmap,cache=unsafe,file=" + r.path("disk.raw"),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=d0,serial=RACKDISK0001,bootindex=%d", disk),
@@ -90,7 +99,7 @@ func newQEMUChassis(t *testing.T, r *rackRig, uuid string) *qemuChassis {
 	return q
 }
 
-var noOverride = vbmc.Boot{Target: vbmc.BootNone, Enabled: "Disabled", Mode: "Legacy"}
+var noOverride = vbmc.Boot{Target: vbmc.BootNone, Enabled: "Disabled", Mode: "UEFI"}
 
 // on tells whether QEMU runs; q.mu is held.
 func (q *qemuChassis) on() bool {

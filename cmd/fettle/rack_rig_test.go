@@ -142,7 +142,8 @@ secrets:
 	rackMachinesYAML = `machines:
   - name: node-01
     serial: RACK0001
-    firmware: bios
+    firmware: uefi
+    secure-boot: true
     cpus: 2
     memory: 2GiB
     bmc: {address: 10.91.0.11, protocol: redfish, secret: bmc-default}

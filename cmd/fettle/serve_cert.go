@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/fettle-dev/fettle/pxe"
 	"github.com/fettle-dev/fettle/site"
 )
 
@@ -25,7 +26,15 @@ func serverTLS(ca *site.CA, names []string, ips []netip.Addr, now func() time.Ti
 	return &tls.Config{GetCertificate: c.get, MinVersion: tls.VersionTLS12}, nil
 }
 
+// bootTLS is the configuration for UEFI firmware that boots by HTTPS: an RSA
+// key, made when the first machine asks, and cipher suites that it has.
+func bootTLS(ca *site.CA, ips []netip.Addr, now func() time.Time) *tls.Config {
+	c := &serverCert{ca: ca, ips: ips, now: now, rsa: true}
+	return &tls.Config{GetCertificate: c.get, MinVersion: tls.VersionTLS12, CipherSuites: pxe.CipherSuites()}
+}
+
 type serverCert struct {
+	rsa   bool
 	ca    *site.CA
 	names []string
 	ips   []netip.Addr
@@ -44,7 +53,11 @@ func (c *serverCert) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return c.cert, nil
 	}
 	// A day back: clocks of machines without a battery are behind.
-	cert, err := c.ca.Issue(c.names, c.ips, now.Add(-24*time.Hour), now.Add(certLife))
+	issue := c.ca.Issue
+	if c.rsa {
+		issue = c.ca.IssueRSA
+	}
+	cert, err := issue(c.names, c.ips, now.Add(-24*time.Hour), now.Add(certLife))
 	if err != nil {
 		return nil, fmt.Errorf("making a certificate for %v %v: %w", c.names, c.ips, err)
 	}

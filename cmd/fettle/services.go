@@ -29,8 +29,12 @@ import (
 	"github.com/fettle-dev/fettle/web"
 )
 
-// agentPort is the TLS port of the agent's endpoint.
-const agentPort = 8443
+// TLS ports for machines: of the agent's endpoint, and of boot HTTP, for
+// firmware that trusts the site's CA.
+const (
+	agentPort   = 8443
+	bootTLSPort = 8444
+)
 
 // stack is where services live: on real interfaces (serve), or on the hosts of
 // a lab's fabric. Services open no sockets of their own.
@@ -180,7 +184,7 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 	return nil
 }
 
-// bootFiles serves TFTP and boot HTTP at one of a network's server addresses.
+// bootFiles serves TFTP, boot HTTP and HTTPS at one of a network's server addresses.
 func (s *services) bootFiles(ctx context.Context, g *errgroup.Group, px *pxe.Server, n site.Network, at netip.Addr) error {
 	tftp, err := s.stack.ListenPacket(ctx, n, netip.AddrPortFrom(at, 69))
 	if err != nil {
@@ -199,6 +203,11 @@ func (s *services) bootFiles(ctx context.Context, g *errgroup.Group, px *pxe.Ser
 		return fmt.Errorf("boot HTTP on network %s: %w", n.Name, err)
 	}
 	serveHTTP(ctx, g, boot, px.Handler()) // no ServeMux: it redirects //boot/, and firmware follows no redirect
+	secure, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(at, bootTLSPort))
+	if err != nil {
+		return fmt.Errorf("boot HTTPS on network %s: %w", n.Name, err)
+	}
+	serveHTTP(ctx, g, tls.NewListener(secure, bootTLS(s.ca, []netip.Addr{at}, time.Now)), px.Handler())
 	return nil
 }
 
@@ -266,7 +275,7 @@ func pxeNetworks(nets []site.Network) []pxe.Network {
 		p := pxe.Network{
 			Name: n.Name, Prefix: n.Prefix, Server: n.Server, Gateway: n.Gateway,
 			DNS: n.DNS, NTP: n.NTP, Domain: n.Domain, MTU: n.MTU, Search: n.Search,
-			Proxy: n.Proxy, Relays: n.Relays, NativeDrivers: n.NativeDrivers, ReplyDelay: n.ReplyDelay, Probe: n.Probe,
+			Proxy: n.Proxy, Relays: n.Relays, NativeDrivers: n.NativeDrivers, ReplyDelay: n.ReplyDelay, Probe: n.Probe, HTTPSPort: bootTLSPort,
 			IPv6:      pxe.Network6{Prefix: n.IPv6.Prefix, Server: n.IPv6.Server, Gateway: n.IPv6.Gateway, DNS: n.IPv6.DNS, Relays: n.IPv6.Relays},
 			Advertise: advertiseOf(n),
 		}
