@@ -5,6 +5,7 @@ package pxe
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestFirmwareIPv6 boots OVMF over IPv6 alone: PXE (TFTP by URL, option 59)
@@ -56,5 +57,31 @@ func TestFirmwareIPv6(t *testing.T) {
 				return ok
 			})
 		})
+	}
+}
+
+// TestFirmwareAdvertise boots iPXE on a network without IPv6. Issue 3:
+// "answering IPv6 router solicitations and sending option 175.176 lets iPXE
+// configure its NIC in 0.1 s instead of 16.4".
+func TestFirmwareAdvertise(t *testing.T) {
+	n := testNetwork()
+	n.Advertise = AdvertiseNothing
+	ns, f := firmwareRig(t, "/usr/lib/ipxe/snponly.efi", n)
+	m := qemu(t, ns, bios()...)
+	var asked, script time.Time
+	m.await(t, f, "script fetched", func() bool {
+		e, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "script" })
+		script = e.Time
+		return ok
+	})
+	e, _ := f.timeline.find(func(e Exchange) bool { return e.Kind == "dhcp.discover" })
+	asked = e.Time
+	if _, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "ra" }); !ok {
+		t.Errorf("iPXE's router solicitation was not answered:\n%s", f.timeline.text())
+	}
+	if took := script.Sub(asked); took > 8*time.Second {
+		t.Errorf("%v from the first DISCOVER to the script; want well below the 16 s that iPXE waits for a router", took)
+	} else {
+		t.Logf("%v from the first DISCOVER to the script", took)
 	}
 }

@@ -2,6 +2,8 @@ package pxe
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -16,7 +18,7 @@ import (
 const dhcpReceiveBuffer = 8 << 20
 
 // DHCPConn is a DHCP server's socket on one interface. It is a [FrameSender],
-// a [Batcher] and a [Prober].
+// a [Batcher], a [Prober] and a [FarProber].
 type DHCPConn struct {
 	*net.UDPConn
 	ifname string
@@ -25,6 +27,7 @@ type DHCPConn struct {
 	frames *os.File // an AF_PACKET socket that receives nothing
 	raw    syscall.RawConn
 	arp    *arpSocket
+	echo   *echoSocket
 
 	udp          syscall.RawConn // of UDPConn
 	in, outgoing mmsg
@@ -76,7 +79,13 @@ func ListenDHCP(ifname string) (*DHCPConn, error) {
 		frames.Close()
 		return nil, err
 	}
-	return &DHCPConn{UDPConn: udp, ifname: ifname, index: ifi.Index, mac: ifi.HardwareAddr, frames: frames, raw: raw, arp: arp, udp: udpRaw}, nil
+	var id [2]byte
+	rand.Read(id[:]) // it does not fail
+	echo, err := openEcho(binary.BigEndian.Uint16(id[:]))
+	if err != nil {
+		return nil, errors.Join(err, udp.Close(), frames.Close(), arp.close())
+	}
+	return &DHCPConn{UDPConn: udp, ifname: ifname, index: ifi.Index, mac: ifi.HardwareAddr, frames: frames, raw: raw, arp: arp, echo: echo, udp: udpRaw}, nil
 }
 
 // dhcpSockopts binds a socket to the interface: replies leave where requests
@@ -130,5 +139,5 @@ func (c *DHCPConn) SendFrame(to net.HardwareAddr, src, dst netip.AddrPort, paylo
 
 // Close closes all its sockets.
 func (c *DHCPConn) Close() error {
-	return errors.Join(c.UDPConn.Close(), c.frames.Close(), c.arp.close())
+	return errors.Join(c.UDPConn.Close(), c.frames.Close(), c.arp.close(), c.echo.close())
 }

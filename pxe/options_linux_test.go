@@ -3,6 +3,8 @@
 package pxe
 
 import (
+	"bytes"
+	"context"
 	"net"
 	"net/netip"
 	"os"
@@ -75,6 +77,57 @@ func TestPeersConflict(t *testing.T) {
 	if _, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "dhcp.conflict" && strings.Contains(e.Text, "192.0.2.77") }); !ok {
 		t.Errorf("no conflict on the timeline:\n%s", f.timeline.text())
 	}
+}
+
+// TestPeersFarConflict has a machine with a fixed address behind a router,
+// where ARP does not reach: it is found by ping.
+func TestPeersFarConflict(t *testing.T) {
+	needTool(t, "dhcrelay", "udhcpc", "sysctl")
+	server, relay, client := relayNS(t)
+	far := testNetwork()
+	far.Name, far.Prefix, far.Gateway, far.Probe = "far", netip.MustParsePrefix("198.51.100.0/24"), netip.MustParseAddr("198.51.100.1"), true
+	far.Relays = []netip.Addr{far.Gateway}
+	f := newFixture(t, testNetwork(), far)
+	f.now = time.Now
+	f.Server.leases = &poolLeases{next: netip.MustParseAddr("198.51.100.77")}
+	relay.run(t, "ip", "addr", "add", "198.51.100.77/24", "dev", "down0") // the intruder
+	server.serve(t, f.Server, "srv0")
+	dhcrelay(t, relay, "-4", "-id", "down0", "-iu", "up0", "192.0.2.1")
+	if out := client.run(t, "udhcpc", "-i", "cli0", "-f", "-q", "-n", "-t", "8", "-T", "2", "-s", "/bin/true"); !strings.Contains(out, "lease of 198.51.100.78 obtained") {
+		t.Errorf("udhcpc: %s; want 198.51.100.78\n%s", out, f.timeline.text())
+	}
+	if _, ok := f.timeline.find(func(e Exchange) bool {
+		return e.Kind == "dhcp.conflict" && strings.Contains(e.Text, "198.51.100.77") && strings.Contains(e.Text, "pings")
+	}); !ok {
+		t.Errorf("no conflict on the timeline:\n%s", f.timeline.text())
+	}
+}
+
+// dhcrelay runs ISC's relay agent in a namespace until the test ends.
+func dhcrelay(t *testing.T, ns *netns, args ...string) {
+	t.Helper()
+	needTool(t, "dhcrelay")
+	background(t, ns, append([]string{"dhcrelay", "-d", "--no-pid"}, args...)...)
+}
+
+// background runs a program in a namespace until the test ends; what it said
+// is in the log of a test that failed.
+func background(t testing.TB, ns *netns, args ...string) {
+	t.Helper()
+	cmd := ns.command(context.Background(), args...)
+	var log bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &log, &log
+	exited, err := start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		cmd.Process.Kill()
+		<-exited
+		if t.Failed() {
+			t.Logf("%v:\n%s", args, &log)
+		}
+	})
 }
 
 // relayNS makes a router between a client's namespace and the server's, that

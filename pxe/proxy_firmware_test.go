@@ -15,10 +15,17 @@ import (
 // runs.
 func proxyRig(t *testing.T, dnsmasqArgs ...string) (*netns, *fixture) {
 	t.Helper()
+	return neighbourRig(t, func(other *netns) {
+		dnsmasq(t, other, append([]string{"--interface=eth0", "--dhcp-range=192.0.2.70,192.0.2.90,255.255.255.0,1h"}, dnsmasqArgs...)...)
+	})
+}
+
+// neighbourRig is proxyRig with any DHCP server.
+func neighbourRig(t *testing.T, neighbour func(other *netns)) (*netns, *fixture) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("boots firmware: left out with -short")
 	}
-	needTool(t, "dnsmasq")
 	ns, other := newNS(t), newNS(t)
 	for _, args := range [][]string{
 		{"ip", "link", "add", "br0", "type", "bridge", "forward_delay", "0"},
@@ -33,10 +40,10 @@ func proxyRig(t *testing.T, dnsmasqArgs ...string) (*netns, *fixture) {
 	}
 	other.run(t, "ip", "addr", "add", "192.0.2.2/24", "dev", "eth0")
 	other.run(t, "ip", "link", "set", "eth0", "up")
-	dnsmasq(t, other, append([]string{"--interface=eth0", "--dhcp-range=192.0.2.70,192.0.2.90,255.255.255.0,1h"}, dnsmasqArgs...)...)
+	neighbour(other)
 
 	n := testNetwork()
-	n.Proxy = true
+	n.Proxy, n.Advertise = true, AdvertiseNothing
 	f := newFixture(t, n)
 	f.now = time.Now
 	f.timeline.log = func(s string) { t.Log(s) }

@@ -264,6 +264,13 @@ type Neighbor struct {
 	MAC net.HardwareAddr
 }
 
+// FarProber is an optional extra of a [Prober]: it asks an address behind
+// routers, which ARP does not reach, by ICMP echo (RFC 2131 §3.1, step 2). A
+// host that drops pings is not found.
+type FarProber interface {
+	ProbeFar(ctx context.Context, addr netip.Addr) (inUse bool, err error)
+}
+
 // FrameSender is an optional extra of a DHCP socket: it sends a UDP datagram
 // to a client that has no address yet and cannot answer ARP (RFC 2131 §4.1).
 // Without it the server broadcasts instead.

@@ -124,6 +124,11 @@ func firmwareRig(t *testing.T, kernel string, networks ...Network) (*netns, *fix
 	ns.run(t, "ip", "tuntap", "add", "dev", "tap0", "mode", "tap")
 	ns.run(t, "ip", "addr", "add", "192.0.2.1/24", "dev", "tap0")
 	ns.run(t, "ip", "link", "set", "tap0", "up")
+	if len(networks) == 0 {
+		n := testNetwork()
+		n.Advertise = AdvertiseNothing // iPXE waits 16 s for a router otherwise
+		networks = append(networks, n)
+	}
 	f := newFixture(t, networks...)
 	f.now = time.Now
 	f.timeline.log = func(s string) { t.Log(s) }
