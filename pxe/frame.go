@@ -110,3 +110,18 @@ func sum16(b []byte, sum uint32) uint16 {
 	}
 	return uint16(sum)
 }
+
+// datagram6 reads an IPv6 packet (RFC 8200 §3) that holds a UDP datagram.
+func datagram6(b []byte) (src netip.AddrPort, data []byte, ok bool) {
+	if len(b) < ip6Header+udpHeader || b[0]>>4 != 6 || b[6] != protoUDP {
+		return src, nil, false
+	}
+	n := int(binary.BigEndian.Uint16(b[4:]))
+	udp := b[ip6Header:]
+	size := int(binary.BigEndian.Uint16(udp[4:]))
+	if n > len(udp) || size < udpHeader || size > n {
+		return src, nil, false
+	}
+	src = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[8:24])), binary.BigEndian.Uint16(udp))
+	return src, udp[udpHeader:size], true
+}

@@ -3,6 +3,7 @@
 package pxe
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -32,4 +33,9 @@ func ListenDHCP6(ifname string) (*DHCP6Conn, error) {
 // ListenAdvertise needs Linux.
 func ListenAdvertise(ifname string) (AdvertiseConn, error) {
 	return nil, errors.New("router advertisements on interface " + ifname + " need Linux: use a lab on this system")
+}
+
+// FindServers needs Linux.
+func FindServers(_ context.Context, ifname string) ([]FoundServer, error) {
+	return nil, errors.New("asking for DHCP servers on interface " + ifname + " needs Linux")
 }

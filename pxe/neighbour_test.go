@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
 )
 
 // kea runs Kea's DHCPv4 server on eth0 of a namespace.
@@ -140,6 +142,9 @@ func TestPeersClients4(t *testing.T) {
 		}
 	})
 	t.Run("nmap broadcast-dhcp-discover", func(t *testing.T) {
+		if testing.Short() {
+			t.Skip("listens for seconds: left out with -short")
+		}
 		needTool(t, "nmap")
 		f, client, _ := peerRig(t)
 		client.run(t, "ip", "addr", "add", testAddr.String()+"/24", "dev", "cli0")
@@ -173,5 +178,22 @@ func TestPeersISCRelay(t *testing.T) {
 	asked := net.HardwareAddr(testMAC)
 	if c, ok := f.clients.of(asked); !ok || c.Network != "far" {
 		t.Errorf("client %+v; want it known on far", c)
+	}
+}
+
+// TestBINLFromAfar is asked on port 4011 by a client behind a relay: it is
+// known on its own network.
+func TestBINLFromAfar(t *testing.T) {
+	far := testNetwork()
+	far.Name, far.Prefix, far.Gateway, far.Proxy = "far", netip.MustParsePrefix("198.51.100.0/24"), netip.MustParseAddr("198.51.100.1"), true
+	far.Relays = []netip.Addr{far.Gateway}
+	f := newFixture(t, testNetwork(), far)
+	from := netip.MustParseAddrPort("198.51.100.9:4011")
+	p := f.answerBINL(t.Context(), f.order[0], ask(dhcpv4.MessageTypeRequest, uefiOpts, func(p *dhcpv4.DHCPv4) { p.ClientIPAddr = from.Addr().AsSlice() }), from)
+	if p == nil || p.to != from {
+		t.Fatalf("answer %+v; want one to %v\n%s", p, from, f.timeline.text())
+	}
+	if e, _ := f.timeline.find(func(e Exchange) bool { return e.Kind == "dhcp.binl" }); e.Network != "far" {
+		t.Errorf("asked on %q; want far", e.Network)
 	}
 }

@@ -104,8 +104,14 @@ func (s *Server) answerBINLWith(ctx context.Context, n *Network, r *request, pac
 		s.drop("port 4011", err)
 		return nil
 	}
+	on := n
+	// A client behind a relay asks here without it: its address tells its
+	// network.
+	if far := s.networkOf(r.ciaddr); far != nil && len(far.Relays) > 0 {
+		n = far
+	}
 	r.client.Network = n.Name
-	x := &exchange{s: s, start: start, on: n, n: n, r: r}
+	x := &exchange{s: s, start: start, on: on, n: n, r: r}
 	switch r.kind {
 	case dhcpv4.MessageTypeRequest, dhcpv4.MessageTypeDiscover, dhcpv4.MessageTypeInform:
 	default:

@@ -277,7 +277,7 @@ func tables() *object {
 		{key: "relays", goName: "Relays", kind: addrs, doc: "the network is behind these DHCP relay agents: their addresses on it, or as they write them in giaddr; server is then fettle's address on another boot network"},
 		{key: "reply-delay", goName: "ReplyDelay", kind: kindDelay(), derived: "none", doc: "hold back DHCP replies, for boot ROMs that miss one that comes at once"},
 		{key: "native-drivers", goName: "NativeDrivers", kind: truth{}, doc: "give UEFI machines iPXE with its own NIC drivers (ipxe.efi) instead of the firmware's (snponly.efi)"},
-		{key: "probe", goName: "Probe", kind: truth{}, doc: "ask by ARP whether an address of a pool is in use before it is given"},
+		{key: "probe", goName: "Probe", kind: truth{}, doc: "ask by ARP, or behind relays by ping, whether an address of a pool is in use before it is given"},
 		{key: "boot-ways", goName: "BootWays", kind: list{of: oneOf("way of booting", BootPXE, BootHTTP)}, derived: "both", doc: "ways in which firmware may boot there: pxe (a loader by TFTP), http (UEFI HTTP boot); iPXE goes on, whichever way it came"},
 		{key: "unknown-machines", goName: "UnknownMachines", kind: unknownMachines, derived: "policy.unknown-machines", doc: "what happens there to a MAC address that the site does not know"},
 		{key: "after-inspection", goName: "AfterInspection", kind: afterInspection, derived: "policy.after-inspection", doc: "what an unknown machine does there when it was inspected"},

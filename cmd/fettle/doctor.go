@@ -15,9 +15,10 @@ import (
 
 func doctorCommands(e *env) []*cli.Command {
 	return []*cli.Command{{
-		Name:   "doctor",
-		Usage:  "say what this machine lacks, and how to mend it",
-		Flags:  []cli.Flag{&cli.StringFlag{Name: "connect", Usage: "libvirt URI to look at"}, storeFlag()},
+		Name:  "doctor",
+		Usage: "say what this machine lacks, and how to mend it",
+		Flags: []cli.Flag{&cli.StringFlag{Name: "connect", Usage: "libvirt URI to look at"}, storeFlag(), siteFlag(),
+			&cli.StringSliceFlag{Name: "network", Usage: "ask on this network of the site (NETWORK or NETWORK=INTERFACE) which other DHCP servers answer; takes no lease"}},
 		Action: func(c *cli.Context) error { return doctor(c, e) },
 	}}
 }
@@ -28,6 +29,8 @@ type finding struct {
 	For   string `json:"for"` // what needs it
 	OK    bool   `json:"ok"`
 	Text  string `json:"text"` // what was seen, or how to mend it
+
+	Servers []dhcpServer `json:"servers,omitempty"` // of a network that was asked
 }
 
 // tools are programs that fettle runs, what for, and their Debian packages.
@@ -57,7 +60,12 @@ func doctor(c *cli.Context, e *env) error {
 		}
 		out = append(out, f)
 	}
+	dhcp, err := e.checkDHCP(c)
+	if err != nil {
+		return err
+	}
 	out = append(out, checkLibvirt(c.Context, c.String("connect")), checkStore(storeDir(c, e)))
+	out = append(out, dhcp...)
 	if e.json {
 		if err := e.printJSON(out); err != nil {
 			return err

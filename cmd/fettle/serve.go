@@ -136,6 +136,9 @@ func serve(c *cli.Context, e *env) error {
 		fmt.Fprintf(e.stderr, "fettle serves site %s (%d machines, revision %.19s)\n", s.Name, len(s.Machines), s.Revision())
 		for _, n := range sv.bootNetworks() {
 			fmt.Fprintf(e.stderr, "  network %s on %s: DHCP, TFTP and HTTP at %s, agents at https://%s\n", n.Name, st.interfaces[n.Name], n.Server, netip.AddrPortFrom(n.Server, agentPort))
+			if n.IPv6.Server.IsValid() {
+				fmt.Fprintf(e.stderr, "    DHCPv6, TFTP and HTTP at %s\n", n.IPv6.Server)
+			}
 			fmt.Fprintf(e.stderr, "    mirrors at %s and %s: %s\n", mirrorURL("http", n.Server, mirrorPort), mirrorURL("https", n.Server, mirrorTLSPort), mirrorText(mirror))
 		}
 		if sv.apiTLS != nil {
