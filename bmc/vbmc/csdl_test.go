@@ -66,13 +66,27 @@ type csdlSchema struct {
 	} `xml:"Action"`
 }
 
-// csdl is every schema, by namespace.
-type csdl map[string]*csdlSchema
+// csdl is every schema, by namespace and by family.
+type csdl struct {
+	all      map[string]*csdlSchema
+	families map[string][]versionedSchema // oldest first
+	known    map[string]fieldSet          // by type
+}
+
+type versionedSchema struct {
+	v [3]int
+	*csdlSchema
+}
+
+type fieldSet struct {
+	props, navs map[string]csdlProperty
+	free        bool
+}
 
 // loadCSDL reads the schemas of the crawled GB200 tray.
-func loadCSDL(t *testing.T) csdl {
+func loadCSDL(t *testing.T) *csdl {
 	t.Helper()
-	out := csdl{}
+	out := &csdl{all: map[string]*csdlSchema{}, families: map[string][]versionedSchema{}, known: map[string]fieldSet{}}
 	crawled(t, "nvidia_gb200", func(name string, r io.Reader) {
 		if path.Base(name) != "index.xml" || !strings.Contains(name, "/schema/") {
 			return
@@ -84,11 +98,18 @@ func loadCSDL(t *testing.T) csdl {
 			t.Fatalf("%s: %v", name, err)
 		}
 		for _, s := range doc.Schemas {
-			out[s.Namespace] = s
+			out.all[s.Namespace] = s
 		}
 	})
-	if len(out) < 500 {
-		t.Fatalf("read %d schemas; want more", len(out))
+	if len(out.all) < 500 {
+		t.Fatalf("read %d schemas; want more", len(out.all))
+	}
+	for ns, s := range out.all {
+		f, v := version(ns)
+		out.families[f] = append(out.families[f], versionedSchema{v, s})
+	}
+	for _, l := range out.families {
+		slices.SortFunc(l, func(a, b versionedSchema) int { return slices.Compare(a.v[:], b.v[:]) })
 	}
 	return out
 }
@@ -142,19 +163,13 @@ func older(a, b [3]int) bool { return slices.Compare(a[:], b[:]) < 0 }
 
 // best is the newest namespace of a family, not newer than limit where the
 // families are one, that has what has tells.
-func (c csdl) best(family string, limit [3]int, has func(*csdlSchema) bool) *csdlSchema {
-	var found *csdlSchema
-	var at [3]int
-	for ns, s := range c {
-		f, v := version(ns)
-		if f != family || limit != [3]int{} && older(limit, v) || !has(s) {
-			continue
-		}
-		if found == nil || older(at, v) {
-			found, at = s, v
+func (c *csdl) best(family string, limit [3]int, has func(*csdlSchema) bool) *csdlSchema {
+	for _, s := range slices.Backward(c.families[family]) {
+		if (limit == [3]int{} || !older(limit, s.v)) && has(s.csdlSchema) {
+			return s.csdlSchema
 		}
 	}
-	return found
+	return nil
 }
 
 func (s *csdlSchema) typ(name string) *csdlType {
@@ -169,30 +184,32 @@ func (s *csdlSchema) typ(name string) *csdlType {
 }
 
 // fields are the properties of a type and of those it builds on.
-func (c csdl) fields(ns, name string) (props, navs map[string]csdlProperty, free bool) {
-	props, navs = map[string]csdlProperty{}, map[string]csdlProperty{}
+func (c *csdl) fields(ns, name string) (props, navs map[string]csdlProperty, free bool) {
+	key := ns + " " + name
+	if f, ok := c.known[key]; ok {
+		return f.props, f.navs, f.free
+	}
+	f := fieldSet{props: map[string]csdlProperty{}, navs: map[string]csdlProperty{}}
 	for range 60 {
-		s := c[ns]
-		if s == nil {
-			return props, navs, true
+		s := c.all[ns]
+		if s == nil || s.typ(name) == nil {
+			f.free = true
+			break
 		}
 		t := s.typ(name)
-		if t == nil {
-			return props, navs, true
-		}
 		for _, p := range t.Properties {
-			if _, ok := props[p.Name]; !ok {
-				props[p.Name] = p
+			if _, ok := f.props[p.Name]; !ok {
+				f.props[p.Name] = p
 			}
 		}
 		for _, p := range t.Navigations {
-			if _, ok := navs[p.Name]; !ok {
-				navs[p.Name] = p
+			if _, ok := f.navs[p.Name]; !ok {
+				f.navs[p.Name] = p
 			}
 		}
 		for _, a := range t.Annotations {
 			if a.Term == "OData.AdditionalProperties" && a.Bool != "false" || a.Term == "Redfish.DynamicPropertyPatterns" {
-				free = true
+				f.free = true
 			}
 		}
 		if t.BaseType == "" {
@@ -201,12 +218,13 @@ func (c csdl) fields(ns, name string) (props, navs map[string]csdlProperty, free
 		i := strings.LastIndex(t.BaseType, ".")
 		ns, name = t.BaseType[:i], t.BaseType[i+1:]
 	}
-	return props, navs, free
+	c.known[key] = f
+	return f.props, f.navs, f.free
 }
 
 // checker collects what is wrong with resources.
 type checker struct {
-	c       csdl
+	c       *csdl
 	skipped map[string]bool // types without a schema
 	wrong   []string
 }
@@ -225,8 +243,8 @@ func (k *checker) resource(where string, body obj) {
 	}
 	ns, name := typ[:i], typ[i+1:]
 	family, v := version(ns)
-	if k.c[ns] == nil {
-		if k.c[family] == nil {
+	if k.c.all[ns] == nil {
+		if len(k.c.families[family]) == 0 {
 			k.skipped[family] = true
 			return
 		}
@@ -280,19 +298,17 @@ func (k *checker) object(where string, body obj, ns, name, family string, limit 
 
 func (k *checker) action(at, key string, v any) {
 	fam, name, _ := strings.Cut(strings.TrimPrefix(key, "#"), ".")
-	s := k.c[fam]
-	if s == nil {
+	if len(k.c.families[fam]) == 0 {
 		k.skipped[fam] = true
 		return
 	}
-	found := false
-	for ns, s := range k.c {
-		if f, _ := version(ns); f == fam {
-			for _, a := range s.Actions {
-				found = found || a.Name == name
-			}
-		}
-	}
+	found := k.c.best(fam, [3]int{}, func(s *csdlSchema) bool {
+		return slices.ContainsFunc(s.Actions, func(a struct {
+			Name string `xml:"Name,attr"`
+		}) bool {
+			return a.Name == name
+		})
+	}) != nil
 	if o, ok := v.(obj); !found || !ok || o["target"] == nil {
 		k.errorf("%s: no such action, or it has no target", at)
 	}
