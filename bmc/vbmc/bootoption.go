@@ -120,7 +120,7 @@ func (s *Server) orderSetter(c *call, v any) (func() error, error) {
 		return nil, msgPropertyType(full, v)
 	}
 	b, ok := s.chassis.(BootOrderer)
-	if !ok {
+	if !ok || s.tree != nil { // a tree has options of its own
 		return nil, msgReadOnly(full)
 	}
 	in, err := s.info(c)

@@ -8,6 +8,13 @@ import (
 // routes are all resources of the service.
 func (s *Server) routes() []*resource {
 	rs := s.rootRoutes()
+	if s.tree != nil {
+		rs = s.twinRoutes()
+		for _, r := range rs {
+			r.segs = strings.Split(strings.Trim(r.pattern, "/"), "/")
+		}
+		return rs
+	}
 	rs = append(rs, s.sessionRoutes()...)
 	rs = append(rs, s.accountRoutes()...)
 	rs = append(rs, s.systemRoutes()...)

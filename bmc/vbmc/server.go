@@ -62,6 +62,9 @@ type Config struct {
 	UpdateTime time.Duration
 	// Identity is the service's certificate, for CertificateService; nil: it has none.
 	Identity *Identity
+	// Tree is what the Server shows in place of a generic server; nil: that.
+	// Its BIOS settings are the tree's, and Config.BIOS is not used.
+	Tree *Tree
 }
 
 // Server is a Redfish service (DSP0266) over one Chassis. It is an
@@ -90,6 +93,7 @@ type Server struct {
 	fetchImage    func(ctx context.Context, uri string) (io.ReadCloser, error)
 	updateTime    time.Duration
 	identity      *Identity
+	tree          *Tree
 	clockSkew     atomic.Int64 // nanoseconds
 	pushes        chan delivery
 	ipmiOff       bool
@@ -109,7 +113,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{chassis: c.Chassis, log: c.Logger, now: c.Now, sessions: map[string]*session{},
 		timeout: c.SessionTimeout, max: c.MaxSessions, lockout: c.Lockout, lockFor: c.LockoutDuration,
-		events: map[string][]event{}, fetchImage: c.FetchImage, updateTime: c.UpdateTime, identity: c.Identity,
+		events: map[string][]event{}, fetchImage: c.FetchImage, updateTime: c.UpdateTime, identity: c.Identity, tree: c.Tree,
 		pushes: make(chan delivery, eventQueue), flashed: map[string]string{}, ntp: ntpSettings{servers: []string{}}}
 	if s.updateTime <= 0 {
 		s.updateTime = 2 * time.Second
@@ -133,7 +137,11 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	var err error
-	if s.bios, err = newFirmware(c.BIOS); err != nil {
+	given := c.BIOS
+	if c.Tree != nil {
+		given = c.Tree.attributes()
+	}
+	if s.bios, err = newFirmware(given); err != nil {
 		return nil, err
 	}
 	s.biosFirst = slices.Clone(s.bios.attributes)
@@ -218,6 +226,9 @@ next:
 			}
 		}
 		return r, vars
+	}
+	if s.tree != nil {
+		return s.twinFind(path), nil
 	}
 	return nil, nil
 }
