@@ -200,6 +200,9 @@ type BMC struct {
 	// Fingerprint is the SHA-256 of its certificate in lower-case hex, trusted
 	// whoever signed it; "" = the site's CA signed it.
 	Fingerprint string
+	// Twin is how its virtual BMC looks in a lab: the name of a personality, or
+	// a file in the site folder; "" = a generic server.
+	Twin string
 }
 
 // NIC is one network port.

@@ -76,6 +76,7 @@ func bmcCommands(e *env, targets func(c *cli.Context, sel []string) ([]bmc.Targe
 			{Name: "status", Usage: "show power, next boot, health and what the machine is", ArgsUsage: "SELECTOR...", Flags: which(), Action: b.status},
 			{Name: "inventory", Usage: "show processors, memory, network cards, drives, GPUs and firmware", ArgsUsage: "SELECTOR...", Flags: which(), Action: b.inventory},
 			serveVirtualCommand(e),
+			b.recordCommand(which),
 			b.biosCommand(which, yes),
 		}, b.sensorCommands(which, yes)...),
 	}}

@@ -14,6 +14,10 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -32,6 +36,8 @@ func serveVirtualCommand(e *env) *cli.Command {
 			&cli.StringFlag{Name: "cert", TakesFile: true, Usage: "PEM certificate (default: a new one, whose fingerprint is printed)"},
 			&cli.StringFlag{Name: "key", TakesFile: true, Usage: "PEM key of --cert"},
 			&cli.StringFlag{Name: "user", Value: "root", Usage: "user name"},
+			&cli.StringFlag{Name: "personality", Usage: "the server to look like: " + strings.Join(vbmc.Personalities(), ", ") + " (default: a generic one)"},
+			&cli.StringFlag{Name: "tree", TakesFile: true, Usage: "look like the server that fettle bmc record wrote to this file"},
 		},
 		Description: "The password is taken from the environment variable FETTLE_BMC_PASSWORD; without it, one is made up and printed.\n" +
 			"Ends on Ctrl-C.",
@@ -76,9 +82,13 @@ func serveVirtual(c *cli.Context, e *env) error {
 	if c.String("ipmi-listen") != "" && len(password) > ipmiPasswordMax {
 		return usage("FETTLE_BMC_PASSWORD has %d characters; IPMI takes %d at most", len(password), ipmiPasswordMax)
 	}
+	tree, err := virtualTree(c)
+	if err != nil {
+		return err
+	}
 	id := vbmc.NewIdentity(cert)
 	srv, err := vbmc.New(vbmc.Config{Chassis: vbmc.NewMemory(virtualInfo()), Accounts: []vbmc.Account{{User: c.String("user"), Password: password}}, Logger: e.log,
-		Identity: id, FetchImage: fetchFirmware})
+		Identity: id, FetchImage: fetchFirmware, Tree: tree})
 	if err != nil {
 		return fail(exitUsage, err)
 	}
@@ -142,6 +152,60 @@ func serveVirtual(c *cli.Context, e *env) error {
 		return fail(exitFailed, fmt.Errorf("serving the virtual BMC: %w", err))
 	}
 	return nil
+}
+
+// virtualTree is the tree that the flags name; nil: none.
+func virtualTree(c *cli.Context) (*vbmc.Tree, error) {
+	name, file := c.String("personality"), c.String("tree")
+	switch {
+	case name != "" && file != "":
+		return nil, usage("give --personality or --tree, not both")
+	case name != "":
+		t, err := vbmc.Personality(name)
+		if err != nil {
+			return nil, usage("--personality: %v", err)
+		}
+		return t, nil
+	case file != "":
+		t, err := readTree(file)
+		if err != nil {
+			return nil, fail(exitInput, err)
+		}
+		return t, nil
+	}
+	return nil, nil
+}
+
+// twinTree is what a machine's virtual BMC shows in a lab; nil: a generic server.
+func twinTree(siteDir, machine, twin string) (*vbmc.Tree, error) {
+	if twin == "" {
+		return nil, nil
+	}
+	if slices.Contains(vbmc.Personalities(), twin) {
+		return vbmc.Personality(twin)
+	}
+	if !filepath.IsLocal(twin) {
+		return nil, fmt.Errorf("machine %s: bmc: twin %q is not a file within the site folder, nor one of %s", machine, twin, strings.Join(vbmc.Personalities(), ", "))
+	}
+	t, err := readTree(filepath.Join(siteDir, twin))
+	if err != nil {
+		return nil, fmt.Errorf("machine %s: bmc: twin is neither one of %s nor a file that can be read: %w", machine, strings.Join(vbmc.Personalities(), ", "), err)
+	}
+	return t, nil
+}
+
+// readTree reads a recorded BMC.
+func readTree(file string) (*vbmc.Tree, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	t, err := vbmc.ReadTree(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: is it a file of fettle bmc record?", file, err)
+	}
+	return t, nil
 }
 
 // deliverEvent pushes an event to a subscription of a virtual BMC. As on real

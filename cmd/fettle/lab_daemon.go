@@ -220,7 +220,17 @@ func (d *labServer) limits() provision.Limits {
 func (d *labServer) serveBMCs(ctx context.Context, g *errgroup.Group, log *slog.Logger) error {
 	now := time.Now()
 	for _, m := range d.plan.Machines {
+		var tree *vbmc.Tree
+		for _, x := range d.plan.Site.Machines {
+			if x.Name == m.Name {
+				var err error
+				if tree, err = twinTree(d.plan.Site.Dir, x.Name, x.BMC.Twin); err != nil {
+					return err
+				}
+			}
+		}
 		srv, err := vbmc.New(vbmc.Config{
+			Tree:     tree,
 			Chassis:  d.lab.Chassis(m.Name),
 			Accounts: []vbmc.Account{{User: d.keys.bmcUser, Password: d.keys.bmcPass, Role: "Administrator"}},
 			Logger:   log,

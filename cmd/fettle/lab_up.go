@@ -34,8 +34,14 @@ func labUp(c *cli.Context, e *env) error {
 		return err
 	}
 	// A plan made of the bare site finds what is wrong before anything is made.
-	if _, err := labs.NewPlan(s, o); err != nil {
+	plan, err := labs.NewPlan(s, o)
+	if err != nil {
 		return fail(exitInput, err)
+	}
+	for _, m := range plan.Site.Machines {
+		if _, err := twinTree(s.Dir, m.Name, m.BMC.Twin); err != nil {
+			return fail(exitInput, err)
+		}
 	}
 	if err := labs.Check(c.Context, o); err != nil {
 		return labError(err)
