@@ -404,7 +404,7 @@ func tables() *object {
 		{key: "files", goName: "Files", kind: list{of: mirrorFile}, doc: "files: each by address and digest"},
 		{key: "images", goName: "Images", kind: list{of: matching("image", `^[a-z0-9][a-z0-9.-]*(:[0-9]+)?/[a-z0-9][a-z0-9._/-]*(:[A-Za-z0-9._*?\[\]-]+)?(@sha(256|512):[0-9a-f]+)?$`, 512, "write REGISTRY/REPOSITORY:TAG, or @sha256:… instead of a tag or behind it")}, doc: "oci: images, charts and other artifacts: REGISTRY/REPOSITORY:TAG (the tag may be a pattern), @DIGEST instead of a tag, or both: then the tag must be that"},
 		{key: "moving", goName: "Moving", kind: list{of: kindText("pattern")}, doc: "oci: tags, or patterns of tags, that may become another image at upstream; another tag that does is refused"},
-		{key: "secret", goName: "Secret", kind: kindReference("secret"), doc: "oci: name of the secret with USER:PASSWORD for its registries; unsaid: what docker login left on this machine"},
+		{key: "secret", goName: "Secret", kind: kindReference("secret"), doc: "name of the secret with USER:PASSWORD for upstream, sent over https only; unsaid: nothing is sent, or for oci what docker login left on this machine"},
 		{key: "lockfiles", goName: "Lockfiles", kind: list{of: mirrorPath}, doc: "what is wanted, relative to the site folder; npm: package-lock.json files; go: go.mod or go.sum files; pypi: requirements with hashes"},
 		{key: "python", goName: "Python", kind: list{of: matching("version", `^3\.[0-9]{1,2}$`, 5, "write a version such as 3.11")}, doc: "pypi: versions of Python that install; unsaid: wheels for any"},
 		{key: "omit", goName: "Omit", kind: list{of: oneOf("kind of dependency", "dev", "optional")}, doc: "npm: kinds of dependencies that are left out"},

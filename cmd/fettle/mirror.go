@@ -224,7 +224,7 @@ func (e *env) mirroring(c *cli.Context) (*mirroring, error) {
 			bar.step(p.Bytes, p.BytesTotal, fmt.Sprintf("%d of %d files", p.Files, p.FilesTotal))
 		}},
 	}}
-	if err := e.useRegistries(c, s, m.Syncer); err != nil {
+	if err := e.useLogins(c, s, m.Syncer); err != nil {
 		return nil, err
 	}
 	m.old, err = readLock(m.lockPath)

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -79,10 +80,10 @@ func pushSecret(secrets *site.Secrets) (*oci.Pushers, error) {
 	return p, nil
 }
 
-// useRegistries lets a syncer log in to the registries of a site's mirrors.
-func (e *env) useRegistries(c *cli.Context, s *site.Site, sy *airgap.Syncer) error {
-	type login struct{ user, password string }
-	logins := map[string]login{}
+// useLogins lets a syncer log in to the upstreams of a site's mirrors that want
+// that: to registries of images with their tokens, to others by HTTP's own way.
+func (e *env) useLogins(c *cli.Context, s *site.Site, sy *airgap.Syncer) error {
+	registries, hosts := map[string]airgap.Login{}, map[string]airgap.Login{}
 	var secrets *site.Secrets
 	for _, m := range s.Mirrors {
 		if m.Secret == "" {
@@ -102,22 +103,49 @@ func (e *env) useRegistries(c *cli.Context, s *site.Site, sy *airgap.Syncer) err
 		if !ok {
 			return fail(exitInput, fmt.Errorf("mirror %s: secret %s is not USER:PASSWORD", m.Name, m.Secret))
 		}
+		add := func(to map[string]airgap.Login, host string) error {
+			if old, ok := to[host]; ok && old != (airgap.Login{User: user, Password: password}) {
+				return fail(exitInput, fmt.Errorf("mirror %s: another mirror has another secret for %s", m.Name, host))
+			}
+			to[host] = airgap.Login{User: user, Password: password}
+			return nil
+		}
 		for _, image := range m.Images {
 			host, _, _ := strings.Cut(image, "/")
-			if old, ok := logins[host]; ok && old != (login{user, password}) {
-				return fail(exitInput, fmt.Errorf("mirror %s: another mirror has another secret for registry %s", m.Name, host))
+			if err := add(registries, host); err != nil {
+				return err
 			}
-			logins[host] = login{user, password}
+		}
+		if m.Format == "oci" {
+			continue
+		}
+		addresses := m.URLs
+		for _, f := range m.Files {
+			addresses = append(slices.Clone(addresses), f.URL)
+		}
+		if len(addresses) == 0 {
+			return fail(exitInput, fmt.Errorf("mirror %s: it has a secret and no urls: to whom is it to be told?", m.Name))
+		}
+		for _, a := range addresses {
+			u, err := url.Parse(a)
+			if err != nil {
+				return fail(exitInput, fmt.Errorf("mirror %s: %w", m.Name, err))
+			}
+			if err := add(hosts, u.Host); err != nil {
+				return err
+			}
 		}
 	}
+	tokens := func(next http.RoundTripper) http.RoundTripper { return next }
 	for _, f := range sy.Formats {
 		if f, ok := f.(*oci.Format); ok {
 			f.Login = func(host string) (string, string, bool) {
-				l, ok := logins[host]
-				return l.user, l.password, ok
+				l, ok := registries[host]
+				return l.User, l.Password, ok
 			}
-			sy.Fetch.Wrap = f.Transport
+			tokens = f.Transport
 		}
 	}
+	sy.Fetch.Wrap = func(next http.RoundTripper) http.RoundTripper { return tokens(airgap.WithLogins(next, hosts)) }
 	return nil
 }
