@@ -50,6 +50,8 @@ type Mirror struct {
 	// Bootstrap (apt) adds what debootstrap installs first, out of each suite
 	// alone, since debootstrap looks into one suite only.
 	Bootstrap bool `json:"bootstrap,omitempty"`
+	Sources   bool `json:"sources,omitempty"`   // apt: source packages of what is taken
+	Installer bool `json:"installer,omitempty"` // apt: udebs and netboot files of the Debian installer
 }
 
 // WantChecked is files that the site wants by a list of digests that is signed.

@@ -127,6 +127,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f, ok := cur.files[r.URL.Path]
+	if !ok { // apt asks for /./x where an index says ./x
+		f, ok = cur.files[path.Clean(r.URL.Path)]
+	}
 	if !ok {
 		http.Error(w, "not in snapshot "+cur.snap.Name, http.StatusNotFound)
 		return

@@ -282,6 +282,9 @@ type Mirror struct {
 	URLs       []string     // apt: archives; none: this machine's own apt sources
 	Keyrings   []string     // apt: files of OpenPGP keys, relative to the site folder
 	Recommends bool         // apt: what packages recommend comes too
+	Sources    bool         // apt: source packages too
+	Installer  bool         // apt: udebs and netboot files of the Debian installer
+	Bootstrap  bool         // apt: what debootstrap installs
 	Resign     bool         // apt: sign a whole mirror with the site's key
 	Files      []MirrorFile // files: each by address and digest
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 
@@ -61,13 +62,27 @@ func ClientConfig(ctx context.Context, s *airgap.Store, snap airgap.Snapshot, ba
 			return "", fmt.Errorf("mirror %s: %w", t.Mirror, err)
 		}
 		// Components differ between suites: an entry for each set of them.
-		type entry struct{ suites, components, archs []string }
+		type entry struct {
+			suites, components, archs []string
+			sources                   bool
+		}
 		var entries []entry
 		for _, suite := range lm.Spec.Suites {
 			e := entry{suites: []string{suite}}
 			e.components, e.archs = contentsOf(t, suite)
+			e.sources = slices.ContainsFunc(t.Files, func(f airgap.File) bool {
+				return strings.HasPrefix(path.Base(f.Path), "Sources") && strings.HasPrefix(f.Path, strings.TrimPrefix(indexDir(suite)+"/", "./"))
+			})
+			if flat(suite) { // the address of a flat archive and its folder are one
+				e.suites, e.archs = []string{"/"}, lm.Spec.Archs
+				if dir := indexDir(suite); dir != "." {
+					e.suites[0] = dir + "/"
+				}
+				entries = append(entries, e)
+				continue
+			}
 			i := slices.IndexFunc(entries, func(x entry) bool {
-				return slices.Equal(x.components, e.components) && slices.Equal(x.archs, e.archs)
+				return slices.Equal(x.components, e.components) && slices.Equal(x.archs, e.archs) && x.sources == e.sources && !flat(x.suites[0])
 			})
 			if i >= 0 {
 				entries[i].suites = append(entries[i].suites, suite)
@@ -79,8 +94,15 @@ func ClientConfig(ctx context.Context, s *airgap.Store, snap airgap.Snapshot, ba
 			if b.Len() > 0 {
 				b.WriteByte('\n')
 			}
-			fmt.Fprintf(&b, "# mirror %s, by fettle\nTypes: deb\nURIs: %s/apt/%s/\nSuites: %s\nComponents: %s\nArchitectures: %s\nSigned-By:%s\n",
-				t.Mirror, strings.TrimSuffix(base, "/"), t.Mirror, strings.Join(e.suites, " "), strings.Join(e.components, " "), strings.Join(e.archs, " "), signedBy)
+			types, components := "deb", ""
+			if e.sources {
+				types = "deb deb-src"
+			}
+			if len(e.components) > 0 {
+				components = "Components: " + strings.Join(e.components, " ") + "\n"
+			}
+			fmt.Fprintf(&b, "# mirror %s, by fettle\nTypes: %s\nURIs: %s/apt/%s/\nSuites: %s\n%sArchitectures: %s\nSigned-By:%s\n",
+				t.Mirror, types, strings.TrimSuffix(base, "/"), t.Mirror, strings.Join(e.suites, " "), components, strings.Join(e.archs, " "), signedBy)
 		}
 	}
 	if b.Len() == 0 {
@@ -97,6 +119,9 @@ func contentsOf(t airgap.Tree, suite string) (components, archs []string) {
 			continue
 		}
 		comp, rest, ok := strings.Cut(rest, "/binary-")
+		if strings.Contains(comp, "/") {
+			continue // of the installer
+		}
 		arch, file, ok2 := strings.Cut(rest, "/")
 		if !ok || !ok2 || !strings.HasPrefix(file, "Packages") {
 			continue

@@ -23,8 +23,9 @@ type pkg struct {
 	priority            string
 	base                string // address of the archive it is in
 	suite               string
-	pin                 int // how ready apt is to take it: apt_preferences(5)
-	mirror              int // which of the mirrors that are resolved together
+	source, sourceVer   string // its source package
+	pin                 int    // how ready apt is to take it: apt_preferences(5)
+	mirror              int    // which of the mirrors that are resolved together
 }
 
 // key is the same for the same package of one mirror.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"path"
 	"strconv"
 	"strings"
 
@@ -28,7 +29,7 @@ var suffixes = []string{".gz", ".zst", ".xz", ""}
 // fields of a package that are looked at.
 func packageFields() map[string]bool {
 	return map[string]bool{"package": true, "version": true, "architecture": true, "filename": true, "size": true, "sha256": true,
-		"depends": true, "pre-depends": true, "recommends": true, "provides": true, "priority": true}
+		"depends": true, "pre-depends": true, "recommends": true, "provides": true, "priority": true, "source": true}
 }
 
 // openIndex opens an index that is in the store. plain is what its Release
@@ -107,6 +108,14 @@ func parsePackage(s stanza, base string) (*pkg, error) {
 	if p.sha256, err = blob.ParseDigest("sha256:" + strings.ToLower(s.get("SHA256"))); err != nil {
 		return nil, fmt.Errorf("package %s: its SHA256: %w", p.name, err)
 	}
+	p.source, p.sourceVer = p.name, p.version
+	if v := s.get("Source"); v != "" { // NAME, or NAME (VERSION)
+		name, version, ok := strings.Cut(v, "(")
+		p.source = strings.TrimSpace(name)
+		if ok {
+			p.sourceVer = strings.TrimSuffix(strings.TrimSpace(version), ")")
+		}
+	}
 	p.depends = s.get("Pre-Depends")
 	if d := s.get("Depends"); d != "" && p.depends != "" {
 		p.depends += ", " + d
@@ -128,6 +137,11 @@ func checkFilename(name string) error {
 	for _, ours := range []string{"dists/", ".upstream/", keyFile} {
 		if strings.HasPrefix(name, ours) {
 			return fmt.Errorf("its file would be %s, where indexes are: refused", name)
+		}
+	}
+	for _, index := range []string{"Packages", "Sources", "Release", "InRelease"} {
+		if base := path.Base(name); base == index || strings.HasPrefix(base, index+".") {
+			return fmt.Errorf("its file would be %s, which is the name of an index: refused", name)
 		}
 	}
 	return nil

@@ -29,7 +29,7 @@ type joined struct {
 	m      airgap.Mirror
 	suites []suite
 	set    map[string]airgap.Item
-	pkgs   []*pkg
+	listing
 }
 
 func (j *joined) put(it airgap.Item) error {
@@ -87,6 +87,9 @@ func (f *Format) ResolveAll(ctx context.Context, env airgap.Env, ms []airgap.Mir
 		}
 	}
 	if err := pick(js); err != nil {
+		return nil, err
+	}
+	if err := takeSources(js); err != nil {
 		return nil, err
 	}
 	for i, j := range js {
@@ -152,12 +155,24 @@ func (j *joined) read(ctx context.Context, env airgap.Env, number int) error {
 			}
 		}
 	}
-	pkgs, err := readIndexes(ctx, env, j.m, j.suites, j.put)
-	for _, p := range pkgs {
+	var err error
+	if j.listing, err = readIndexes(ctx, env, j.m, j.suites, j.put); err != nil {
+		return err
+	}
+	for _, p := range j.pkgs {
 		p.mirror = number
 	}
-	j.pkgs = pkgs
-	return err
+	for _, p := range j.udebs {
+		if err := j.take(p, "the Debian installer"); err != nil {
+			return err
+		}
+	}
+	for _, it := range j.netboot {
+		if err := j.put(it); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (j *joined) take(p *pkg, why string) error {

@@ -30,7 +30,7 @@ func (f *Format) Publish(ctx context.Context, env airgap.Env, lm airgap.LockedMi
 			return nil, err
 		}
 		files[it.Path] = file
-		if it.Kind == airgap.KindIndex && strings.Count(it.Path, "/") > 2 {
+		if it.Kind == airgap.KindIndex && !slices.Contains([]string{"InRelease", "Release", "Release.gpg"}, path.Base(it.Path)) {
 			file.Path = byHashPath(it.Path, it.SHA256)
 			files[file.Path] = file
 		}
@@ -47,7 +47,7 @@ func (f *Format) Publish(ctx context.Context, env airgap.Env, lm airgap.LockedMi
 }
 
 func byHashPath(file string, d blob.Digest) string {
-	return path.Dir(file) + "/by-hash/SHA256/" + d.Hex()
+	return path.Join(path.Dir(file), "by-hash/SHA256", d.Hex())
 }
 
 // remade suites, from the evidence in a lock.
@@ -58,16 +58,30 @@ type remadeSuite struct {
 }
 
 type remadeIndex struct {
-	component, arch string
-	item            airgap.Item
-	suffix          string
+	file   string // without suffix, e.g. COMPONENT/binary-ARCH/Packages
+	item   airgap.Item
+	suffix string
+}
+
+// parts are the component and the architecture of an index; "" where it has
+// none.
+func (ix remadeIndex) parts() (component, arch string) {
+	dir := path.Dir(ix.file)
+	if before, after, ok := strings.Cut(dir, "/binary-"); ok {
+		return strings.TrimSuffix(before, "/debian-installer"), after
+	}
+	component, _ = strings.CutSuffix(dir, "/source")
+	if component == dir {
+		component = "" // flat, or the installer's images
+	}
+	return component, ""
 }
 
 // suitesOf finds the suites and their indexes among a mirror's evidence.
 func suitesOf(ctx context.Context, env airgap.Env, lm airgap.LockedMirror) ([]remadeSuite, error) {
 	var out []remadeSuite
 	for _, name := range lm.Spec.Suites {
-		at := evidence + name + "/"
+		at := evidence + evidenceName(name) + "/"
 		s := remadeSuite{name: name}
 		for _, it := range lm.Items {
 			file, ok := strings.CutPrefix(it.Path, at)
@@ -81,12 +95,15 @@ func suitesOf(ctx context.Context, env airgap.Env, lm airgap.LockedMirror) ([]re
 					return nil, fmt.Errorf("suite %s: %w", name, err)
 				}
 				s.rel = rel
-			case strings.HasPrefix(path.Base(file), "Packages"):
-				comp, rest, ok := strings.Cut(path.Dir(file), "/binary-")
-				if !ok {
-					return nil, fmt.Errorf("suite %s: %s is at no place for an index", name, it.Path)
+			default:
+				base, suffix, _ := strings.Cut(path.Base(file), ".")
+				if suffix != "" {
+					suffix = "." + suffix
 				}
-				s.indexes = append(s.indexes, remadeIndex{comp, rest, it, strings.TrimPrefix(path.Base(file), "Packages")})
+				if !slices.Contains([]string{"Packages", "Sources", "SHA256SUMS"}, base) {
+					continue // e.g. Release.gpg
+				}
+				s.indexes = append(s.indexes, remadeIndex{path.Join(path.Dir(file), base), it, suffix})
 			}
 		}
 		if len(s.rel.files) == 0 {
@@ -150,10 +167,22 @@ func remake(ctx context.Context, env airgap.Env, lm airgap.LockedMirror, files m
 }
 
 func remakeSuite(ctx context.Context, env airgap.Env, s remadeSuite, kept map[string]blob.Digest, signer *pgp.Signer, put func(string, []byte) (blob.Digest, error)) error {
-	at := "dists/" + s.name + "/"
+	at := func(file string) string { return path.Join(indexDir(s.name), file) }
 	sums := map[string]string{} // lines by file
 	var components, archs []string
 	for _, ix := range s.indexes {
+		if path.Base(ix.file) == "SHA256SUMS" { // as upstream wrote it
+			data, err := airgap.ReadBlob(ctx, env.Blobs, ix.item.SHA256, maxRelease)
+			if err != nil {
+				return fmt.Errorf("%s: %w", ix.item.Path, err)
+			}
+			d, err := put(at(ix.file), data)
+			if err != nil {
+				return err
+			}
+			sums[ix.file] = fmt.Sprintf(" %s %d %s\n", d.Hex(), len(data), ix.file)
+			continue
+		}
 		data, err := filter(ctx, env, s.rel, ix, kept)
 		if err != nil {
 			return fmt.Errorf("%s: %w", ix.item.Path, err)
@@ -162,18 +191,23 @@ func remakeSuite(ctx context.Context, env airgap.Env, s remadeSuite, kept map[st
 		if err != nil {
 			return err
 		}
-		for name, b := range map[string][]byte{"Packages": data, "Packages.gz": packed} {
-			file := ix.component + "/binary-" + ix.arch + "/" + name
-			d, err := put(at+file, b)
+		for file, b := range map[string][]byte{ix.file: data, ix.file + ".gz": packed} {
+			d, err := put(at(file), b)
 			if err != nil {
 				return err
 			}
-			if _, err := put(byHashPath(at+file, d), b); err != nil {
+			if _, err := put(byHashPath(at(file), d), b); err != nil {
 				return err
 			}
 			sums[file] = fmt.Sprintf(" %s %d %s\n", d.Hex(), len(b), file)
 		}
-		components, archs = append(components, ix.component), append(archs, ix.arch)
+		component, arch := ix.parts()
+		if component != "" {
+			components = append(components, component)
+		}
+		if arch != "" {
+			archs = append(archs, arch)
+		}
 	}
 	slices.Sort(components)
 	slices.Sort(archs)
@@ -185,8 +219,14 @@ func remakeSuite(ctx context.Context, env airgap.Env, s remadeSuite, kept map[st
 	}
 	field("Origin", s.rel.origin)
 	field("Label", s.rel.label)
-	field("Suite", cmp.Or(s.rel.suite, s.name))
-	field("Codename", cmp.Or(s.rel.codename, s.name))
+	if flat(s.name) {
+		field("Suite", s.rel.suite)
+		field("Codename", s.rel.codename)
+		archs = s.rel.archs
+	} else {
+		field("Suite", cmp.Or(s.rel.suite, s.name))
+		field("Codename", cmp.Or(s.rel.codename, s.name))
+	}
 	field("Date", formatDate(s.rel.date))
 	field("Acquire-By-Hash", "yes")
 	if s.rel.notAutomatic {
@@ -210,7 +250,7 @@ func remakeSuite(ctx context.Context, env airgap.Env, s remadeSuite, kept map[st
 		return err
 	}
 	for name, b := range map[string][]byte{"Release": r.Bytes(), "InRelease": inline, "Release.gpg": detached} {
-		if _, err := put(at+name, b); err != nil {
+		if _, err := put(at(name), b); err != nil {
 			return err
 		}
 	}
@@ -220,7 +260,7 @@ func remakeSuite(ctx context.Context, env airgap.Env, s remadeSuite, kept map[st
 // filter is an index with the packages that are kept, as upstream wrote them.
 func filter(ctx context.Context, env airgap.Env, rel release, ix remadeIndex, kept map[string]blob.Digest) (_ []byte, err error) {
 	var plain *listed
-	if l, ok := rel.files[ix.component+"/binary-"+ix.arch+"/Packages"]; ok {
+	if l, ok := rel.files[ix.file]; ok {
 		plain = &l
 	}
 	r, done, err := openIndex(ctx, env.Blobs, ix.item.SHA256, ix.suffix, plain)
@@ -229,8 +269,19 @@ func filter(ctx context.Context, env airgap.Env, rel release, ix remadeIndex, ke
 	}
 	defer func() { err = errors.Join(err, done()) }()
 	fields := map[string]bool{"filename": true, "sha256": true}
+	if path.Base(ix.file) == "Sources" {
+		fields = sourceFields()
+	}
 	var out bytes.Buffer
 	err = readStanzas(r, fields, true, func(st stanza) error {
+		if path.Base(ix.file) == "Sources" {
+			src, err := parseSource(st, "")
+			if err == nil && src.keptIn(kept) {
+				out.Write(st.raw)
+				out.WriteByte('\n')
+			}
+			return err
+		}
 		name := strings.TrimPrefix(st.get("Filename"), "./")
 		if d, ok := kept[name]; ok && d.Hex() == strings.ToLower(st.get("SHA256")) {
 			out.Write(st.raw)

@@ -79,6 +79,7 @@ func parseRelease(data []byte) (release, error) {
 		if len(f) != 3 {
 			return release{}, fmt.Errorf("its SHA256 has the line %q", line)
 		}
+		f[2] = strings.TrimPrefix(f[2], "./") // flat archives write it
 		d, err := blob.ParseDigest("sha256:" + strings.ToLower(f[0]))
 		n, err2 := strconv.ParseInt(f[1], 10, 64)
 		if err := errors.Join(err, err2, airgap.CheckPath(f[2])); err != nil || n < 0 {
@@ -115,7 +116,8 @@ func formatDate(t time.Time) string { return t.UTC().Format("Mon, 02 Jan 2006 15
 // future.
 func (r release) check(suite string, now time.Time) error {
 	name := strings.TrimSuffix(suite, "/updates")
-	if suite != r.suite && suite != r.codename && name != r.codename && name != r.suite {
+	// A flat archive has no name of its own.
+	if !flat(suite) && suite != r.suite && suite != r.codename && name != r.codename && name != r.suite {
 		return fmt.Errorf("it is of suite %q (%q), not of %s: upstream swapped it", r.suite, r.codename, suite)
 	}
 	if !r.validUntil.IsZero() && now.After(r.validUntil) {

@@ -19,7 +19,7 @@ const (
 	maxRelease = 32 << 20
 	evidence   = ".upstream/"
 	// resolveVersion changes when the same upstream resolves to something else.
-	resolveVersion = "2"
+	resolveVersion = "3"
 )
 
 // suite is a source whose Release is verified.
@@ -36,9 +36,34 @@ func remade(m airgap.Mirror) bool { return !m.Whole() || m.Resign }
 // place is where a file of dists/SUITE stands in a mirror's tree.
 func place(m airgap.Mirror, suite, file string) string {
 	if remade(m) {
-		return evidence + suite + "/" + file
+		return path.Join(evidence, evidenceName(suite), file)
 	}
-	return "dists/" + suite + "/" + file
+	return path.Join(indexDir(suite), file)
+}
+
+// flat tells whether a suite is a folder with the index and the packages of an
+// archive without dists: its name ends with a slash (sources.list(5)).
+func flat(suite string) bool { return strings.HasSuffix(suite, "/") }
+
+// indexDir is where a suite's Release is, below the archive's address; "." is
+// the address itself.
+func indexDir(suite string) string {
+	if flat(suite) {
+		return path.Clean(strings.TrimLeft(suite, "/") + ".")
+	}
+	return "dists/" + suite
+}
+
+func evidenceName(suite string) string {
+	if flat(suite) {
+		return path.Join("flat", indexDir(suite))
+	}
+	return suite
+}
+
+// address is where a file of a suite's index is at upstream.
+func (s source) address(file string) string {
+	return s.base + "/" + path.Join(indexDir(s.suite), file)
 }
 
 func indexKind(m airgap.Mirror) airgap.Kind {
@@ -103,7 +128,7 @@ func fetchSuite(ctx context.Context, env airgap.Env, m airgap.Mirror, src source
 		return suite{}, err
 	}
 	s := suite{source: src}
-	at := src.base + "/dists/" + src.suite + "/"
+	at := strings.TrimSuffix(src.address("x"), "x")
 	item := func(name string, data []byte) airgap.Item {
 		return airgap.Item{Path: place(m, src.suite, name), URL: at + name, Size: int64(len(data)), SHA256: blob.FromBytes(data), Kind: indexKind(m)}
 	}
@@ -144,43 +169,79 @@ func fetchSuite(ctx context.Context, env airgap.Env, m airgap.Mirror, src source
 	return s, nil
 }
 
-// wanted is an index of packages to be read.
+// indexOf says what an index lists.
+type indexOf int
+
+const (
+	ofPackages indexOf = iota
+	ofUdebs            // packages of the Debian installer
+	ofSources
+	ofNetboot // SHA256SUMS of the installer's images
+)
+
+// wanted is an index to be read.
 type wanted struct {
 	suite  suite
-	file   string // COMPONENT/binary-ARCH/Packages
+	kind   indexOf
+	file   string // e.g. COMPONENT/binary-ARCH/Packages
 	suffix string
 	item   airgap.Item
 }
 
-// readIndexes fetches the indexes of packages and reads them.
-func readIndexes(ctx context.Context, env airgap.Env, m airgap.Mirror, suites []suite, put func(airgap.Item) error) ([]*pkg, error) {
+// listing is what the indexes of a mirror list.
+type listing struct {
+	pkgs, udebs []*pkg
+	sources     []srcPkg
+	netboot     []airgap.Item
+}
+
+// readIndexes fetches the indexes and reads them.
+func readIndexes(ctx context.Context, env airgap.Env, m airgap.Mirror, suites []suite, put func(airgap.Item) error) (l listing, err error) {
 	var read []wanted
 	var items []airgap.Item
 	for _, s := range suites {
 		r, its, err := indexesOf(m, s)
 		if err != nil {
-			return nil, fmt.Errorf("suite %s: %w", s.suite, err)
+			return l, fmt.Errorf("suite %s: %w", s.suite, err)
 		}
 		read = append(read, r...)
 		items = append(items, its...)
 	}
 	if err := fetchIndexes(ctx, env, items); err != nil {
-		return nil, err
+		return l, err
 	}
 	for _, it := range items {
 		if err := put(it); err != nil {
-			return nil, err
+			return l, err
 		}
 	}
-	var out []*pkg
 	for _, w := range read {
-		ps, err := readPackages(ctx, env.Blobs, w)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", w.item.URL, err)
+		switch w.kind {
+		case ofPackages, ofUdebs:
+			ps, err := readPackages(ctx, env.Blobs, w)
+			if err != nil {
+				return l, fmt.Errorf("%s: %w", w.item.URL, err)
+			}
+			if w.kind == ofUdebs {
+				l.udebs = append(l.udebs, ps...)
+			} else {
+				l.pkgs = append(l.pkgs, ps...)
+			}
+		case ofSources:
+			ss, err := readSourceIndex(ctx, env.Blobs, w)
+			if err != nil {
+				return l, fmt.Errorf("%s: %w", w.item.URL, err)
+			}
+			l.sources = append(l.sources, ss...)
+		case ofNetboot:
+			fs, err := readNetboot(ctx, env.Blobs, w)
+			if err != nil {
+				return l, fmt.Errorf("%s: %w", w.item.URL, err)
+			}
+			l.netboot = append(l.netboot, fs...)
 		}
-		out = append(out, ps...)
 	}
-	return out, nil
+	return l, nil
 }
 
 // indexesOf are the indexes of a suite: one of each to read, and all that the
@@ -194,25 +255,55 @@ func indexesOf(m airgap.Mirror, s suite) (read []wanted, items []airgap.Item, er
 		l := s.rel.files[file]
 		at := file
 		if s.rel.byHash {
-			at = path.Dir(file) + "/by-hash/SHA256/" + l.sha256.Hex()
+			at = byHashPath(file, l.sha256)
 		}
-		return airgap.Item{Path: place(m, s.suite, file), URL: s.base + "/dists/" + s.suite + "/" + at, Size: l.size, SHA256: l.sha256, Kind: indexKind(m)}
+		return airgap.Item{Path: place(m, s.suite, file), URL: s.address(at), Size: l.size, SHA256: l.sha256, Kind: indexKind(m)}
+	}
+	add := func(kind indexOf, file string, needed bool) error {
+		i := slices.IndexFunc(suffixes, func(x string) bool { _, ok := s.rel.files[file+x]; return ok })
+		if i < 0 {
+			if !needed {
+				return nil
+			}
+			return fmt.Errorf("its Release has no %s: components are %v, architectures %v", file, s.rel.components, s.rel.archs)
+		}
+		w := wanted{s, kind, file, suffixes[i], item(file + suffixes[i])}
+		read = append(read, w)
+		items = append(items, w.item)
+		if !remade(m) {
+			items = append(items, variants(s.rel, file, suffixes[i], item)...)
+		}
+		return nil
+	}
+	if flat(s.suite) {
+		if err := add(ofPackages, "Packages", true); err != nil {
+			return nil, nil, err
+		}
+		if m.Sources {
+			err = add(ofSources, "Sources", false)
+		}
+		return read, items, err
 	}
 	for _, comp := range components {
 		for _, arch := range archsOf(m, s.rel) {
-			file := comp + "/binary-" + arch + "/Packages"
-			i := slices.IndexFunc(suffixes, func(x string) bool { _, ok := s.rel.files[file+x]; return ok })
-			if i < 0 {
-				if arch == "all" {
-					continue
-				}
-				return nil, nil, fmt.Errorf("its Release has no %s: components are %v, architectures %v", file, s.rel.components, s.rel.archs)
+			if err := add(ofPackages, comp+"/binary-"+arch+"/Packages", arch != "all"); err != nil {
+				return nil, nil, err
 			}
-			w := wanted{s, file, suffixes[i], item(file + suffixes[i])}
-			read = append(read, w)
-			items = append(items, w.item)
-			if !remade(m) {
-				items = append(items, variants(s.rel, file, suffixes[i], item)...)
+			if !m.Installer || arch == "all" {
+				continue
+			}
+			// Not every pocket has an installer.
+			if err := add(ofUdebs, comp+"/debian-installer/binary-"+arch+"/Packages", false); err != nil {
+				return nil, nil, err
+			}
+			if sums := comp + "/installer-" + arch + "/current/images/SHA256SUMS"; s.rel.files[sums].size > 0 {
+				w := wanted{s, ofNetboot, sums, "", item(sums)}
+				read, items = append(read, w), append(items, w.item)
+			}
+		}
+		if m.Sources {
+			if err := add(ofSources, comp+"/source/Sources", false); err != nil {
+				return nil, nil, err
 			}
 		}
 		if !remade(m) {

@@ -31,8 +31,17 @@ func (f *Format) sources(m airgap.Mirror) ([][]source, error) {
 		return nil, errors.New("it names no suites")
 	}
 	for _, s := range m.Suites {
-		if err := airgap.CheckPath(s); err != nil {
-			return nil, fmt.Errorf("suite %q: %w; flat repositories are not mirrored", s, err)
+		p := s
+		if flat(s) {
+			if p = indexDir(s); p == "." {
+				continue
+			}
+			if first, _, _ := strings.Cut(p, "/"); first == "dists" || strings.HasPrefix(first, ".") {
+				return nil, fmt.Errorf("suite %q: a flat archive cannot be mirrored in that folder", s)
+			}
+		}
+		if err := airgap.CheckPath(p); err != nil {
+			return nil, fmt.Errorf("suite %q: %w", s, err)
 		}
 	}
 	if len(m.URLs) > 0 {
