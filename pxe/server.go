@@ -63,7 +63,6 @@ func New(c Config) (*Server, error) {
 		now:      c.Now,
 		clients:  newClients(maxClients),
 		capture:  c.Capture,
-		tftp:     tftpLimits{perHost: map[netip.Addr]int{}, active: map[tftpKey]bool{}},
 	}
 	if s.recorder == nil {
 		s.recorder = discard{}

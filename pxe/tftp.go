@@ -2,6 +2,7 @@ package pxe
 
 import (
 	"bufio"
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -21,12 +22,29 @@ const (
 	tftpMaxTime      = time.Hour // of one transfer, however slow
 )
 
-// tftpLimits counts running transfers.
+// tftpLimits counts running transfers. Where there are too many, the oldest
+// whose client has never answered makes room: a flood of requests that nobody
+// means keeps no client from its file.
 type tftpLimits struct {
 	mu      sync.Mutex
-	total   int
-	perHost map[netip.Addr]int
-	active  map[tftpKey]bool
+	active  map[tftpKey]*tftpSlot
+	perHost map[netip.Addr]*tftpHost
+	silent  list.List // of *tftpSlot: those that have not answered, the oldest first
+}
+
+// tftpHost is an address's transfers.
+type tftpHost struct {
+	count  int
+	silent list.List
+}
+
+// tftpSlot is a running transfer's place.
+type tftpSlot struct {
+	key             tftpKey
+	end             context.CancelFunc
+	inAll, inHost   *list.Element // nil: it has answered
+	host            *tftpHost
+	ended, replaced bool
 }
 
 // tftpKey is a client's transfer: RFC 1350 §4, its TID is its port.
@@ -35,28 +53,83 @@ type tftpKey struct {
 	name string
 }
 
-func (l *tftpLimits) take(k tftpKey) bool {
+// take finds a place for a transfer, which end ends; nil if there is none.
+func (l *tftpLimits) take(k tftpKey, end context.CancelFunc) *tftpSlot {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	host := k.from.Addr()
-	if l.active[k] || l.total >= tftpMaxTransfers || l.perHost[host] >= tftpMaxPerHost {
+	if l.active[k] != nil {
+		return nil
+	}
+	if l.active == nil {
+		l.active, l.perHost = map[tftpKey]*tftpSlot{}, map[netip.Addr]*tftpHost{}
+	}
+	h := l.perHost[k.from.Addr()]
+	switch {
+	case h != nil && h.count >= tftpMaxPerHost:
+		if !l.replace(h.silent.Front()) {
+			return nil
+		}
+	case len(l.active) >= tftpMaxTransfers:
+		if !l.replace(l.silent.Front()) {
+			return nil
+		}
+	}
+	if h = l.perHost[k.from.Addr()]; h == nil {
+		h = &tftpHost{}
+		l.perHost[k.from.Addr()] = h
+	}
+	t := &tftpSlot{key: k, end: end, host: h}
+	t.inAll, t.inHost = l.silent.PushBack(t), h.silent.PushBack(t)
+	h.count++
+	l.active[k] = t
+	return t
+}
+
+// replace ends the transfer of e, if there is one.
+func (l *tftpLimits) replace(e *list.Element) bool {
+	if e == nil {
 		return false
 	}
-	l.total++
-	l.perHost[host]++
-	l.active[k] = true
+	t := e.Value.(*tftpSlot)
+	t.replaced = true
+	l.remove(t)
+	t.end()
 	return true
 }
 
-func (l *tftpLimits) give(k tftpKey) {
+// answered says that the client of t is there.
+func (l *tftpLimits) answered(t *tftpSlot) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	host := k.from.Addr()
-	l.total--
-	if l.perHost[host]--; l.perHost[host] == 0 {
-		delete(l.perHost, host)
+	l.unlist(t)
+}
+
+func (l *tftpLimits) unlist(t *tftpSlot) {
+	if t.inAll != nil {
+		l.silent.Remove(t.inAll)
+		t.host.silent.Remove(t.inHost)
+		t.inAll, t.inHost = nil, nil
 	}
-	delete(l.active, k)
+}
+
+// give gives t's place back, and reports whether it had been replaced.
+func (l *tftpLimits) give(t *tftpSlot) (replaced bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.remove(t)
+	return t.replaced
+}
+
+func (l *tftpLimits) remove(t *tftpSlot) {
+	if t.ended {
+		return
+	}
+	t.ended = true
+	l.unlist(t)
+	delete(l.active, t.key)
+	if t.host.count--; t.host.count == 0 {
+		delete(l.perHost, t.key.from.Addr())
+	}
 }
 
 // ServeTFTP answers read requests until ctx ends, which is no error, or conn
@@ -88,16 +161,23 @@ func (s *Server) ServeTFTP(ctx context.Context, conn net.PacketConn, dial func(c
 			s.drop("TFTP", err)
 			return
 		}
-		key := tftpKey{peer, q.name}
-		if !s.tftp.take(key) {
+		tctx, end := context.WithTimeout(ctx, tftpMaxTime)
+		slot := s.tftp.take(tftpKey{peer, q.name}, end)
+		if slot == nil {
 			// A repeated request, or too many: the client asks again.
+			end()
 			s.drop("TFTP", errRepeated)
 			return
 		}
 		local := s.localFor(conn, peer.Addr())
 		wg.Go(func() {
-			defer s.tftp.give(key)
-			s.transfer(ctx, peer, q, func() (net.PacketConn, error) { return dial(ctx, local) })
+			defer end()
+			e := s.transfer(tctx, peer, q, slot, func() (net.PacketConn, error) { return dial(tctx, local) })
+			if replaced := s.tftp.give(slot); replaced {
+				s.drop("TFTP", errUnanswered)
+				return
+			}
+			s.recordFetch(e.Time, s.networkFor(peer.Addr()), peer.Addr(), e)
 		})
 	})
 }
@@ -119,13 +199,11 @@ func addrPortOf(a net.Addr) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port()), ap.Addr().IsValid()
 }
 
-// transfer sends one file over a socket of its own and records how it went.
-func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpRequest, dial func() (net.PacketConn, error)) {
+// transfer sends one file over a socket of its own and says how it went.
+func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpRequest, slot *tftpSlot, dial func() (net.PacketConn, error)) (e Exchange) {
 	start := s.now()
-	ctx, cancel := context.WithTimeout(ctx, tftpMaxTime)
-	defer cancel()
 	n := s.networkFor(peer.Addr())
-	e := Exchange{Kind: "tftp.read", Name: printable([]byte(q.name))}
+	e = Exchange{Time: start, Kind: "tftp.read", Name: printable([]byte(q.name))}
 	defer func() {
 		e.Took = s.now().Sub(start)
 		if e.Text == "" && e.Err == nil {
@@ -133,12 +211,11 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 		} else if e.Err != nil {
 			e.Text = fmt.Sprintf("did not get %s by TFTP: %v", e.Name, e.Err)
 		}
-		s.recordFetch(start, n, peer.Addr(), e)
 	}()
 	conn, err := dial()
 	if err != nil {
 		e.Err = fmt.Errorf("opening a socket for the transfer: %w", err)
-		return
+		return e
 	}
 	conn = s.tap(conn, peer.Addr(), n.serverFor(peer.Addr()))
 	defer conn.Close()
@@ -159,14 +236,14 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 		conn.WriteTo(encodeTFTPError(code, text), to)
 		if text, ok := quirkMissing(name); ok {
 			e.Text = text
-			return
+			return e
 		}
 		if errors.Is(err, fs.ErrNotExist) && quirkOptional(name) {
 			e.Text = fmt.Sprintf("asked by TFTP for %s, which it can do without", name)
-			return
+			return e
 		}
 		e.Err = err
-		return
+		return e
 	}
 	defer f.Close()
 	e.Name = name
@@ -175,7 +252,8 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 	}
 	// A block is small: the file is read in larger pieces.
 	t := &sender{conn: conn, to: peer, addr: to, file: bufio.NewReaderSize(f, tftpFileBuffer), oack: q.negotiate(n.tftpMTU(peer.Addr()), f.Size), now: s.now,
-		blksize: max(q.blksize, 0), window: max(q.window, 1)}
+		answered: func() { s.tftp.answered(slot) },
+		blksize:  max(q.blksize, 0), window: max(q.window, 1)}
 	if t.blksize == 0 {
 		t.blksize = tftpDefBlksize
 	}
@@ -196,6 +274,7 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 	default:
 		e.Err = fmt.Errorf("after %d of %d bytes: %w", e.Bytes, f.Size, err)
 	}
+	return e
 }
 
 // openTFTP finds a file by a name of the wire. A name without a folder may be

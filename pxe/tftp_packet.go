@@ -53,6 +53,8 @@ func (e *tftpRefusal) Error() string { return e.text }
 var (
 	errNotTFTP  = errors.New("not a TFTP request")
 	errRepeated = errors.New("a request that is being answered, or too many at once")
+	// errUnanswered is of requests that were answered to nobody.
+	errUnanswered = errors.New("the client never answered, and others wanted its place")
 )
 
 // parseTFTP reads a request (RFC 1350 §5, RFC 2347 §2). A *tftpRefusal is

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -36,6 +37,8 @@ type sender struct {
 	blksize int
 	window  int
 	now     func() time.Time
+	// answered, if set, is called once: when the client's first answer came.
+	answered func()
 
 	ring  [][]byte // encoded blocks acked+1 .. read, by number modulo window
 	acked uint64
@@ -52,10 +55,17 @@ type sender struct {
 	backoff  int  // doublings of the wait before a gap is filled
 	repeated bool // what is on the wire was sent twice: no measure (Karn)
 	buf      [516]byte
+
+	wire    *net.UDPConn // conn, connected to the client; nil where it is no kernel's socket
+	noBurst bool
+	ready   [][]byte // to be sent now
 }
 
 // run sends the file and returns the bytes that the client acknowledged.
 func (t *sender) run() (int64, error) {
+	if udp, ok := t.conn.(*net.UDPConn); ok && connect(udp, t.to) == nil {
+		t.wire = udp
+	}
 	t.ring = make([][]byte, t.window)
 	t.rto = tftpFirstRTO
 	if t.oack != nil {
@@ -115,7 +125,7 @@ func (t *sender) run() (int64, error) {
 // (RFC 2347 §2).
 func (t *sender) awaitOack() error {
 	for range tftpRetries {
-		if _, err := t.conn.WriteTo(t.oack, t.addr); err != nil {
+		if err := t.send(t.oack); err != nil {
 			return err
 		}
 		t.sentAt = t.now()
@@ -143,8 +153,16 @@ func (t *sender) awaitOack() error {
 }
 
 // receive and send spare a kernel's socket the allocation of an address for
-// every packet.
+// every packet, and a connected one the search for a route.
 func (t *sender) receive() (int, netip.AddrPort, error) {
+	if t.wire != nil {
+		k, err := t.wire.Read(t.buf[:])
+		if errors.Is(err, errRefused) {
+			// The client's port is closed: it has gone, or says so too early.
+			return 0, t.to, nil
+		}
+		return k, t.to, err
+	}
 	if udp, ok := t.conn.(*net.UDPConn); ok {
 		k, from, err := udp.ReadFromUDPAddrPort(t.buf[:])
 		return k, netip.AddrPortFrom(from.Addr().Unmap(), from.Port()), err
@@ -158,6 +176,16 @@ func (t *sender) receive() (int, netip.AddrPort, error) {
 }
 
 func (t *sender) send(b []byte) error {
+	if t.wire != nil {
+		_, err := t.wire.Write(b)
+		if errors.Is(err, errRefused) { // of a packet before: this one was not sent
+			_, err = t.wire.Write(b)
+		}
+		if errors.Is(err, errRefused) {
+			return nil // as if it were lost: the client is asked again in time
+		}
+		return err
+	}
 	if udp, ok := t.conn.(*net.UDPConn); ok {
 		_, err := udp.WriteToUDPAddrPort(b, t.to)
 		return err
@@ -166,6 +194,10 @@ func (t *sender) send(b []byte) error {
 	return err
 }
 
+// errRefused is what a connected socket says when the client's machine has
+// answered that nobody has the port.
+var errRefused error = syscall.ECONNREFUSED
+
 // goBack makes sendWindow send everything that is not acknowledged again.
 func (t *sender) goBack() {
 	t.twice = max(t.twice, t.sent)
@@ -173,6 +205,10 @@ func (t *sender) goBack() {
 }
 
 func (t *sender) measure() {
+	if t.answered != nil {
+		t.answered()
+		t.answered = nil
+	}
 	if !t.repeated {
 		rtt := t.now().Sub(t.sentAt)
 		if t.srtt == 0 {
@@ -196,6 +232,8 @@ func (t *sender) progress(delta uint64) {
 
 // sendWindow sends blocks until the window is full or the file ends.
 func (t *sender) sendWindow() error {
+	t.ready = t.ready[:0]
+	first := t.sent + 1
 	for t.sent < t.acked+uint64(t.window) && (t.last == 0 || t.sent < t.last) {
 		n := t.sent + 1
 		if n > t.read {
@@ -204,13 +242,31 @@ func (t *sender) sendWindow() error {
 				return fmt.Errorf("reading the file: %w", err)
 			}
 		}
-		if err := t.send(t.ring[n%uint64(t.window)]); err != nil {
-			return fmt.Errorf("sending block %d: %w", n, err)
-		}
+		t.ready = append(t.ready, t.ring[n%uint64(t.window)])
 		t.sent = n
+	}
+	for rest := t.ready; len(rest) > 0; {
+		k, err := t.sendSome(rest)
+		if err != nil {
+			return fmt.Errorf("sending block %d: %w", first+uint64(len(t.ready)-len(rest)), err)
+		}
+		rest = rest[k:]
 	}
 	t.sentAt = t.now()
 	return nil
+}
+
+// sendSome sends the first of these blocks, or several in one call where the
+// kernel cuts a burst into datagrams.
+func (t *sender) sendSome(blocks [][]byte) (int, error) {
+	if t.wire != nil && len(blocks) > 1 && !t.noBurst {
+		k, err := sendBurst(t.wire, blocks)
+		if err == nil {
+			return k, nil
+		}
+		t.noBurst = true // a device or a kernel that cannot: one by one, then
+	}
+	return 1, t.send(blocks[0])
 }
 
 // readBlock encodes block n; one shorter than blksize is the last

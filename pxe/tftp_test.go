@@ -6,12 +6,15 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/fettle-dev/fettle/pxe/load"
 )
 
 func rrq(name string, opts ...string) []byte {
@@ -275,7 +278,7 @@ func TestTFTPEnds(t *testing.T) {
 				if n := len(conn.out); n > 10 {
 					t.Errorf("%d repeated packets; want a bounded number", n)
 				}
-				if f.tftp.total != 0 || len(f.tftp.active) != 0 || len(f.tftp.perHost) != 0 {
+				if f.tftp.silent.Len() != 0 || len(f.tftp.active) != 0 || len(f.tftp.perHost) != 0 {
 					t.Errorf("transfers left: %+v", &f.tftp)
 				}
 				cancel()
@@ -286,28 +289,103 @@ func TestTFTPEnds(t *testing.T) {
 }
 
 func TestTFTPLimits(t *testing.T) {
-	l := tftpLimits{perHost: map[netip.Addr]int{}, active: map[tftpKey]bool{}}
+	var l tftpLimits
 	flood, honest := netip.MustParseAddr("192.0.2.66"), netip.MustParseAddr("192.0.2.10")
-	taken := 0
+	ended := 0
+	proven := l.take(tftpKey{netip.AddrPortFrom(flood, 1), "mine"}, func() { t.Error("a transfer whose client answers was ended for another") })
+	l.answered(proven)
 	for port := range 20000 {
-		if l.take(tftpKey{netip.AddrPortFrom(flood, uint16(port+1)), "f"}) {
-			taken++
+		if l.take(tftpKey{netip.AddrPortFrom(flood, uint16(port+1)), "f"}, func() { ended++ }) == nil {
+			t.Fatalf("request %d of an address whose others are not answered was refused", port)
 		}
 	}
-	if taken != tftpMaxPerHost {
-		t.Errorf("one address holds %d transfers; want %d", taken, tftpMaxPerHost)
+	if want := 20000 - (tftpMaxPerHost - 1); ended != want || l.perHost[flood].count != tftpMaxPerHost {
+		t.Errorf("%d transfers were ended and %d run; want %d and %d", ended, l.perHost[flood].count, want, tftpMaxPerHost)
+	}
+	if l.give(proven) {
+		t.Error("a transfer whose client answered was replaced")
 	}
 	k := tftpKey{netip.AddrPortFrom(honest, 1), "f"}
-	if !l.take(k) {
-		t.Error("a flood from one address starves another")
+	slot := l.take(k, func() {})
+	if slot == nil {
+		t.Fatal("a flood from one address starves another")
 	}
-	if l.take(k) {
+	if l.take(k, func() {}) != nil {
 		t.Error("a repeated request started a second transfer")
 	}
-	l.give(k)
-	if !l.take(k) {
-		t.Error("a finished transfer still blocks its client")
+	l.give(slot)
+	l.give(slot)
+	if slot = l.take(k, func() {}); slot == nil {
+		t.Fatal("a finished transfer still blocks its client")
 	}
+	l.answered(slot)
+	for port := range tftpMaxPerHost {
+		if s := l.take(tftpKey{netip.AddrPortFrom(honest, uint16(port+2)), "f"}, func() {}); s != nil {
+			l.answered(s)
+		}
+	}
+	if l.take(tftpKey{netip.AddrPortFrom(honest, 999), "f"}, func() {}) != nil {
+		t.Errorf("address %v has more than %d transfers that all answer", honest, tftpMaxPerHost)
+	}
+}
+
+// TestTFTPMutations sends 20,000 broken requests from the address of a client
+// that wants its file: it gets it, again and again.
+func TestTFTPMutations(t *testing.T) {
+	want := pattern(200_000)
+	addr := realUDP(t, mapFiles{"f": want}, 1500)
+	to, err := net.ResolveUDPAddr("udp4", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	good := rrq("f", "tsize", "0", "blksize", "1468", "windowsize", "4")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		var conns []net.PacketConn
+		for range 100 {
+			c, err := net.ListenPacket("udp4", "127.0.0.1:0")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer c.Close()
+			conns = append(conns, c)
+		}
+		for i := range 20000 {
+			b := bytes.Clone(good)
+			for range rng.IntN(4) {
+				b[rng.IntN(len(b))] = byte(rng.Uint32())
+			}
+			if rng.IntN(4) == 0 {
+				b = b[:rng.IntN(len(b))]
+			}
+			if _, err := conns[i%len(conns)].WriteTo(b, to); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	for fetched, flooding := 0, true; flooding || fetched < 5; fetched++ {
+		conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := load.Fetch{Server: to.AddrPort(), Name: "f", Blksize: 1468, Window: 4, Timeout: 300 * time.Millisecond, Tries: 50}
+		n, err := f.Run(t.Context(), conn)
+		conn.Close()
+		if err != nil || n != int64(len(want)) {
+			t.Errorf("fetch %d amid the flood = %d bytes, %v; want %d", fetched, n, err, len(want))
+			break
+		}
+		select {
+		case <-done:
+			flooding = false
+		default:
+		}
+	}
+	<-done
 }
 
 // realUDP serves TFTP on loopback; it returns the server's address.

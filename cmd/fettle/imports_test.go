@@ -38,6 +38,7 @@ var mayImport = map[string][]string{
 // that ships as a product serves the tests of its neighbour.
 var testsMayImport = map[string][]string{
 	"bmc":       {"bmc/vbmc"},
+	"pxe":       {"pxe/load"},
 	"provision": {"blob"},
 }
 

@@ -44,6 +44,7 @@ func (f Fetch) Run(ctx context.Context, conn net.PacketConn) (int64, error) {
 	if f.Tries == 0 {
 		f.Tries = 6
 	}
+	f.Server = netip.AddrPortFrom(f.Server.Addr().Unmap(), f.Server.Port())
 	stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	udp, _ := conn.(*net.UDPConn)
