@@ -16,7 +16,7 @@ import (
 
 const (
 	tftpMaxTransfers = 4096 // at once
-	tftpMaxPerHost   = 64   // of one address at once: a flood from one client starves nobody else
+	tftpMaxPerHost   = 256  // of one address at once: a flood from one client starves nobody else
 	tftpFileBuffer   = 16 << 10
 	tftpOpenTimeout  = 10 * time.Second
 	tftpMaxTime      = time.Hour // of one transfer, however slow

@@ -53,13 +53,7 @@ func (f Fetch) Run(ctx context.Context, conn net.PacketConn) (int64, error) {
 	var total int64
 	var last uint16 // block
 	blksize, window := 512, 1
-	out := append([]byte{0, 1}, f.Name+"\x00octet\x00tsize\x000\x00"...)
-	if f.Blksize > 0 {
-		out = append(out, fmt.Sprintf("blksize\x00%d\x00", f.Blksize)...)
-	}
-	if f.Window > 0 {
-		out = append(out, fmt.Sprintf("windowsize\x00%d\x00", f.Window)...)
-	}
+	out := f.request()
 	to := f.Server
 	send := func() error {
 		if f.Loss > 0 && rng.Float64() < f.Loss {
@@ -107,6 +101,10 @@ func (f Fetch) Run(ctx context.Context, conn net.PacketConn) (int64, error) {
 				return total, errTimeout
 			}
 			got, gap = 0, false
+			if total == 0 && tries%3 == 0 {
+				// The server may have given up before it heard of us: from the start.
+				peer, to, last, out = netip.AddrPort{}, f.Server, 0, f.request()
+			}
 			if err := send(); err != nil {
 				return total, err
 			}
@@ -179,6 +177,18 @@ func (f Fetch) Run(ctx context.Context, conn net.PacketConn) (int64, error) {
 			}
 		}
 	}
+}
+
+// request is the read request.
+func (f Fetch) request() []byte {
+	b := append([]byte{0, 1}, f.Name+"\x00octet\x00tsize\x000\x00"...)
+	if f.Blksize > 0 {
+		b = append(b, fmt.Sprintf("blksize\x00%d\x00", f.Blksize)...)
+	}
+	if f.Window > 0 {
+		b = append(b, fmt.Sprintf("windowsize\x00%d\x00", f.Window)...)
+	}
+	return b
 }
 
 // FetchResult is how many fetches at once went.
