@@ -26,8 +26,18 @@ type validators struct {
 // when it was fetched before. Its bytes are not to be trusted before a
 // signature vouched for them. More than limit bytes are refused.
 func (f *Fetcher) Index(ctx context.Context, rawURL string, limit int64) ([]byte, error) {
+	return f.IndexAs(ctx, rawURL, "", limit)
+}
+
+// IndexAs is Index with an Accept header, for upstreams that have several forms
+// of one file.
+func (f *Fetcher) IndexAs(ctx context.Context, rawURL, accept string, limit int64) ([]byte, error) {
 	f.init()
-	sum := sha256.Sum256([]byte(rawURL))
+	key := rawURL
+	if accept != "" {
+		key += "\n" + accept
+	}
+	sum := sha256.Sum256([]byte(key))
 	path := filepath.Join(f.Dir, "conditional", hex.EncodeToString(sum[:])+".json")
 	var v validators
 	var old []byte
@@ -40,7 +50,7 @@ func (f *Fetcher) Index(ctx context.Context, rawURL string, limit int64) ([]byte
 	}
 	var out []byte
 	err := f.try(ctx, rawURL, func() (err error) {
-		out, v, err = f.conditional(ctx, rawURL, limit, old, v)
+		out, v, err = f.conditional(ctx, rawURL, accept, limit, old, v)
 		return err
 	})
 	if err != nil {
@@ -63,8 +73,11 @@ func (f *Fetcher) Index(ctx context.Context, rawURL string, limit int64) ([]byte
 
 // conditional makes the request. The validators' digest is "" when the bytes
 // are new.
-func (f *Fetcher) conditional(ctx context.Context, rawURL string, limit int64, old []byte, v validators) ([]byte, validators, error) {
+func (f *Fetcher) conditional(ctx context.Context, rawURL, accept string, limit int64, old []byte, v validators) ([]byte, validators, error) {
 	header := http.Header{}
+	if accept != "" {
+		header.Set("Accept", accept)
+	}
 	if old != nil && v.ETag != "" {
 		header.Set("If-None-Match", v.ETag)
 	}
@@ -76,7 +89,7 @@ func (f *Fetcher) conditional(ctx context.Context, rawURL string, limit int64, o
 		return nil, v, err
 	}
 	defer done()
-	if resp.StatusCode == http.StatusNotModified && len(header) > 0 {
+	if resp.StatusCode == http.StatusNotModified && old != nil {
 		return old, v, nil
 	}
 	if resp.StatusCode != http.StatusOK {

@@ -20,13 +20,14 @@ import (
 	"github.com/fettle-dev/fettle/airgap/gomod"
 	"github.com/fettle-dev/fettle/airgap/npm"
 	"github.com/fettle-dev/fettle/airgap/oci"
+	"github.com/fettle-dev/fettle/airgap/pypi"
 	"github.com/fettle-dev/fettle/airgap/rpm"
 )
 
 // mirrorFormats are the formats that this fettle mirrors. Keyrings and the like
 // are relative to siteDir.
 func mirrorFormats(siteDir string) []airgap.Format {
-	return []airgap.Format{&apt.Format{Dir: siteDir}, files.Format{}, built.Format{}, &gomod.Format{Dir: siteDir}, &npm.Format{Dir: siteDir}, &rpm.Format{Dir: siteDir},
+	return []airgap.Format{&apt.Format{Dir: siteDir}, files.Format{}, built.Format{}, &gomod.Format{Dir: siteDir}, &npm.Format{Dir: siteDir}, &rpm.Format{Dir: siteDir}, &pypi.Format{Dir: siteDir},
 		&oci.Format{Dir: siteDir}}
 }
 
