@@ -131,6 +131,9 @@ func describe(d *state.Discovery, inv wire.Inventory) {
 		d.Disks = append(d.Disks, state.DiscoveredDisk{Serial: k.Serial, Model: k.Model, Bytes: k.Bytes, Transport: k.Transport, Removable: k.Removable})
 	}
 	for _, g := range inv.GPUs {
+		if screenOnly(g.PCI) {
+			continue
+		}
 		i := slices.IndexFunc(d.GPUs, func(o state.DiscoveredGPU) bool { return strings.EqualFold(o.PCI, g.PCI) })
 		if i < 0 {
 			d.GPUs = append(d.GPUs, state.DiscoveredGPU{PCI: strings.ToLower(g.PCI), Model: g.Model})
@@ -147,6 +150,18 @@ func describe(d *state.Discovery, inv wire.Inventory) {
 			d.BMC.MAC = mac
 		}
 	}
+}
+
+// screenOnly tells graphics that are no GPU to count on: the BMC's own, for its
+// remote screen (ASPEED, Matrox, Huawei's iBMC), and those of virtual machines
+// (QEMU's VGA and QXL, Cirrus, virtio, VMware).
+func screenOnly(pci string) bool {
+	vendor, _, _ := strings.Cut(strings.ToLower(pci), ":")
+	switch vendor {
+	case "1a03", "102b", "19e5", "1234", "1b36", "1013", "1af4", "15ad":
+		return true
+	}
+	return false
 }
 
 // known is "" for the fillers that firmware writes where nobody filled in.

@@ -73,6 +73,7 @@ func strangeInventory() wire.Inventory {
 	inv := goodInventory()
 	inv.System = wire.System{Manufacturer: "Acme", Product: "GX8", Serial: "SN-77", UUID: "4c4c4544-0035-3410-8050-c6c04f314733"}
 	inv.NICs = []wire.NIC{{Name: "eth0", MAC: stranger(1).String(), Link: true}, {Name: "eth1", MAC: stranger(2).String()}}
+	inv.GPUs = append(inv.GPUs, wire.GPU{PCI: "1a03:2000", Model: "the BMC's screen"})
 	inv.BMC = &wire.BMC{Address: "10.78.0.33", MAC: "02:00:00:00:09:63"}
 	return inv
 }

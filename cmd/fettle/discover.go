@@ -26,11 +26,17 @@ func discoverCommands(e *env) []*cli.Command {
 			"With --output json a list; with --follow too, an object a line as things change, until Ctrl-C.",
 		Flags: append([]cli.Flag{
 			&cli.BoolFlag{Name: "all", Usage: "also what the site has meanwhile"},
+			outputFlag(), // it has subcommands: finish leaves it alone
 			&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on with each that is seen or changes"},
 		}, connFlags()...),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return usage("fettle discover has no %q: see fettle discover --help", c.Args().First())
+			}
+			if c.IsSet("output") {
+				if err := e.setOutput(c.String("output")); err != nil {
+					return err
+				}
 			}
 			return withClient(e, discoverList)(c)
 		},
@@ -110,8 +116,16 @@ func machineRow(d state.Discovery) []string {
 	if d.Memory > 0 {
 		memory = provision.MemorySize(d.Memory).String()
 	}
-	return []string{d.Name, string(d.State), d.Serial, strings.TrimSpace(d.Vendor + " " + d.Model), cpus, memory,
+	return []string{d.Name, string(d.State), d.Serial, makeText(d.Vendor, d.Model), cpus, memory,
 		strings.Join(disks, ", "), strings.Join(gpus, ", "), strings.Join(where, "; "), sinceText(d.First), sinceText(d.Last)}
+}
+
+// makeText is maker and model; many models begin with their maker.
+func makeText(vendor, model string) string {
+	if strings.HasPrefix(strings.ToLower(model), strings.ToLower(vendor)) {
+		return model
+	}
+	return strings.TrimSpace(vendor + " " + model)
 }
 
 // placeText is where a port is plugged in.

@@ -348,7 +348,7 @@ func (e *env) showEnrolment(edit *site.Edit, list []*enrollee) {
 		case x.machine.BMC.Fingerprint != "":
 			pin = "whose certificate is pinned: sha256 " + x.machine.BMC.Fingerprint
 		}
-		fmt.Fprintf(out, "%s: BMC %s at %s, %s; login: %s\n", x.name, strings.TrimSpace(x.facts.Vendor+" "+x.facts.Model), x.machine.BMC.Address, pin, x.from)
+		fmt.Fprintf(out, "%s: BMC %s at %s, %s; login: %s\n", x.name, makeText(x.facts.Vendor, x.facts.Model), x.machine.BMC.Address, pin, x.from)
 	}
 }
 

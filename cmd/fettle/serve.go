@@ -141,13 +141,13 @@ func serve(c *cli.Context, e *env) error {
 			}
 			fmt.Fprintf(e.stderr, "    mirrors at %s and %s: %s\n", mirrorURL("http", n.Server, mirrorPort), mirrorURL("https", n.Server, mirrorTLSPort), mirrorText(mirror))
 		}
+		for _, n := range sv.bmcNetworksOf(sv.site()) {
+			fmt.Fprintf(e.stderr, "  network %s on %s: DHCP for BMCs at %s\n", n.Name, cmp.Or(st.interfaces[n.Name], "its relays"), n.Server)
+		}
 		if sv.apiTLS != nil {
 			fmt.Fprintf(e.stderr, "  API and pages at https://%s\n", apiHost(sv.apiTLS.Addr()))
 		}
 		fmt.Fprintf(e.stderr, "  API at %s\n", sv.apiPath)
-		for _, n := range sv.bmcNetworksOf(sv.site()) {
-			fmt.Fprintf(e.stderr, "  network %s on %s: DHCP for BMCs at %s\n", n.Name, cmp.Or(st.interfaces[n.Name], "its relays"), n.Server)
-		}
 		for _, w := range warnings {
 			fmt.Fprintf(e.stderr, "warning: %s\n", w)
 		}
