@@ -49,6 +49,39 @@ func TestWhyTellsWhatStopsABoot(t *testing.T) {
 	await("gpu-01 did not get snponly.efi by TFTP: the disk is full.")
 }
 
+// TestWhyTellsOfBarredWays: the machine's own sentence, and that of one that
+// the site does not know.
+func TestWhyTellsOfBarredWays(t *testing.T) {
+	b := newBench(t, nil)
+	b.deploy("gpu-01")
+	const barred = "its firmware (UEFI x64) sent HTTPClient and the network allows PXE only"
+	for _, tc := range []struct {
+		name string
+		mac  net.HardwareAddr
+	}{{"gpu-01", bootMAC[:]}, {"mac-020000000908", stranger(8)}} {
+		for range 4 {
+			for _, e := range []pxe.Exchange{{Kind: "dhcp.discover", Text: "asked for an address"}, {Kind: "boot.barred", Text: barred}, {Kind: "dhcp.offer", Text: "was offered an address and no boot file"}} {
+				e.Time, e.MAC, e.Network, e.Client = time.Now(), tc.mac, "prov", "HTTP boot firmware (UEFI x64 HTTP)"
+				b.p.Record(e)
+			}
+		}
+		want := tc.name + " asked 4 times and took no offer: " + barred + "."
+		var why []string
+		for end := time.Now().Add(10 * time.Second); ; {
+			var err error
+			if why, err = b.p.Why(t.Context(), tc.name); err == nil && strings.HasSuffix(why[len(why)-1], want) {
+				break
+			}
+			if time.Now().After(end) {
+				t.Fatalf("Why(%s) = %q, %v; want it to end with %q", tc.name, why, err, want)
+			}
+			if _, err := b.store.Events(t.Context(), state.Query{Machine: tc.name}); err != nil { // a bounded poll: reads take time
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
 // TestForeignAddress has the address that another DHCP server gave be its
 // machine's: the agent is let in by it.
 func TestForeignAddress(t *testing.T) {

@@ -267,6 +267,7 @@ func (p *Provisioner) Forget(ctx context.Context, actor, name string) error {
 		}
 		p.mu.Lock()
 		delete(p.seen, seenKey(sg))
+		delete(p.stored, seenKey(sg))
 		r, ok := p.runs[sg.Name()]
 		p.mu.Unlock()
 		if ok && r.doc().Stranger {

@@ -145,6 +145,7 @@ type Provisioner struct {
 	offers  map[offerKey]offer
 	pools   map[poolsOf]poolSearch    // by network
 	seen    map[string]state.Sighting // by MAC, or by address
+	stored  map[string]time.Time      // their Last as it is in the state
 
 	sighting sync.Mutex // one change of what was seen at a time
 	scanning sync.Mutex // one search for BMCs at a time
@@ -183,6 +184,7 @@ func New(c Config) (*Provisioner, error) {
 		offers:    map[offerKey]offer{},
 		pools:     map[poolsOf]poolSearch{},
 		seen:      map[string]state.Sighting{},
+		stored:    map[string]time.Time{},
 	}, nil
 }
 

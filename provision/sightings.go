@@ -66,9 +66,14 @@ func (p *Provisioner) saw(ctx context.Context, next state.Sighting) (state.Event
 		merged = join(old, next)
 	}
 	news := !known || !same(old, merged)
-	if !news && merged.Last.Sub(old.Last) < seenEvery {
+	p.mu.Lock()
+	stored := p.stored[key]
+	if known && !news && merged.Last.Sub(stored) < seenEvery {
+		p.seen[key] = merged
+		p.mu.Unlock()
 		return state.Event{}, false
 	}
+	p.mu.Unlock()
 	b, err := json.Marshal(merged)
 	if err != nil { // strings and addresses always encode
 		p.log.Error("sighting", "err", err)
@@ -81,7 +86,7 @@ func (p *Provisioner) saw(ctx context.Context, next state.Sighting) (state.Event
 		return state.Event{}, false
 	}
 	p.mu.Lock()
-	p.seen[key] = merged
+	p.seen[key], p.stored[key] = merged, merged.Last
 	forgotten := ""
 	if !known && len(p.seen) > maxStrangers {
 		for k, o := range p.seen {
@@ -90,6 +95,7 @@ func (p *Provisioner) saw(ctx context.Context, next state.Sighting) (state.Event
 			}
 		}
 		delete(p.seen, forgotten)
+		delete(p.stored, forgotten)
 	}
 	p.mu.Unlock()
 	if forgotten != "" {

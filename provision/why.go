@@ -25,7 +25,7 @@ func (p *Provisioner) Why(ctx context.Context, machine string) ([]string, error)
 	}
 	if len(events) == 0 {
 		if _, known := p.c.Site().Machine(machine); !known {
-			return nil, fmt.Errorf("no machine %q in the site file, and none has been heard of under that name", machine)
+			return nil, fmt.Errorf("no machine %q in the site file, and none has been heard of under that name; fettle discover lists those that were", machine)
 		}
 		return []string{machine + " has never been heard of: no DHCP packet came from its MAC addresses, and it was never deployed. fettle machine deploy " + machine + " starts it."}, nil
 	}
@@ -46,7 +46,9 @@ func (p *Provisioner) Why(ctx context.Context, machine string) ([]string, error)
 // bootStory says what stops a machine that is on its way to the agent; "" for
 // others. The events are those of its latest run.
 func bootStory(machine string, st state.Status, events []state.Event, now time.Time) string {
-	if st.Phase != state.Firmware && st.Phase != state.Netboot && st.Phase != state.Failed {
+	switch st.Phase {
+	case state.Firmware, state.Netboot, state.Failed, state.Unknown, state.Discovered: // the last two: nobody started it, or knows it
+	default:
 		return ""
 	}
 	var boot []pxe.Exchange
@@ -125,6 +127,15 @@ func summary(machine string, st state.Status, now time.Time) string {
 		return fmt.Sprintf("%s is loading the agent since %s.", machine, since)
 	case state.FirstBoot:
 		return fmt.Sprintf("%s is starting its installed system since %s.", machine, since)
+	case state.Unknown:
+		return machine + " was heard of, and nothing was ever done to it."
+	case state.Discovered:
+		return fmt.Sprintf("%s is not in the site; it was given the agent %s ago, to be inspected.", machine, since)
+	case state.Inspected:
+		if strings.HasPrefix(machine, "mac-") {
+			return fmt.Sprintf("%s is not in the site and was inspected %s ago: fettle discover shows what it is, fettle enroll takes it in.", machine, since)
+		}
+		return fmt.Sprintf("%s is inspected, since %s.", machine, since)
 	default:
 		return fmt.Sprintf("%s is in phase %s since %s.", machine, st.Phase, since)
 	}

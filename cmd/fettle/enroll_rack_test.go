@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fettle-dev/fettle/bmc/vbmc"
+	"github.com/fettle-dev/fettle/site"
 	"github.com/fettle-dev/fettle/state"
 )
 
@@ -159,6 +160,22 @@ func TestEnrollRack(t *testing.T) {
 	res = r.want(exitInput, "", "enroll", "--yes", "node-03", "RACK0001")
 	if !strings.Contains(res.stderr, "RACK0001 is machine node-01 of the site already (machines/r1.yaml:3)") {
 		t.Errorf("fettle enroll of what is enrolled says %s; want where it is", res.stderr)
+	}
+
+	// A server that never booted, by its BMC alone.
+	r.ns.run(t, "ip", "addr", "add", "10.91.0.14/32", "dev", "bmc0")
+	r.serveBMC("10.91.0.14", strangeCert(t), vbmc.NewMemory(vbmc.Info{Name: "new", Serial: "RACK0014", Manufacturer: "Acme", Model: "GX8", CPUs: 64, MemoryMiB: 512 << 10,
+		NICs:   []vbmc.NIC{{ID: "NIC1", MAC: "02:00:00:90:00:14", Link: true}, {ID: "NIC2", MAC: "02:00:00:90:01:14"}},
+		Drives: []vbmc.Drive{{ID: "Disk1", Serial: "RACKDISK0014", Bytes: 960197124096}}}))
+	r.want(0, "", "discover", "bmc", "--prefix", "10.91.0.14")
+	r.want(0, "", "enroll", "--yes", "--firmware", "uefi", "--profile", "base", "--bmc-user", rackBMCUser, "--bmc-password-file", r.path("old"), "node-03", "10.91.0.14")
+	s, err := site.Load(r.path("site"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, _ := s.Machine("node-03"); m.Serial != "RACK0014" || m.Memory.String() != "512GiB" || len(m.NICs) != 2 || m.NICs[0].MAC.String() != "02:00:00:90:00:14" || !m.NICs[0].Boot ||
+		len(m.Disks) != 1 || m.Disks[0].Size.String() != "960GB" || m.BMC.Secret != "bmc-node-03" || len(m.BMC.Fingerprint) != 64 {
+		t.Errorf("machine node-03 = %+v; want what its BMC says", m)
 	}
 	sv.stop(t)
 }
