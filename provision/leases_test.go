@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/fettle-dev/fettle/pxe"
 	"github.com/fettle-dev/fettle/site"
@@ -31,6 +32,27 @@ func TestOfferUnproven(t *testing.T) {
 	}
 	if again, err := b.p.Offer(t.Context(), stranger, netip.Addr{}); err != nil || again.Unproven || again.Addr != l.Addr {
 		t.Errorf("Offer(stranger again) = %+v, %v; want %v, its own", again, err, l.Addr)
+	}
+}
+
+// TestLeaseTimes is FIELD-NOTES item 5: "Leases in PXE stages are short (MAAS:
+// 30 s)."
+func TestLeaseTimes(t *testing.T) {
+	n := site.Network{Lease: time.Hour}
+	for name, tc := range map[string]struct {
+		n    site.Network
+		c    pxe.Client
+		want time.Duration
+	}{
+		"firmware":              {n, pxe.Client{PXE: true}, bootLease},
+		"HTTP boot":             {n, pxe.Client{HTTP: true, IPv6: true}, bootLease},
+		"iPXE":                  {n, pxe.Client{IPXE: true}, bootLease},
+		"an operating system":   {n, pxe.Client{}, time.Hour},
+		"where nothing is said": {site.Network{}, pxe.Client{}, osLease},
+	} {
+		if got := leaseTime(tc.n, tc.c); got != tc.want || bootLease > 10*time.Minute {
+			t.Errorf("%s: leaseTime = %v; want %v, and 10 minutes at most in PXE stages", name, got, tc.want)
+		}
 	}
 }
 

@@ -70,7 +70,7 @@ func (s *Server) ServeAdvertisements(ctx context.Context, network string, conn A
 		return fmt.Errorf("pxe: network %q does not advertise", network)
 	}
 	a := &advertiser{s: s, n: n, conn: conn}
-	if n.Advertise == AdvertiseNothing {
+	if a.yields() {
 		// A router that is there answers us too.
 		if _, err := conn.WriteTo(a.solicitation(), &net.IPAddr{IP: net.IPv6linklocalallrouters}); err != nil {
 			s.log.Warn("router solicitation not sent: a router of the network is heard later", "network", n.Name, "err", err)
@@ -101,6 +101,9 @@ func (s *Server) ServeAdvertisements(ctx context.Context, network string, conn A
 	return <-ended
 }
 
+// yields reports whether another router's word counts before ours.
+func (a *advertiser) yields() bool { return a.n.Advertise == AdvertiseNothing || a.n.AdvertiseAlone }
+
 type icmpMessage struct {
 	b    []byte
 	src  netip.Addr
@@ -110,7 +113,7 @@ type icmpMessage struct {
 // run answers until ctx ends.
 func (a *advertiser) run(ctx context.Context, msgs <-chan icmpMessage) {
 	var tick <-chan time.Time // never, where there is nothing to tell everybody
-	if a.n.Advertise != AdvertiseNothing {
+	if !a.yields() {
 		a.toAll(raLifetime)
 		defer a.farewell()
 		t := time.NewTicker(raFirstInterval)
@@ -183,7 +186,7 @@ func (a *advertiser) take(m icmpMessage) {
 // gained by the delay of §6.2.6, and iPXE waits for the answer.
 func (a *advertiser) solicited(m icmpMessage, link net.HardwareAddr) {
 	now := a.s.now()
-	if a.n.Advertise == AdvertiseNothing && a.other.IsValid() && now.Sub(a.heard) < raOtherFor {
+	if a.yields() && a.other.IsValid() && now.Sub(a.heard) < raOtherFor {
 		return // that router's word counts
 	}
 	if m.src.IsUnspecified() {

@@ -118,6 +118,24 @@ func TestAdvertiseNothing(t *testing.T) {
 	}
 }
 
+// TestAdvertiseAlone gives way to another router, whatever it would say.
+func TestAdvertiseAlone(t *testing.T) {
+	n := testNetwork6()
+	n.Advertise, n.AdvertiseAlone = AdvertiseManaged, true
+	const machine = "fe80::5054:ff:fe01:203"
+	c := advertising(t, n, func(_ *fixture, c *raConn) {
+		c.says(machine, solicitation6)
+		pause(time.Hour)
+		other := testNetwork6()
+		other.Advertise = AdvertiseSLAAC
+		c.says("fe80::9", other.advertisement(nil, time.Hour))
+		c.says(machine, solicitation6)
+	})
+	if len(c.sent) != 2 || c.sent[0].b[0] != icmpSolicit || c.sent[1].addr.String() != machine || c.sent[1].b[5] != raManaged|raOther {
+		t.Errorf("sent %v; want a solicitation, and one answer that says managed", c.sent)
+	}
+}
+
 // TestAdvertiseManaged speaks unasked too, and takes its word back at the end.
 func TestAdvertiseManaged(t *testing.T) {
 	n := testNetwork6()

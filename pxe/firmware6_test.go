@@ -3,6 +3,7 @@
 package pxe
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +54,33 @@ func TestFirmwareIPv6(t *testing.T) {
 			m.await(t, f, "kernel fetched", func() bool {
 				_, ok := f.timeline.find(func(e Exchange) bool {
 					return e.Kind == "http.get" && e.Name == "agent/vmlinuz" && e.Err == nil && e.Addr == testAddr6
+				})
+				return ok
+			})
+		})
+	}
+}
+
+// TestFirmwareIPv6ROM boots iPXE of BIOS by IPv6 alone, with an address that
+// DHCPv6 gave or one that it made itself (options by DHCPv6, or none).
+func TestFirmwareIPv6ROM(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		how  Advertise
+		addr netip.Addr
+	}{
+		{"managed", AdvertiseManaged, testAddr6},
+		{"other", AdvertiseOther, netip.MustParseAddr("2001:db8::5054:ff:fe01:203")},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n := testNetwork6()
+			n.Advertise = tc.how
+			ns, f := firmwareRig(t, "/usr/lib/ipxe/snponly.efi", n)
+			f.leases.deny = func(c Client) bool { return !c.IPv6 }
+			m := qemu(t, ns, bios()...)
+			m.await(t, f, "script fetched", func() bool {
+				_, ok := f.timeline.find(func(e Exchange) bool {
+					return e.Kind == "script" && e.Addr == tc.addr && e.MAC.String() == testMAC.String()
 				})
 				return ok
 			})

@@ -195,6 +195,9 @@ type Network struct {
 	IPv6 Network6
 	// Advertise is what [Server.ServeAdvertisements] says.
 	Advertise Advertise
+	// AdvertiseAlone makes that an answer to who asks, and silence while
+	// another router is heard, as [AdvertiseNothing] always is.
+	AdvertiseAlone bool
 }
 
 // Route is a static route (RFC 3442).

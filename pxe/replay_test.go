@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -138,4 +139,46 @@ func FuzzReplay(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestCaptureIPv6 writes packets of IPv6 and reads them back; tcpdump
+// understands them, checksums and all.
+func TestCaptureIPv6(t *testing.T) {
+	server := netip.MustParseAddr("2001:db8::1")
+	packets := []Packet{
+		{MAC: testMAC, From: linkLocal6, To: netip.AddrPortFrom(allServers6(), dhcp6ServerPort), Data: ask6(t, dhcpv6.MessageTypeSolicit, iana6(1))},
+		{MAC: testMAC, From: netip.AddrPortFrom(server, dhcp6ServerPort), To: linkLocal6, Sent: true, Data: []byte{msg6Advertise, 1, 2, 3}},
+		{MAC: testMAC, From: netip.AddrPortFrom(testAddr6, 1069), To: netip.AddrPortFrom(server, 69), Data: rrq("snponly.efi", "tsize", "0")},
+		{MAC: testMAC, From: netip.AddrPortFrom(testAddr6, 1080), To: netip.AddrPortFrom(server, 80), TCP: true, Data: []byte("GET /boot/x HTTP/1.1\r\n\r\n")},
+	}
+	path := filepath.Join(t.TempDir(), "x.pcapng")
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := WriteCapture(file, packets); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.Seek(0, 0); err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReadCapture(file)
+	if err != nil || len(got) != len(packets) {
+		t.Fatalf("ReadCapture = %d packets, %v; want %d", len(got), err, len(packets))
+	}
+	for i, want := range packets {
+		if g := got[i]; g.From != want.From || g.To != want.To || g.Sent != want.Sent || g.TCP != want.TCP || !bytes.Equal(g.Data, want.Data) {
+			t.Errorf("packet %d = %+v; want %+v", i, g, want)
+		}
+	}
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	needTool(t, "tcpdump")
+	out, err := exec.CommandContext(t.Context(), "tcpdump", "-nvvr", path).CombinedOutput()
+	for _, want := range []string{"dhcp6 solicit", "dhcp6 advertise", "RRQ \"snponly.efi\"", "GET /boot/x"} {
+		if err != nil || !strings.Contains(string(out), want) || strings.Contains(string(out), "bad") {
+			t.Errorf("tcpdump: %v\n%s; want %q and right checksums", err, out, want)
+		}
+	}
 }

@@ -73,7 +73,8 @@ type Network struct {
 
 	IPv6 IPv6 // the zero value: the network has none
 	// Advertise is what machines that look for an IPv6 router are told; "" is
-	// AdvertiseNone without IPv6, AdvertiseOff with it.
+	// AdvertiseNone without IPv6, AdvertiseManaged with it, and silence where
+	// another router is heard.
 	Advertise Advertise
 }
 

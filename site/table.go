@@ -282,7 +282,7 @@ func tables() *object {
 		{key: "unknown-machines", goName: "UnknownMachines", kind: unknownMachines, derived: "policy.unknown-machines", doc: "what happens there to a MAC address that the site does not know"},
 		{key: "after-inspection", goName: "AfterInspection", kind: afterInspection, derived: "policy.after-inspection", doc: "what an unknown machine does there when it was inspected"},
 		{key: "ipv6", goName: "IPv6", kind: ipv6, derived: "none", doc: "its IPv6 side"},
-		{key: "advertise", goName: "Advertise", kind: oneOf("advertisement", AdvertiseManaged, AdvertiseOther, AdvertiseSLAAC, AdvertiseNone, AdvertiseOff), derived: "none without ipv6, off with it", doc: "what fettle answers machines that look for an IPv6 router: managed (addresses by DHCPv6), other (own addresses, the rest by DHCPv6), slaac (own addresses), none (there is nothing to wait for, which saves iPXE 16 s; not where another router is heard), off (nothing: a router does)"},
+		{key: "advertise", goName: "Advertise", kind: oneOf("advertisement", AdvertiseManaged, AdvertiseOther, AdvertiseSLAAC, AdvertiseNone, AdvertiseOff), derived: "none without ipv6, managed with it, and silence where another router is heard", doc: "what fettle answers machines that look for an IPv6 router: managed (addresses by DHCPv6), other (own addresses, the rest by DHCPv6), slaac (own addresses), none (there is nothing to wait for, which saves iPXE 16 s; not where another router is heard), off (nothing: a router does; iPXE asks DHCPv6 only when a router says managed or other)"},
 	}}
 	rack := &object{name: "rack", doc: "A place for machines.", fields: []field{
 		name("rack"),

@@ -261,7 +261,7 @@ func advertiseOf(n site.Network) pxe.Advertise {
 		return pxe.AdvertiseOff
 	}
 	if n.IPv6.Prefix.IsValid() {
-		return pxe.AdvertiseOff
+		return pxe.AdvertiseManaged
 	}
 	return pxe.AdvertiseNothing
 }
@@ -277,7 +277,7 @@ func pxeNetworks(nets []site.Network) []pxe.Network {
 			DNS: n.DNS, NTP: n.NTP, Domain: n.Domain, MTU: n.MTU, Search: n.Search,
 			Proxy: n.Proxy, Relays: n.Relays, NativeDrivers: n.NativeDrivers, ReplyDelay: n.ReplyDelay, Probe: n.Probe, HTTPSPort: bootTLSPort,
 			IPv6:      pxe.Network6{Prefix: n.IPv6.Prefix, Server: n.IPv6.Server, Gateway: n.IPv6.Gateway, DNS: n.IPv6.DNS, Relays: n.IPv6.Relays},
-			Advertise: advertiseOf(n),
+			Advertise: advertiseOf(n), AdvertiseAlone: n.Advertise == "",
 		}
 		for _, r := range n.Routes {
 			p.Routes = append(p.Routes, pxe.Route{To: r.To, Via: r.Via})
