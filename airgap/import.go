@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/fettle-dev/fettle/blob"
 )
 
@@ -214,6 +216,10 @@ func (im *importer) here(fr frame) bool {
 	return err == nil && n == fr.Size
 }
 
+// commitsAtOnce bounds the blobs of an import that are written and not durable
+// yet.
+const commitsAtOnce = 16
+
 // volume takes one volume in. Blobs that are whole in it become blobs at
 // once; parts of others go to files of their own until the rest is here.
 func (im *importer) volume(ctx context.Context, v Volume, add func(int64)) error {
@@ -223,8 +229,11 @@ func (im *importer) volume(ctx context.Context, v Volume, add func(int64)) error
 			w.Abort()
 		}
 	}()
+	// Making a blob durable is waiting for the disk, which many do at once.
+	var commits errgroup.Group
+	commits.SetLimit(commitsAtOnce)
 	next := 0
-	return im.b.with(ctx, v, func(m medium, t table) error {
+	err := im.b.with(ctx, v, func(m medium, t table) error {
 		inside, skip := map[blob.Digest]int64{}, map[blob.Digest]bool{}
 		for _, fr := range t.Frames {
 			inside[fr.Blob] += fr.Length
@@ -256,11 +265,16 @@ func (im *importer) volume(ctx context.Context, v Volume, add func(int64)) error
 			if w.Size() < fr.Size {
 				return nil
 			}
-			_, _, err := w.Commit(fr.Blob)
+			whole := w
 			w = nil
-			return called(err)
+			commits.Go(func() error {
+				_, _, err := whole.Commit(fr.Blob)
+				return err
+			})
+			return nil
 		})
 	})
+	return errors.Join(err, commits.Wait())
 }
 
 // part keeps a frame of a blob that spans volumes.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -20,6 +21,9 @@ var ErrMismatch = errors.New("digest mismatch")
 // several processes on the same folder.
 type Store struct {
 	dir string
+
+	mu     sync.Mutex
+	synced map[string]bool // folders whose own names are durable
 }
 
 // Open opens the store in dir and makes the folder if there is none. What an
@@ -30,7 +34,7 @@ func Open(dir string) (*Store, error) {
 			return nil, fmt.Errorf("opening blob store %s: %w", dir, err)
 		}
 	}
-	return &Store{dir: dir}, nil
+	return &Store{dir: dir, synced: map[string]bool{}}, nil
 }
 
 // Dir is the folder of the store.
@@ -43,6 +47,23 @@ func (s *Store) Path(d Digest) string {
 		return ""
 	}
 	return filepath.Join(s.dir, "sha256", h[:2], h)
+}
+
+// syncName makes the name of a folder of blobs durable, once for each.
+func (s *Store) syncName(dir string) error {
+	s.mu.Lock()
+	done := s.synced[dir]
+	s.mu.Unlock()
+	if done {
+		return nil
+	}
+	if err := syncDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.synced[dir] = true
+	return nil
 }
 
 // Has tells whether there is a blob d. It does not read it.

@@ -114,7 +114,7 @@ func (w *Writer) place(d Digest) error {
 	}
 	w.done = true
 	err := w.f.Close()
-	return errors.Join(err, syncDir(dir), syncDir(filepath.Dir(dir)))
+	return errors.Join(err, syncDir(dir), w.s.syncName(dir))
 }
 
 // Abort forgets the blob, unless it was committed.
