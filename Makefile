@@ -73,5 +73,11 @@ ROWS := all
 bench-pxe: bin/fettle
 	FETTLE_BENCH=$(ROWS) FETTLE_BENCH_OUT=$(CURDIR)/.cache/bench-pxe.md FETTLE_BIN=$(CURDIR)/bin/fettle go test $(TAGS) ./cmd/fettle -count=1 -timeout 20m -run '^TestBenchPXE$$' -v
 
+# Mirroring and bundles beside aptly, debmirror, apt-mirror, reprepro, curl and
+# tar: airgap/BENCH.md. LARGE=4000000000 also measures the memory of a 4 GB bundle.
+.PHONY: bench-airgap
+bench-airgap: bin/fettle
+	go run ./airgap/bench -fettle bin/fettle -rounds $(or $(ROUNDS),3) -large $(or $(LARGE),0)
+
 clean:
 	rm -rf bin $(AGENT)

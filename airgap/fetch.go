@@ -27,7 +27,8 @@ const (
 	maxUnknownSize  = 1 << 40
 	firstBackoff    = 500 * time.Millisecond
 	backoffCeiling  = 30 * time.Second
-	defaultParallel = 16
+	defaultParallel = 24
+	copyBuffer      = 128 << 10
 )
 
 // Progress is how far a fetch is. Total may grow while sizes become known.
@@ -62,6 +63,7 @@ type Fetcher struct {
 	client *http.Client
 	mu     sync.Mutex
 	hosts  map[string]chan struct{}
+	bufs   sync.Pool
 	reqs   int // requests made, for tests and figures
 }
 
@@ -76,6 +78,7 @@ var ErrGone = errors.New("not at upstream")
 func (f *Fetcher) init() {
 	f.once.Do(func() {
 		f.hosts = map[string]chan struct{}{}
+		f.bufs.New = func() any { b := make([]byte, copyBuffer); return &b }
 		if f.Log == nil {
 			f.Log = slog.New(slog.DiscardHandler)
 		}
@@ -172,7 +175,7 @@ func (f *Fetcher) All(ctx context.Context, items []Item) error {
 	var errs []error
 	for _, it := range missing {
 		g.Go(func() error {
-			err := f.Get(ctx, it, func(n int64) { report(n, "") })
+			err := f.get(ctx, it, func(n int64) { report(n, "") })
 			mu.Lock()
 			if err != nil && ctx.Err() == nil {
 				errs = append(errs, err)
@@ -185,7 +188,7 @@ func (f *Fetcher) All(ctx context.Context, items []Item) error {
 		})
 	}
 	_ = g.Wait()
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(ctx.Err(), f.Blobs.Flush()); err != nil {
 		return err
 	}
 	if n := len(errs); n > 20 {
@@ -197,6 +200,11 @@ func (f *Fetcher) All(ctx context.Context, items []Item) error {
 // Get fetches one item into the blob store. add, when it is not nil, is told
 // of bytes as they come (and, negative, of bytes that turned out wrong).
 func (f *Fetcher) Get(ctx context.Context, it Item, add func(int64)) error {
+	return errors.Join(f.get(ctx, it, add), f.Blobs.Flush())
+}
+
+// get is Get of one of many: what it fetched is durable after a flush.
+func (f *Fetcher) get(ctx context.Context, it Item, add func(int64)) error {
 	f.init()
 	if err := it.SHA256.Validate(); err != nil {
 		return err
@@ -357,7 +365,10 @@ func (f *Fetcher) transfer(ctx context.Context, it Item, sink sink, limit int64,
 		return statusError(resp)
 	}
 	body := io.LimitReader(resp.Body, limit-sink.size()+1)
-	n, err := io.Copy(countWriter{sink, add}, body)
+	buf := f.bufs.Get().(*[]byte)
+	defer f.bufs.Put(buf)
+	// The sink would choose smaller pieces.
+	n, err := io.CopyBuffer(struct{ io.Writer }{countWriter{sink, add}}, struct{ io.Reader }{body}, *buf)
 	if err != nil {
 		return err
 	}

@@ -268,13 +268,13 @@ func (im *importer) volume(ctx context.Context, v Volume, add func(int64)) error
 			whole := w
 			w = nil
 			commits.Go(func() error {
-				_, _, err := whole.Commit(fr.Blob)
+				_, _, err := whole.CommitSoon(fr.Blob)
 				return err
 			})
 			return nil
 		})
 	})
-	return errors.Join(err, commits.Wait())
+	return errors.Join(err, commits.Wait(), im.s.blobs.Flush())
 }
 
 // part keeps a frame of a blob that spans volumes.

@@ -74,7 +74,7 @@ func (s *blobSink) reset() (err error) {
 }
 func (s *blobSink) commit(_ context.Context, it Item) error {
 	s.calls++
-	_, _, err := s.w.Commit(it.SHA256)
+	_, _, err := s.w.CommitSoon(it.SHA256)
 	if err != nil && !errors.Is(err, blob.ErrMismatch) {
 		return permanent{err}
 	}

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +26,7 @@ type Store struct {
 
 	mu     sync.Mutex
 	synced map[string]bool // folders whose own names are durable
+	dirty  map[string]bool // folders with names that are not durable yet
 }
 
 // Open opens the store in dir and makes the folder if there is none. What an
@@ -34,7 +37,7 @@ func Open(dir string) (*Store, error) {
 			return nil, fmt.Errorf("opening blob store %s: %w", dir, err)
 		}
 	}
-	return &Store{dir: dir, synced: map[string]bool{}}, nil
+	return &Store{dir: dir, synced: map[string]bool{}, dirty: map[string]bool{}}, nil
 }
 
 // Dir is the folder of the store.
@@ -63,6 +66,27 @@ func (s *Store) syncName(dir string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.synced[dir] = true
+	return nil
+}
+
+// Flush makes durable what [Writer.CommitSoon] committed. After an error it may
+// be called again.
+func (s *Store) Flush() error {
+	s.mu.Lock()
+	dirs := slices.Sorted(maps.Keys(s.dirty))
+	s.mu.Unlock()
+	for _, dir := range dirs {
+		// Names that come while this goes on make it dirty again.
+		s.mu.Lock()
+		delete(s.dirty, dir)
+		s.mu.Unlock()
+		if err := errors.Join(syncDir(dir), s.syncName(dir)); err != nil {
+			s.mu.Lock()
+			s.dirty[dir] = true
+			s.mu.Unlock()
+			return fmt.Errorf("making blobs in %s durable: %w", s.dir, err)
+		}
+	}
 	return nil
 }
 

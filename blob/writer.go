@@ -70,7 +70,13 @@ func (w *Writer) Size() int64 { return w.n }
 
 // Commit makes the blob durable under its digest. When want is not "" and the
 // bytes have another digest, the error is [ErrMismatch] and nothing is kept.
-func (w *Writer) Commit(want Digest) (Digest, int64, error) {
+func (w *Writer) Commit(want Digest) (Digest, int64, error) { return w.commit(want, true) }
+
+// CommitSoon is Commit of one of many: the bytes are durable, but the blob may
+// be gone after a power cut until [Store.Flush]. It is never there in part.
+func (w *Writer) CommitSoon(want Digest) (Digest, int64, error) { return w.commit(want, false) }
+
+func (w *Writer) commit(want Digest, name bool) (Digest, int64, error) {
 	if w.done {
 		return "", 0, os.ErrClosed
 	}
@@ -89,13 +95,13 @@ func (w *Writer) Commit(want Digest) (Digest, int64, error) {
 			return "", 0, fmt.Errorf("%w: got %d bytes with %s; want %s; fetch or build them again", ErrMismatch, w.n, d, want)
 		}
 	}
-	if err := w.place(d); err != nil {
+	if err := w.place(d, name); err != nil {
 		return "", 0, w.explain(err)
 	}
 	return d, w.n, nil
 }
 
-func (w *Writer) place(d Digest) error {
+func (w *Writer) place(d Digest, name bool) error {
 	if err := w.f.Chmod(0o444); err != nil {
 		return err
 	}
@@ -114,6 +120,12 @@ func (w *Writer) place(d Digest) error {
 	}
 	w.done = true
 	err := w.f.Close()
+	if !name {
+		w.s.mu.Lock()
+		w.s.dirty[dir] = true
+		w.s.mu.Unlock()
+		return err
+	}
 	return errors.Join(err, syncDir(dir), w.s.syncName(dir))
 }
 

@@ -16,7 +16,11 @@ func (b *bench) all(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return errors.Join(err, b.bundles(ctx))
+	err = errors.Join(err, b.bundles(ctx))
+	if b.large > 0 && ctx.Err() == nil {
+		err = errors.Join(err, b.memory(ctx))
+	}
+	return err
 }
 
 // mirrors are the programs that mirror a repository.
