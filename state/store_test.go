@@ -31,6 +31,9 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(helperEnv); dir != "" {
 		os.Exit(appender(dir))
 	}
+	if dir := os.Getenv(leaserEnv); dir != "" {
+		os.Exit(leaser(dir))
+	}
 	os.Exit(m.Run())
 }
 
