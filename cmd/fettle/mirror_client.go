@@ -27,7 +27,7 @@ import (
 // mirrorFormats are the formats that this fettle mirrors. Keyrings and the like
 // are relative to siteDir.
 func mirrorFormats(siteDir string) []airgap.Format {
-	return []airgap.Format{&apt.Format{Dir: siteDir}, files.Format{}, built.Format{}, &gomod.Format{Dir: siteDir}, &npm.Format{Dir: siteDir}, &rpm.Format{Dir: siteDir}, &pypi.Format{Dir: siteDir},
+	return []airgap.Format{&apt.Format{Dir: siteDir}, files.Format{Dir: siteDir}, built.Format{}, &gomod.Format{Dir: siteDir}, &npm.Format{Dir: siteDir}, &rpm.Format{Dir: siteDir}, &pypi.Format{Dir: siteDir},
 		&oci.Format{Dir: siteDir}}
 }
 
