@@ -232,6 +232,32 @@ func TestScanRemembers(t *testing.T) {
 	}
 }
 
+// TestSightingsAreBounded: anybody on a network can make up MAC addresses.
+func TestSightingsAreBounded(t *testing.T) {
+	b := newBench(t, nil)
+	at := time.Now()
+	for i := range maxStrangers + 5 {
+		b.p.sight(t.Context(), pxe.Exchange{Time: at.Add(time.Duration(i) * time.Millisecond), MAC: net.HardwareAddr{2, 0, 0, 1, byte(i >> 8), byte(i)}, Network: "prov", Kind: "dhcp.discover"})
+	}
+	docs, err := b.store.List(t.Context(), seenPrefix)
+	if err != nil || len(docs) != maxStrangers || len(b.p.seen) != maxStrangers || len(b.p.stored) != maxStrangers {
+		t.Errorf("%d sightings in the state, %d remembered (%v); want %d", len(docs), len(b.p.seen), err, maxStrangers)
+	}
+	if _, ok := docs[seenPrefix+"02:00:00:01:00:00"]; ok {
+		t.Error("the one that was not seen for longest is still there")
+	}
+	// The same again, soon: no write, no event.
+	e := pxe.Exchange{Time: at.Add(2 * time.Second), MAC: net.HardwareAddr{2, 0, 0, 1, 0, 9}, Network: "prov", Kind: "dhcp.discover"}
+	if ev, news := b.p.sight(t.Context(), e); news {
+		t.Errorf("a sighting that says nothing new gave the event %+v", ev)
+	}
+	// On another network it is news.
+	e.Network = "elsewhere"
+	if ev, news := b.p.sight(t.Context(), e); !news || ev.Kind != state.KindChanged {
+		t.Errorf("a sighting on another network gave %+v, %v; want discover.changed", ev, news)
+	}
+}
+
 // TestVendorTable: every entry has sources, no password is in it twice by
 // another name, and no vendor class begins another.
 func TestVendorTable(t *testing.T) {

@@ -86,7 +86,8 @@ func (s *Server) getMachines(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, ms)
 }
 
-// machines are those of the site by name, then those that were only seen.
+// machines are those of the site by name, then those that were only inspected.
+// What was merely seen is in the list of what was discovered, as are BMCs.
 func (s *Server) machines(r *http.Request) ([]Machine, error) {
 	statuses, err := s.c.Store.Overview(r.Context())
 	if err != nil {
@@ -105,7 +106,11 @@ func (s *Server) machines(r *http.Request) ([]Machine, error) {
 		out = append(out, view(m, st))
 		delete(seen, m.Name)
 	}
+	taken := formerNames(s.c.Site())
 	for name, st := range seen {
+		if _, in := taken[name]; in || st.Phase == state.Unknown {
+			continue
+		}
 		out = append(out, Machine{Name: name, Status: st})
 	}
 	slices.SortFunc(out, func(a, b Machine) int {
@@ -118,6 +123,20 @@ func (s *Server) machines(r *http.Request) ([]Machine, error) {
 		return cmp.Compare(a.Name, b.Name)
 	})
 	return out, nil
+}
+
+// formerNames are the names that machines of a site had before it had them.
+func formerNames(s *site.Site) map[string]string {
+	out := map[string]string{}
+	for _, m := range s.Machines {
+		for _, n := range m.NICs {
+			out[state.NameOf(n.MAC)] = m.Name
+		}
+		if !m.BMC.MAC.IsZero() {
+			out[state.NameOf(m.BMC.MAC)] = m.Name
+		}
+	}
+	return out
 }
 
 func view(m site.Machine, st state.Status) Machine {

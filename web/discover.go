@@ -132,10 +132,24 @@ func (s *Server) postReload(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return refused(err, nil)
 	}
+	statuses, err := s.c.Store.Overview(r.Context())
+	if err != nil {
+		return err
+	}
+	former, was := formerNames(next), map[string]string{}
+	for _, st := range statuses {
+		if name, ok := former[st.Machine]; ok && st.Phase != state.Unknown {
+			was[name] = st.Machine
+		}
+	}
 	events := []state.Event{{Actor: identity(r).Actor(), Kind: "site.read", Text: "had the site read again: revision " + string(next.Revision())}}
 	for _, m := range next.Machines {
 		if _, had := before.Machine(m.Name); !had {
-			events = append(events, state.Event{Machine: m.Name, Actor: identity(r).Actor(), Kind: "site.added", Text: "is in the site from now on"})
+			text := "is in the site from now on"
+			if old := was[m.Name]; old != "" {
+				text += "; what was before is on the timeline of " + old
+			}
+			events = append(events, state.Event{Machine: m.Name, Actor: identity(r).Actor(), Kind: "site.added", Text: text})
 		}
 	}
 	for chunk := events; len(chunk) > 0; {

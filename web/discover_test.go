@@ -78,11 +78,12 @@ func TestDiscover(t *testing.T) {
 		t.Errorf("Scan() that fails on its way = %v; want why", err)
 	}
 	b.op.err = nil
+	b.phase(t, "mac-020000000902", state.Inspected, "")
 	r, err := c.Reload(ctx)
 	if err != nil || r.Machines != 3 {
 		t.Errorf("Reload() = %+v, %v; want 3 machines", r, err)
 	}
-	if events, err := b.store.Events(ctx, state.Query{Machine: "gpu-03"}); err != nil || len(events) != 1 || events[0].Actor != "user:a-operator" {
+	if events, err := b.store.Events(ctx, state.Query{Machine: "gpu-03"}); err != nil || len(events) != 1 || events[0].Actor != "user:a-operator" || !strings.HasSuffix(events[0].Text, "on the timeline of mac-020000000902") {
 		t.Errorf("events of the new machine = %+v, %v; want that it was added, and by whom", events, err)
 	}
 	b.op.err = errors.New("machines/r1.yaml:3:1: wrong")

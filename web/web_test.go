@@ -108,7 +108,7 @@ func newBench(t *testing.T) *bench {
 		Store: store, Site: testSite, Operator: b.op, Logger: log, Authenticate: Authenticator(tokens), Discoverer: b.op,
 		Reload: func(context.Context) (*site.Site, error) {
 			s := testSite()
-			s.Machines = append(s.Machines, site.Machine{Name: "gpu-03", Serial: "SN3"})
+			s.Machines = append(s.Machines, site.Machine{Name: "gpu-03", Serial: "SN3", NICs: []site.NIC{{MAC: site.MAC{2, 0, 0, 0, 9, 2}}}})
 			return s, b.op.err
 		},
 	})
@@ -147,6 +147,11 @@ func TestClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	c, ctx := b.client(RoleAdmin), t.Context()
+	// A BMC that was seen is no machine, nor what gpu-01 was before the site had it.
+	if _, err := b.store.Append(ctx, state.Event{Machine: "mac-020000000963", Kind: state.KindSeen, Text: "a BMC"}); err != nil {
+		t.Fatal(err)
+	}
+	b.phase(t, "mac-525400000001", state.Inspected, "")
 
 	ms, err := c.Machines(ctx)
 	if err != nil || len(ms) != 3 {
@@ -183,8 +188,8 @@ func TestClient(t *testing.T) {
 	if s, err := c.Site(ctx); err != nil || s.Name != "lab-one" || s.Machines != 2 || s.Revision != testSite().Revision() || !json.Valid(s.Site) {
 		t.Errorf("Site() = %+v, %v; want lab-one", s, err)
 	}
-	if h, err := c.Health(ctx); err != nil || !h.OK || h.LastSeq != 3 {
-		t.Errorf("Health() = %+v, %v; want 3 events", h, err)
+	if h, err := c.Health(ctx); err != nil || !h.OK || h.LastSeq != 5 {
+		t.Errorf("Health() = %+v, %v; want 5 events", h, err)
 	}
 	addr := netip.MustParseAddr("192.0.2.50")
 	if err := b.store.PutLease(ctx, state.Lease{Network: "boot", Addr: addr, MAC: site.MAC{1}, Expires: time.Now().Add(time.Hour)}); err != nil {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,11 +24,14 @@ import (
 
 // seenBefore is a web.Discoverer with a list.
 type seenBefore struct {
+	mu     sync.Mutex
 	list   []state.Discovery
 	forgot []string
 }
 
 func (s *seenBefore) Discovered(_ context.Context, all bool) ([]state.Discovery, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	var out []state.Discovery
 	for _, d := range s.list {
 		if all || d.State != state.EnrolledInSite {
@@ -85,6 +89,7 @@ type enrollBench struct {
 	seen     *seenBefore
 	reloads  int
 	sock     string
+	store    *state.Store
 	out, err bytes.Buffer
 }
 
@@ -99,6 +104,7 @@ func newEnrollBench(t *testing.T, list ...state.Discovery) *enrollBench {
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.store = store
 	s, err := site.Load(b.dir)
 	if err != nil {
 		t.Fatal(err)
@@ -244,6 +250,65 @@ func TestDiscoverCommand(t *testing.T) {
 		t.Errorf("forgot %v; want the machine by its name", b.seen.forgot)
 	}
 	b.want(exitUsage, "fettle discover has no", "discover", "everything")
+}
+
+// lineOut is an output of which lines are waited for.
+type lineOut struct{ lines chan string }
+
+func (l *lineOut) Write(p []byte) (int, error) {
+	for line := range strings.Lines(string(p)) {
+		l.lines <- line
+	}
+	return len(p), nil
+}
+
+// TestDiscoverFollow prints what was seen, then what is seen meanwhile, each
+// once, until it is interrupted.
+func TestDiscoverFollow(t *testing.T) {
+	b := newEnrollBench(t, seenMachine(1))
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	out := &lineOut{lines: make(chan string, 16)}
+	e := &env{stdin: strings.NewReader(""), stdout: out, stderr: &b.err, getenv: func(string) string { return "" }}
+	status := make(chan int, 1)
+	go func() {
+		status <- run(ctx, e, []string{"fettle", "discover", "--follow", "--output", "json", "--server", b.sock})
+	}()
+	next := func() (d state.Discovery) {
+		t.Helper()
+		select {
+		case l := <-out.lines:
+			if err := json.Unmarshal([]byte(l), &d); err != nil {
+				t.Fatalf("%v in %s", err, l)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("fettle discover --follow says nothing\n%s", &b.err)
+		}
+		return d
+	}
+	if d := next(); d.Serial != "GX8-5501" {
+		t.Errorf("first line = %+v; want what was seen before", d)
+	}
+	b.seen.mu.Lock()
+	b.seen.list = append(b.seen.list, seenMachine(2))
+	b.seen.mu.Unlock()
+	for _, text := range []string{"is seen", "is seen again, the same"} {
+		if _, err := b.store.Append(ctx, state.Event{Machine: seenMachine(2).Name, Kind: state.KindSeen, Text: text}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d := next(); d.Serial != "GX8-5502" {
+		t.Errorf("second line = %+v; want the machine that came", d)
+	}
+	cancel()
+	if got := <-status; got != exitInterrupted {
+		t.Errorf("fettle discover --follow after Ctrl-C = %d; want %d", got, exitInterrupted)
+	}
+	select {
+	case l := <-out.lines:
+		t.Errorf("a line too many: %s", l)
+	default:
+	}
 }
 
 // The kind that enrol adopts is what the secrets are.
