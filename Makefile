@@ -81,3 +81,8 @@ bench-airgap: bin/fettle
 
 clean:
 	rm -rf bin $(AGENT)
+
+# Images pulled, beside crane and skopeo where they are: airgap/oci/OCI.md.
+.PHONY: bench-oci
+bench-oci: bin/fettle
+	FETTLE_BENCH=1 FETTLE_BIN=$(CURDIR)/bin/fettle go test ./airgap/oci -count=1 -timeout 20m -run '^TestBenchPull$$' -v

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -29,20 +28,16 @@ func (f *Fetcher) open(it Item) (sink, error) {
 		return s, s.reset()
 	}
 	dir := filepath.Join(f.Dir, "partial")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	file, err := os.OpenFile(filepath.Join(dir, it.SHA256.Hex()), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o644)
+	err := os.MkdirAll(dir, 0o755)
 	if err != nil {
 		return nil, err
 	}
-	fi, err := file.Stat()
-	if err != nil {
-		file.Close()
+	s := &partSink{store: f.Blobs, path: filepath.Join(dir, it.SHA256.Hex())}
+	if s.w, err = f.Blobs.Continue(s.path); err != nil {
 		return nil, err
 	}
-	s := &fileSink{store: f.Blobs, f: file, n: fi.Size(), before: fi.Size() > 0}
-	if it.Size >= 0 && s.n > it.Size {
+	s.before = s.w.Size() > 0
+	if it.Size >= 0 && s.w.Size() > it.Size {
 		return s, s.reset()
 	}
 	return s, nil
@@ -81,6 +76,45 @@ func (s *blobSink) commit(_ context.Context, it Item) error {
 	return err
 }
 
+// partSink gathers in a file that becomes the blob when it is whole.
+type partSink struct {
+	store  *blob.Store
+	path   string
+	w      *blob.Writer
+	closed bool
+	before bool
+}
+
+func (s *partSink) Write(p []byte) (int, error) {
+	n, err := s.w.Write(p)
+	if err != nil {
+		err = permanent{err}
+	}
+	return n, err
+}
+func (s *partSink) size() int64   { return s.w.Size() }
+func (s *partSink) resumed() bool { return s.before }
+func (s *partSink) close()        { s.w.Abort() }
+func (s *partSink) reset() (err error) {
+	s.before = false
+	if s.closed {
+		if s.w, err = s.store.Continue(s.path); err != nil {
+			return err
+		}
+		s.closed = false
+	}
+	return s.w.Reset()
+}
+func (s *partSink) commit(_ context.Context, it Item) error {
+	s.closed = true
+	_, _, err := s.w.Commit(it.SHA256)
+	if err != nil && !errors.Is(err, blob.ErrMismatch) {
+		return permanent{err}
+	}
+	return err
+}
+
+// fileSink gathers in a file whose digest is not known.
 type fileSink struct {
 	store  *blob.Store
 	f      *os.File
@@ -102,19 +136,4 @@ func (s *fileSink) close()        { s.f.Close() }
 func (s *fileSink) reset() error {
 	s.n, s.before = 0, false
 	return s.f.Truncate(0)
-}
-func (s *fileSink) commit(ctx context.Context, it Item) error {
-	if _, err := s.f.Seek(0, io.SeekStart); err != nil {
-		return permanent{err}
-	}
-	if _, _, err := s.store.Put(ctx, s.f, it.SHA256); err != nil {
-		if errors.Is(err, blob.ErrMismatch) {
-			return err
-		}
-		return permanent{err}
-	}
-	if err := os.Remove(s.f.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return permanent{err}
-	}
-	return nil
 }

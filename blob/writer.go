@@ -10,7 +10,10 @@ import (
 	"syscall"
 )
 
-const tmpPrefix = "put-"
+const (
+	tmpPrefix  = "put-"
+	flushEvery = 8 << 20
+)
 
 // Writer collects the bytes of one blob in a temporary file. It is not for
 // concurrent use. Exactly one of Commit and Abort takes effect; Abort after
@@ -22,7 +25,10 @@ type Writer struct {
 	sum  hash.Hash
 	n    int64
 	err  error
-	done bool
+
+	flushed int64 // bytes that the disk was told to begin with
+	done    bool
+	keep    bool // Abort leaves the file: see Continue
 }
 
 // Create starts a blob whose digest is not known yet.
@@ -59,6 +65,10 @@ func (w *Writer) Write(p []byte) (int, error) {
 	n, err := w.f.Write(p)
 	w.sum.Write(p[:n])
 	w.n += int64(n)
+	if w.n-w.flushed >= flushEvery {
+		flush(w.f, w.flushed, w.n-w.flushed)
+		w.flushed = w.n
+	}
 	if err != nil {
 		w.err = w.explain(err)
 	}
@@ -115,7 +125,9 @@ func (w *Writer) place(d Digest, name bool) error {
 	}
 	// A rename replaces a blob of the same digest: it mends a damaged one, and
 	// readers of the old file keep it.
-	if err := os.Rename(w.path, path); err != nil {
+	if err := os.Rename(w.path, path); w.keep && errors.Is(err, syscall.EXDEV) {
+		return w.elsewhere(d)
+	} else if err != nil {
 		return err
 	}
 	w.done = true
@@ -135,7 +147,9 @@ func (w *Writer) Abort() {
 		return
 	}
 	w.done = true
-	os.Remove(w.path)
+	if !w.keep {
+		os.Remove(w.path)
+	}
 	w.f.Close()
 }
 
