@@ -152,6 +152,7 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 		p.Machines = append(p.Machines, mp)
 		p.Site.Machines = append(p.Site.Machines, scaled)
 	}
+	p.dropIPv6()
 	if o.SSHKey != "" {
 		addSSHKey(p.Site, o.SSHKey)
 	}

@@ -11,7 +11,8 @@ import (
 
 // setTraps gives every boot network a gateway and a name server, the site's own
 // where it has them, behind which there is nothing but the trap. Without them a
-// machine that wants to call out would fail in silence.
+// machine that wants to call out would fail in silence. The trap speaks IPv4:
+// the networks' IPv6 sides are left out, so that nothing goes past it.
 func (p *Plan) setTraps() error {
 	for i := range p.Site.Networks {
 		n := &p.Site.Networks[i]
@@ -46,6 +47,25 @@ func (p *Plan) setTraps() error {
 		}
 	}
 	return nil
+}
+
+// dropIPv6 takes the IPv6 side from networks with a trap and from machines'
+// ports on them.
+func (p *Plan) dropIPv6() {
+	for i := range p.Site.Networks {
+		n := &p.Site.Networks[i]
+		if np, ok := p.Network(n.Name); !ok || len(np.Trap) == 0 {
+			continue
+		}
+		n.IPv6, n.Advertise = site.IPv6{}, ""
+		for j := range p.Site.Machines {
+			for k := range p.Site.Machines[j].NICs {
+				if nic := &p.Site.Machines[j].NICs[k]; nic.Network == n.Name {
+					nic.IPv6 = netip.Addr{}
+				}
+			}
+		}
+	}
 }
 
 // freeAddr is the greatest address of a network that nobody has.

@@ -35,6 +35,8 @@ func TestPlanTrap(t *testing.T) {
 			}
 			i := slices.IndexFunc(s.Networks, func(n site.Network) bool { return n.Purpose == site.PurposeBoot })
 			tt.change(&s.Networks[i])
+			s.Networks[i].IPv6 = site.IPv6{Prefix: netip.MustParsePrefix("2001:db8:77::/64"), Server: addr("2001:db8:77::1")}
+			s.Machines[0].NICs[0].IPv6 = addr("2001:db8:77::11")
 			p, err := NewPlan(s, Options{Name: "a", Trap: true})
 			if err != nil {
 				t.Fatal(err)
@@ -50,8 +52,11 @@ func TestPlanTrap(t *testing.T) {
 			if n.Gateway.String() != tt.gateway || !slices.Equal(texts(n.DNS), tt.dns) || !slices.Equal(texts(np.Trap), tt.trap) {
 				t.Errorf("gateway %s, DNS %v, trap %v; want %s, %v, %v", n.Gateway, n.DNS, np.Trap, tt.gateway, tt.dns, tt.trap)
 			}
+			if n.IPv6.Prefix.IsValid() || p.Site.Machines[0].NICs[0].IPv6.IsValid() {
+				t.Error("a network with a trap has an IPv6 side, which goes past the trap")
+			}
 			plain, err := NewPlan(s, Options{Name: "a"})
-			if err != nil || len(plain.Networks[i].Trap) != 0 || plain.Site.Networks[i].Gateway != s.Networks[i].Gateway {
+			if err != nil || len(plain.Networks[i].Trap) != 0 || !plain.Site.Networks[i].IPv6.Prefix.IsValid() || plain.Site.Networks[i].Gateway != s.Networks[i].Gateway {
 				t.Errorf("without Trap: %v, %v; want the site's network", plain.Networks[i], err)
 			}
 		})

@@ -344,15 +344,24 @@ func (j *joined) bootstrap() error {
 				continue
 			}
 			why := "debootstrap of " + s.suite
-			got, err := newUniverse(arch, own).closure([]root{
-				{"priority:required", why, -1}, {"priority:important", why, -1}, {"apt", why, -1},
-			}, func(int) bool { return false })
-			if err != nil {
-				return err
+			u := newUniverse(arch, own)
+			sets := [][]root{{{"priority:required", why, -1}, {"priority:important", why, -1}, {"apt", why, -1}}}
+			// Its scripts add these where the release has them. Each is closed by
+			// itself: usr-is-merged must not pass for the usrmerge that others need.
+			for _, name := range []string{"usr-is-merged", "ca-certificates"} {
+				if len(u.byName[name]) > 0 {
+					sets = append(sets, []root{{name, why, -1}})
+				}
 			}
-			for _, c := range got {
-				if err := j.take(c.p, c.why); err != nil {
+			for _, roots := range sets {
+				got, err := u.closure(roots, func(int) bool { return false })
+				if err != nil {
 					return err
+				}
+				for _, c := range got {
+					if err := j.take(c.p, c.why); err != nil {
+						return err
+					}
 				}
 			}
 		}

@@ -14,7 +14,9 @@ func TestResolveAll(t *testing.T) {
 	base := deb{name: "base-files", version: "12", arch: "amd64", extra: "Priority: required\n"}
 	distribution := []suiteSpec{
 		{name: "alpha", date: now, byHash: true, debs: []deb{base,
-			{name: "apt", version: "1", arch: "amd64", depends: "libc (>= 1)", extra: "Priority: important\n"},
+			{name: "apt", version: "1", arch: "amd64", depends: "libc (>= 1), usrmerge | usr-is-merged", extra: "Priority: important\n"},
+			{name: "usrmerge", version: "1", arch: "all"},
+			{name: "usr-is-merged", version: "1", arch: "all"},
 			{name: "libc", version: "1", arch: "amd64"},
 			{name: "cron", version: "1", arch: "amd64", provides: "scheduler"},
 			{name: "tool", version: "1", arch: "amd64"},
@@ -47,7 +49,7 @@ func TestResolveAll(t *testing.T) {
 		}, []string{"base-files 12", "cron 1", "libc 1.1", "tool 1"}, []string{"driver 5"}, ""},
 		{"the other mirror is whole", func(d, v *airgap.Mirror) {
 			d.Suites, v.Packages = []string{"alpha-security", "alpha"}, []string{"driver"}
-		}, []string{"apt 1", "base-files 12", "cron 1", "libc 1", "libc 1.1", "tool 1"}, []string{"driver 5"}, ""},
+		}, []string{"apt 1", "base-files 12", "cron 1", "libc 1", "libc 1.1", "tool 1", "usr-is-merged 1", "usrmerge 1"}, []string{"driver 5"}, ""},
 		{"backports only where nothing else is", func(d, v *airgap.Mirror) {
 			d.Suites, d.Packages, v.Packages = []string{"alpha", "alpha-backports"}, []string{"base-files", "tool", "newer"}, []string{"driver"}
 		}, []string{"base-files 12", "cron 1", "libc 1", "newer 9", "tool 1"}, []string{"driver 5"}, ""},
@@ -59,7 +61,7 @@ func TestResolveAll(t *testing.T) {
 		}, []string{"cron 1", "libc 1", "tool 1"}, []string{"driver 5"}, ""},
 		{"debootstrap's own versions", func(d, v *airgap.Mirror) {
 			d.Suites, d.Packages, d.Bootstrap, v.Packages = []string{"alpha", "alpha-security"}, []string{"libc"}, true, []string{"driver"}
-		}, []string{"apt 1", "base-files 12", "cron 1", "libc 1", "libc 1.1", "tool 1"}, []string{"driver 5"}, ""},
+		}, []string{"apt 1", "base-files 12", "cron 1", "libc 1", "libc 1.1", "tool 1", "usr-is-merged 1", "usrmerge 1"}, []string{"driver 5"}, ""},
 		{"a need that is nowhere", func(d, v *airgap.Mirror) {
 			d.Suites, d.Needs, v.Packages = []string{"alpha"}, []airgap.Need{{Name: "none", Why: "profile train"}}, []string{"driver"}
 		}, nil, nil, "needed by: profile train"},
