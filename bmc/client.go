@@ -46,6 +46,12 @@ type driver interface {
 	setBIOS(ctx context.Context, want map[string]any) error
 	accounts(ctx context.Context) ([]Account, error)
 	changePassword(ctx context.Context, user string, pw Password) error
+	powerLimit(ctx context.Context) (PowerLimit, error)
+	setPowerLimit(ctx context.Context, watts float64) error
+	networks(ctx context.Context) ([]Network, error)
+	clock(ctx context.Context) (time.Time, error)
+	setClock(ctx context.Context, t time.Time) error
+	resetBMC(ctx context.Context) error
 }
 
 // Defaults of a Target.

@@ -151,7 +151,7 @@ func (d *ipmiDriver) PowerStateGet(ctx context.Context) (string, error) {
 // PowerSet is Chassis Control (IPMI 2.0 §28.3), for bmclib.
 func (d *ipmiDriver) PowerSet(ctx context.Context, state string) (bool, error) {
 	doing := "power " + state
-	code, ok := map[string]byte{"off": 0, "on": 1, "cycle": 2, "reset": 3, "soft": 5}[state]
+	code, ok := map[string]byte{"off": 0, "on": 1, "cycle": 2, "reset": 3, "nmi": 4, "soft": 5}[state]
 	if !ok {
 		return false, d.t.fail(doing, fmt.Errorf("%w: IPMI has no such action", ErrUnsupported))
 	}

@@ -182,6 +182,7 @@ func (d *redfishDriver) PowerSet(ctx context.Context, state string) (bool, error
 		"soft":  {"GracefulShutdown", "PushPowerButton"},
 		"cycle": {"PowerCycle", "ForceRestart"},
 		"reset": {"ForceRestart", "PowerCycle"},
+		"nmi":   {"Nmi"},
 	}[state]
 	s, _, err := d.system(ctx)
 	if err != nil {

@@ -40,7 +40,8 @@ type redfishDriver struct {
 	log *slog.Logger
 
 	api     *gofish.APIClient
-	session string
+	session string // its URI
+	token   string
 	root    serviceRoot
 	expand  atomic.Bool // the service expands collections
 	// mustChange is the account whose password the BMC wants to be changed
@@ -84,7 +85,7 @@ func (d *redfishDriver) Open(ctx context.Context) error {
 		}
 		return d.t.fail(doing, d.loginError(lctx, err, rec.posted))
 	}
-	d.api = api
+	d.api, d.token = api, rec.token
 	d.session = localPath(rec.location)
 	if d.session == "" { // no Location: the body names the session, too
 		var body ref

@@ -159,6 +159,7 @@ func (h health) absent() bool { return h.State == "Absent" }
 type serviceRoot struct {
 	Systems, Chassis, Managers, UpdateService ref
 	Registries, AccountService                ref
+	TelemetryService                          ref
 	Vendor, Product                           text
 	UUID                                      text
 	Features                                  struct {
@@ -181,6 +182,7 @@ type computerSystem struct {
 	Processors, Memory, EthernetInterfaces    ref
 	Storage, SimpleStorage, NetworkInterfaces ref
 	LogServices, Bios                         ref
+	SecureBoot, VirtualMedia                  ref
 	Links                                     struct{ ManagedBy, Chassis refs }
 	Actions                                   struct {
 		Reset *resetAction `json:"#ComputerSystem.Reset"`

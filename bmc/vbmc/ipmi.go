@@ -34,6 +34,7 @@ type ipmi struct {
 	handle   byte
 	reserved uint16 // of the event log (IPMI 2.0 §31.4)
 	flags    bootParameters
+	wanted   float64 // DCMI power limit that is not active yet
 
 	light sync.Mutex // guards what follows
 	dark  *time.Timer

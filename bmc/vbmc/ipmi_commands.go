@@ -28,7 +28,7 @@ func code(netFn, cmd byte) uint16 { return uint16(netFn)<<8 | uint16(cmd) }
 var commands = map[uint16]command{
 	// Application.
 	code(0x06, 0x01): {0, privUser, (*ipmi).deviceID},
-	code(0x06, 0x02): {0, privAdmin, (*ipmi).nothing}, // cold reset: there is nothing to lose
+	code(0x06, 0x02): {0, privAdmin, (*ipmi).coldReset},
 	code(0x06, 0x03): {0, privAdmin, (*ipmi).nothing}, // warm reset
 	code(0x06, 0x04): {0, privUser, fixed(0x55, 0x00)},
 	code(0x06, 0x08): {0, privUser, (*ipmi).systemGUID}, // device GUID
@@ -60,6 +60,7 @@ var commands = map[uint16]command{
 	code(0x0a, 0x43): {6, privUser, (*ipmi).selEntry},
 	code(0x0a, 0x47): {6, privOperator, (*ipmi).selClear},
 	code(0x0a, 0x48): {0, privUser, (*ipmi).selTime},
+	code(0x0a, 0x49): {4, privOperator, (*ipmi).setSELTime},
 	code(0x0a, 0x20): {0, privUser, (*ipmi).repositoryInfo},
 	code(0x0a, 0x22): {0, privUser, (*ipmi).repositoryReserve},
 	code(0x0a, 0x23): {6, privUser, (*ipmi).sensorRecord},
@@ -68,6 +69,9 @@ var commands = map[uint16]command{
 	code(0x04, 0x2d): {1, privUser, (*ipmi).sensorReading},
 	// DCMI, in the group extension.
 	code(0x2c, 0x02): {4, privUser, (*ipmi).dcmiPower},
+	code(0x2c, 0x03): {3, privUser, (*ipmi).dcmiLimit},
+	code(0x2c, 0x04): {15, privOperator, (*ipmi).setDCMILimit},
+	code(0x2c, 0x05): {4, privOperator, (*ipmi).useDCMILimit},
 	// Transport.
 	code(0x0c, 0x02): {4, privOperator, (*ipmi).lanParameter},
 }
@@ -75,6 +79,16 @@ var commands = map[uint16]command{
 // fixed answers always the same.
 func fixed(b ...byte) func(*ipmi, context.Context, *ipmiSession, []byte) ([]byte, error) {
 	return func(*ipmi, context.Context, *ipmiSession, []byte) ([]byte, error) { return b, nil }
+}
+
+// coldReset (IPMI 2.0 §20.2): Redfish's sessions end; settings stay. This
+// session ends when the console closes it, or by its timeout.
+func (i *ipmi) coldReset(_ context.Context, x *ipmiSession, _ []byte) ([]byte, error) {
+	i.s.mu.Lock()
+	defer i.s.mu.Unlock()
+	clear(i.s.sessions)
+	i.s.record("manager", "OK", fmt.Sprintf("The BMC was reset by %s.", x.user))
+	return nil, nil
 }
 
 func (i *ipmi) nothing(context.Context, *ipmiSession, []byte) ([]byte, error) { return nil, nil }

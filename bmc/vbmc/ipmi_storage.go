@@ -3,6 +3,7 @@ package vbmc
 import (
 	"context"
 	"encoding/binary"
+	"time"
 )
 
 // selEvent is an event as the log of IPMI tells it; without anything it is
@@ -119,7 +120,14 @@ func (i *ipmi) selClear(_ context.Context, x *ipmiSession, d []byte) ([]byte, er
 }
 
 func (i *ipmi) selTime(context.Context, *ipmiSession, []byte) ([]byte, error) {
-	return binary.LittleEndian.AppendUint32(nil, uint32(i.s.now().Unix())), nil
+	return binary.LittleEndian.AppendUint32(nil, uint32(i.s.clock().Unix())), nil
+}
+
+// setSELTime is Set SEL Time (IPMI 2.0 §31.11): the BMC has one clock.
+func (i *ipmi) setSELTime(_ context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
+	at := time.Unix(int64(binary.LittleEndian.Uint32(d)), 0)
+	i.s.clockSkew.Store(int64(at.Sub(i.s.now())))
+	return nil, nil
 }
 
 // fru is the data of FRU 0: a product area with what the chassis is (FRU

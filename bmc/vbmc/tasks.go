@@ -145,7 +145,7 @@ func (s *Server) taskRoutes() []*resource {
 					rep = s.accepted(t)
 					rep.body = s.taskBody(t)
 				case t.err != nil:
-					return &message{Status: http.StatusInternalServerError, ID: "GeneralError", Severity: "Critical", Text: t.err.Error()}
+					return &message{Status: http.StatusBadRequest, ID: "GeneralError", Severity: "Critical", Text: t.err.Error()}
 				default:
 					rep = reply{status: http.StatusNoContent}
 				}
