@@ -46,6 +46,7 @@ func bmcCommands(e *env, targets func(c *cli.Context, sel []string) ([]bmc.Targe
 		power = append(power, &cli.Command{Name: string(p.a), Usage: p.usage, ArgsUsage: "SELECTOR...", Flags: flags,
 			Action: func(c *cli.Context) error { return b.power(c, p.a, p.asks) }})
 	}
+	power = append(power, &cli.Command{Name: "nmi", Usage: "send a non-maskable interrupt, for a crash dump", ArgsUsage: "SELECTOR...", Flags: which(yes), Action: b.nmi})
 	for _, d := range []struct {
 		dev   bmc.Device
 		usage string
@@ -63,7 +64,7 @@ func bmcCommands(e *env, targets func(c *cli.Context, sel []string) ([]bmc.Targe
 			Action: func(c *cli.Context) error { return b.identify(c, on == "on") }})
 	}
 	return []*cli.Command{{
-		Name: "bmc", Usage: "speak to machines' BMCs: power, next boot, identify light, inventory, sensors, event log, BIOS settings",
+		Name: "bmc", Usage: "speak to machines' BMCs: power, next boot, sensors, event log, BIOS settings, media, firmware, users and more",
 		Description: "Goes to the BMCs of the site itself, not through fettle serve, and notes that in a file on this\n" +
 			"machine; while fettle serve runs here it needs --direct. With --lab, to the lab's virtual BMCs.\n" +
 			"SELECTOR is a name, a range such as gpu-[01-32], rack=NAME or profile=NAME. Flags go before it.\n" +
@@ -78,7 +79,7 @@ func bmcCommands(e *env, targets func(c *cli.Context, sel []string) ([]bmc.Targe
 			serveVirtualCommand(e),
 			b.recordCommand(which),
 			b.biosCommand(which, yes),
-		}, b.sensorCommands(which, yes)...),
+		}, append(b.sensorCommands(which, yes), b.operateCommands(which, yes)...)...),
 	}}
 }
 
