@@ -72,7 +72,7 @@ func (l Lock) chain(m LockedMirror, it Item) []string {
 			}
 			return append(out, why)
 		}
-		step := why
+		step := next.Name
 		if next.Version != "" {
 			step += " " + next.Version
 		}
@@ -85,16 +85,26 @@ func (l Lock) chain(m LockedMirror, it Item) []string {
 	return out
 }
 
-// find is the package of that name: in the same mirror if it is there, else in
-// another of the same format.
+// find is the package of that name, or NAME@VERSION: in the same mirror if it is
+// there, else in another of the same format; of a like architecture if there is
+// one.
 func (l Lock) find(m LockedMirror, name, arch string) (LockedMirror, Item, bool) {
+	for _, likes := range []func(a, b string) bool{alikeArch, func(string, string) bool { return true }} {
+		if c, it, ok := l.findArch(m, name, arch, likes); ok {
+			return c, it, true
+		}
+	}
+	return LockedMirror{}, Item{}, false
+}
+
+func (l Lock) findArch(m LockedMirror, name, arch string, likes func(a, b string) bool) (LockedMirror, Item, bool) {
 	candidates := append([]LockedMirror{m}, l.Mirrors...)
 	for i, c := range candidates {
 		if c.Format != m.Format || i > 0 && c.Name == m.Name {
 			continue
 		}
 		for _, it := range c.Items {
-			if it.Name == name && it.Kind != KindIndex && it.Kind != KindEvidence && alikeArch(it.Arch, arch) {
+			if it.Name != "" && (it.Name == name || it.Name+"@"+it.Version == name) && it.Kind != KindEvidence && likes(it.Arch, arch) {
 				return c, it, true
 			}
 		}

@@ -22,6 +22,11 @@ func TestWhy(t *testing.T) {
 			{Path: "agent/1/initrd", Kind: KindBuilt, Name: "agent", Version: "1", Why: "every machine"},
 		}},
 		{Name: "vendor", Format: "apt", Items: []Item{pkg("driver", "5", "all", "the site file")}},
+		{Name: "mods", Format: "go", Items: []Item{
+			{Path: "a/@v/v1.mod", Kind: KindIndex, Name: "x.org/a", Version: "v1", Why: "x.org/b@v2"}, {Path: "a/@v/v1.zip", Kind: KindPackage, Name: "x.org/a", Version: "v1", Why: "x.org/b@v2"},
+			{Path: "b/@v/v1.mod", Kind: KindIndex, Name: "x.org/b", Version: "v1", Why: "nothing of this"}, {Path: "b/@v/v2.mod", Kind: KindIndex, Name: "x.org/b", Version: "v2", Why: "go.mod"},
+		}},
+		{Name: "py", Format: "pypi", Items: []Item{pkg("lib", "1", "cp311-cp311-manylinux", "app"), pkg("app", "2", "py3-none-any", "requirements.txt")}},
 		{Name: "whole", Format: "rpm", Items: []Item{pkg("tool", "9", "x86_64", "")}},
 	}}
 	for _, tt := range []struct {
@@ -34,6 +39,8 @@ func TestWhy(t *testing.T) {
 		{"tool", [][]string{{"driver 5", "mirror vendor of the site file"}, {"mirror whole is whole"}}},
 		{"agent", [][]string{{"every machine"}}},
 		{"a", [][]string{{"b 1", "a 1"}}},
+		{"x.org/a", [][]string{{"x.org/b v2", "go.mod"}}},
+		{"lib", [][]string{{"app 2", "requirements.txt"}}},
 		{"none", nil},
 	} {
 		var got [][]string
@@ -44,7 +51,7 @@ func TestWhy(t *testing.T) {
 			t.Errorf("Why(%s) = %q; want %q", tt.name, got, tt.want)
 		}
 	}
-	if got := l.Alike("lib"); len(got) != 1 || got[0] != "libc" {
-		t.Errorf("Alike(lib) = %v; want libc", got)
+	if got := l.Alike("ibc"); len(got) != 1 || got[0] != "libc" {
+		t.Errorf("Alike(ibc) = %v; want libc", got)
 	}
 }

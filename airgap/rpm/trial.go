@@ -1,0 +1,13 @@
+package rpm
+
+import "github.com/fettle-dev/fettle/airgap"
+
+// Trials implements airgap.Trier.
+func (*Format) Trials(lm airgap.LockedMirror, _ airgap.ClientRequest) []airgap.Trial {
+	var out []airgap.Trial
+	for _, it := range airgap.TrialItems(lm) {
+		out = append(out, airgap.Trial{Name: "dnf download " + it.Name, Needs: "dnf",
+			Command: "dnf -y --refresh --disablerepo='*' --enablerepo='fettle-*' install --downloadonly --downloaddir \"$(mktemp -d)\" " + airgap.ShellWord(it.Name+"-"+it.Version)})
+	}
+	return out
+}
