@@ -149,6 +149,9 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 		if err != nil {
 			return nil, fmt.Errorf("lab %s: machine %s: %w", o.Name, m.Name, err)
 		}
+		for i := range scaled.NICs {
+			scaled.NICs[i].IPv6 = netip.Addr{}
+		}
 		p.Machines = append(p.Machines, mp)
 		p.Site.Machines = append(p.Site.Machines, scaled)
 	}
@@ -177,6 +180,7 @@ func ownNetworks(networks []site.Network) {
 	for i := range networks {
 		n := &networks[i]
 		n.Proxy, n.Relays, n.Probe = false, nil, false
+		n.IPv6, n.Advertise = site.IPv6{}, "" // the fabric boots machines over IPv4
 	}
 }
 

@@ -235,13 +235,18 @@ func TestPlanHasNetworksOfItsOwn(t *testing.T) {
 	for i := range s.Networks {
 		if n := &s.Networks[i]; n.Purpose == site.PurposeBoot {
 			n.Proxy, n.Probe, n.Relays = true, true, []netip.Addr{n.Prefix.Addr().Next()}
+			n.Advertise, n.IPv6 = site.AdvertiseManaged, site.IPv6{Prefix: netip.MustParsePrefix("2001:db8::/64"), Server: netip.MustParseAddr("2001:db8::1")}
 		}
 	}
+	s.Machines[0].NICs[0].IPv6 = netip.MustParseAddr("2001:db8::11")
 	p, err := NewPlan(s, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range p.Site.Networks {
+		if n.IPv6.Prefix.IsValid() || n.Advertise != "" {
+			t.Errorf("network %s of the lab has IPv6 %v, advertises %q; want neither", n.Name, n.IPv6, n.Advertise)
+		}
 		if n.Proxy || n.Probe || len(n.Relays) > 0 {
 			t.Errorf("network %s of the lab: proxy %v, probe %v, relays %v; want none", n.Name, n.Proxy, n.Probe, n.Relays)
 		}

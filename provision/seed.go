@@ -160,6 +160,19 @@ func networkConfig(s *site.Site, m site.Machine) ([]byte, error) {
 				e.Nameservers = &r
 			}
 		}
+		if nic.IPv6.IsValid() {
+			e.Addresses = append(e.Addresses, netip.PrefixFrom(nic.IPv6, n.IPv6.Prefix.Bits()).String())
+			if n.IPv6.Gateway.IsValid() && nic.Boot {
+				e.Routes = append(e.Routes, route{To: "::/0", Via: n.IPv6.Gateway.String()})
+			}
+			if len(n.IPv6.DNS) > 0 && e.Nameservers == nil {
+				e.Nameservers = &resolver{}
+			}
+			for _, d := range n.IPv6.DNS {
+				e.Nameservers.Addresses = append(e.Nameservers.Addresses, d.String())
+			}
+		}
+		e.DHCP6 = !nic.IPv6.IsValid() && len(n.IPv6.Pools) > 0
 		eths[fmt.Sprintf("nic%d", i)] = e
 	}
 	var b bytes.Buffer

@@ -3,6 +3,7 @@ package provision
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -214,5 +215,36 @@ func TestSeedRunClients(t *testing.T) {
 	}
 	if _, err = seed(func(netip.Addr) ([]wire.SeedFile, error) { return nil, errors.New("no key") }); err == nil || !strings.Contains(err.Error(), "no key") {
 		t.Errorf("seed of mirrors that cannot be used = %v; want the reason", err)
+	}
+}
+
+// TestSeedIPv6 gives an installed machine its IPv6 address beside the IPv4 one.
+func TestSeedIPv6(t *testing.T) {
+	s := testSite()
+	for i := range s.Networks {
+		if n := &s.Networks[i]; n.Name == "prov" {
+			n.IPv6 = site.IPv6{Prefix: netip.MustParsePrefix("2001:db8::/64"), Server: netip.MustParseAddr("2001:db8::1"),
+				Gateway: netip.MustParseAddr("fe80::1"), DNS: []netip.Addr{netip.MustParseAddr("2001:db8::53")},
+				Pools: []site.Pool{{From: netip.MustParseAddr("2001:db8::100"), To: netip.MustParseAddr("2001:db8::1ff")}}}
+		}
+	}
+	for _, reserved := range []bool{true, false} {
+		m := s.Machines[0]
+		m.NICs = slices.Clone(m.NICs)
+		for i := range m.NICs {
+			if m.NICs[i].Boot && reserved {
+				m.NICs[i].IPv6 = netip.MustParseAddr("2001:db8::11")
+			}
+		}
+		b, err := networkConfig(s, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for want, there := range map[string]bool{"- 2001:db8::11/64\n": reserved, "to: ::/0\n": reserved, "via: fe80::1\n": reserved, "- 2001:db8::53\n": reserved,
+			"dhcp6: true\n": !reserved, "- 10.77.0.11/24\n": true} {
+			if strings.Contains(string(b), want) != there {
+				t.Errorf("reserved %v: network-config holds %q: %v; want %v\n%s", reserved, want, !there, there, b)
+			}
+		}
 	}
 }

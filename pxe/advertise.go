@@ -35,7 +35,7 @@ const (
 	raPreferred     = 7 * 24 * time.Hour
 	raMulticastGap  = 3 * time.Second // MIN_DELAY_BETWEEN_RAS (§10)
 	raMinMTU        = 1280
-	raOtherFor      = 30 * time.Minute // another router is believed to be there
+	raOtherFor      = time.Hour // another router is believed to be there: it speaks every 30 minutes at least (§6.2.1)
 )
 
 // AdvertiseConn is an ICMPv6 socket on one interface for router solicitations

@@ -95,7 +95,7 @@ func TestAdvertiseNothing(t *testing.T) {
 		if len(c.sent) != 2 || c.sent[1].addr.String() != machine {
 			t.Fatalf("sent %v; want one advertisement to %s, and nothing unasked", c.sent, machine)
 		}
-		// Another router speaks: its word counts, for half an hour.
+		// Another router speaks: its word counts, for an hour.
 		other := testNetwork6()
 		other.Advertise, other.IPv6.Gateway = AdvertiseManaged, other.IPv6.Server
 		c.says("fe80::9", other.advertisement(nil, time.Hour))

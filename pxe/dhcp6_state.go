@@ -108,7 +108,7 @@ func (x *exchange6) solicit(ctx context.Context) []byte {
 		x.record("dhcp.silent", "asked by DHCPv6 for no address that is given here (IA_NA)", nil)
 		return nil
 	}
-	lease, err := x.s.leases.Offer(ctx, *c, x.wish())
+	lease, err := x.offer(ctx, x.wish())
 	if err != nil {
 		x.refuse("dhcp.silent", "was offered no IPv6 address", err)
 		return nil
@@ -130,6 +130,15 @@ func (x *exchange6) solicit(ctx context.Context) []byte {
 		e = append6(e, opt6Preference, 255)
 	}
 	return x.options(x.associations(e, lease, netip.Addr{}), boot)
+}
+
+// offer asks for an address; one of another family is none.
+func (x *exchange6) offer(ctx context.Context, want netip.Addr) (Lease, error) {
+	l, err := x.s.leases.Offer(ctx, x.r.client, want)
+	if err == nil && (!l.Addr.Is6() || l.Addr.Is4In6()) {
+		return l, ErrNoLease
+	}
+	return l, err
 }
 
 // wish is the address that the client names, if it is of this network.
@@ -169,7 +178,7 @@ func (x *exchange6) lease(ctx context.Context, how string) []byte {
 	}
 	if errors.Is(err, ErrWrongAddress) {
 		c.Addr = netip.Addr{}
-		if lease, err = x.s.leases.Offer(ctx, *c, netip.Addr{}); err == nil {
+		if lease, err = x.offer(ctx, netip.Addr{}); err == nil {
 			c.Addr = lease.Addr
 			lease, err = x.s.leases.Commit(ctx, *c, lease.Addr)
 		}
