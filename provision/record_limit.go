@@ -55,6 +55,9 @@ func (l *recordLimit) allow(x *siteIndex, e *pxe.Exchange, now time.Time) (ok bo
 	if mac, err := macOf(e.MAC); err == nil {
 		m, _, _ := x.machine(mac)
 		name = m.Name
+		if b, ok := x.ofBMC(mac); ok {
+			name = b.Name
+		}
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
