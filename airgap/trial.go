@@ -26,9 +26,13 @@ const mostTrials = 3
 // none any, to be tried.
 func TrialItems(lm LockedMirror) []Item {
 	var named, rest []Item
+	seen := map[[2]string]bool{}
 	for _, it := range lm.Items {
+		id := [2]string{it.Name, it.Version}
+		again := seen[id]
+		seen[id] = seen[id] || it.Kind == KindPackage
 		switch {
-		case it.Kind != KindPackage || it.Name == "" || it.Version == "":
+		case again || it.Kind != KindPackage || it.Name == "" || it.Version == "":
 		case it.Why == "the site file":
 			named = append(named, it)
 		default:
