@@ -269,3 +269,22 @@ func FuzzModules(f *testing.F) {
 		}
 	})
 }
+
+func TestLicences(t *testing.T) {
+	rpms := build(t, rpmSpec{name: "lib", version: "1"})
+	files, err := filepath.Glob(filepath.Join(rpms, "*", "lib-*.rpm"))
+	if err != nil || len(files) != 1 {
+		t.Fatalf("packages = %v, %v", files, err)
+	}
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, item := &Format{}, airgap.Item{Kind: airgap.KindPackage}
+	if got, err := f.Licences(t.Context(), item, bytes.NewReader(data)); err != nil || !slices.Equal(got, []string{"MIT"}) {
+		t.Errorf("licences = %q, %v; want MIT", got, err)
+	}
+	if got, err := f.Licences(t.Context(), item, bytes.NewReader(data[:200])); err != nil || got != nil {
+		t.Errorf("licences of half a package = %q, %v; want none", got, err)
+	}
+}

@@ -128,20 +128,7 @@ type verified struct {
 // verifyPackage verifies the signature of a package's header and, if payload
 // is set, the payload by the digest in it.
 func verifyPackage(r io.Reader, kr pgp.Keyring, payload bool) (verified, error) {
-	var lead [leadSize]byte
-	if _, err := io.ReadFull(r, lead[:]); err != nil || !bytes.Equal(lead[:4], []byte{0xed, 0xab, 0xee, 0xdb}) {
-		return verified{}, errors.New("it is no rpm package")
-	}
-	sigs, err := readHeader(r)
-	if err != nil {
-		return verified{}, err
-	}
-	if pad := (8 - len(sigs.raw)%8) % 8; pad > 0 {
-		if _, err := io.CopyN(io.Discard, r, int64(pad)); err != nil {
-			return verified{}, fmt.Errorf("its header is cut: %w", err)
-		}
-	}
-	h, err := readHeader(r)
+	sigs, h, err := readHeaders(r)
 	if err != nil {
 		return verified{}, err
 	}
