@@ -192,6 +192,8 @@ func finish(d *state.Discovery, s *site.Site, bmcs []state.Sighting) {
 	if d.Sort == state.SortBMC {
 		return
 	}
+	// The port that boots is the first that asked as firmware, else the first.
+	boots := max(0, slices.IndexFunc(d.Sightings, func(sg state.Sighting) bool { return firmware(sg.VendorClass) }))
 	for i, sg := range d.Sightings {
 		if m, _, ok := s.MachineByMAC(sg.MAC); ok {
 			d.State, d.Name = state.EnrolledInSite, m.Name
@@ -202,7 +204,7 @@ func finish(d *state.Discovery, s *site.Site, bmcs []state.Sighting) {
 			j = len(d.NICs) - 1
 		}
 		d.NICs[j].Network, d.NICs[j].Port = sg.Network, sg.Port
-		d.NICs[j].Boot = d.NICs[j].Boot || i == 0
+		d.NICs[j].Boot = d.NICs[j].Boot || i == boots
 	}
 	if d.BMC == nil && d.Serial == "" {
 		return

@@ -84,8 +84,8 @@ func TestDiscovered(t *testing.T) {
 	b := newBench(t, nil)
 	b.site.Networks = append(b.site.Networks, site.Network{Name: "bmc", Purpose: site.PurposeBMC, Prefix: netip.MustParsePrefix("10.78.0.0/24"), Server: netip.MustParseAddr("10.78.0.1")})
 	relay := pxe.Relay{Agent: netip.MustParseAddr("10.77.0.3"), Circuit: "Ethernet7", Remote: "leaf-3"}
-	b.asks(stranger(1), "prov", "PXE firmware (UEFI x64)", "PXEClient:Arch:00007", relay, netip.Addr{})
 	b.asks(stranger(2), "prov", "a client that does not boot from the network", "", pxe.Relay{}, netip.Addr{})
+	b.asks(stranger(1), "prov", "PXE firmware (UEFI x64)", "PXEClient:Arch:00007", relay, netip.Addr{})
 	b.asks(net.HardwareAddr{2, 0, 0, 0, 9, 0x63}, "bmc", `a client of class "iDRAC"`, "iDRAC", pxe.Relay{}, netip.MustParseAddr("10.78.0.33"))
 	b.asks(net.HardwareAddr{2, 0, 0, 0, 9, 0x64}, "prov", `a client of class "NVIDIA/BF/BMC"`, "NVIDIA/BF/BMC", pxe.Relay{}, netip.Addr{})
 	if task := b.inspect(stranger(1), strangeInventory()); task.Kind != wire.TaskHalt {

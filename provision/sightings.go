@@ -140,10 +140,8 @@ func join(old, next state.Sighting) state.Sighting {
 		out.Relay, out.Port, out.Switch = old.Relay, old.Port, old.Switch // a renewal goes past the relay
 	}
 	// Firmware tells more than the operating system or the loader that follows.
-	if !strings.HasPrefix(out.VendorClass, "PXEClient") && !strings.HasPrefix(out.VendorClass, "HTTPClient") || strings.HasPrefix(out.Client, "iPXE") {
-		if old.Client != "" && (strings.HasPrefix(old.VendorClass, "PXEClient") || strings.HasPrefix(old.VendorClass, "HTTPClient")) {
-			out.VendorClass, out.Client = old.VendorClass, old.Client
-		}
+	if (!firmware(out.VendorClass) || strings.HasPrefix(out.Client, "iPXE")) && firmware(old.VendorClass) {
+		out.VendorClass, out.Client = old.VendorClass, old.Client
 	}
 	out.VendorClass = cmp.Or(out.VendorClass, old.VendorClass)
 	out.Client = cmp.Or(out.Client, old.Client)
@@ -165,6 +163,11 @@ func join(old, next state.Sighting) state.Sighting {
 		out.BMC = &f
 	}
 	return out
+}
+
+// firmware tells the vendor class of what boots from the network.
+func firmware(class string) bool {
+	return strings.HasPrefix(class, "PXEClient") || strings.HasPrefix(class, "HTTPClient")
 }
 
 // same tells whether two sightings say the same, but for their times.
