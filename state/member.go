@@ -27,6 +27,7 @@ const (
 	maxRequestBytes = 8 << 20
 	maxTxnOps       = 1 << 20 // a change of the clock rewrites every lease at once
 	closeTimeout    = 5 * time.Second
+	slowRequest     = 3 * time.Second
 )
 
 // member is the one member of an embedded etcd cluster. It opens no socket:
@@ -131,6 +132,9 @@ func memberConfig(data string, log *slog.Logger, died *fatal) *embed.Config {
 	c.MaxTxnOps = maxTxnOps
 	c.BootstrapDefragThresholdMegabytes = 256
 	c.SnapshotCount = 10_000
+	// Its warnings quote whole requests, hundreds of lines on a disk that is
+	// busy: only what keeps machines waiting is worth them.
+	c.WarningApplyDuration, c.WarningUnaryRequestDuration = slowRequest, slowRequest
 	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapTo(log, died))
 	return c
 }

@@ -231,12 +231,15 @@ func (b *benchRig) have(tool string) bool {
 	return true
 }
 
+// stop kills the server's processes, a parent before its children: it would
+// start them again.
 func (p *benchProc) stop() {
 	for i, c := range p.cmds {
-		for _, pid := range p.children(c.Process.Pid) {
+		children := p.children(c.Process.Pid)
+		c.Process.Kill()
+		for _, pid := range children {
 			syscall.Kill(pid, syscall.SIGKILL)
 		}
-		c.Process.Kill()
 		<-p.ends[i]
 	}
 }

@@ -13,7 +13,7 @@ import (
 const (
 	gcLook  = 250 * time.Millisecond
 	gcBusy  = 2        // collections between two looks: there is a burst
-	gcRoom  = 64 << 20 // what may gather before a collection then
+	gcRoom  = 32 << 20 // what may gather before a collection then
 	gcCalm  = 40       // looks without any: the burst is over, the memory is given back
 	gcUsual = 100
 )
@@ -30,7 +30,7 @@ func tuneGC(ctx context.Context) {
 	}
 	s := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/gc/heap/live:bytes"}}
 	metrics.Read(s)
-	last, roomy, calm := s[0].Value.Uint64(), false, 0
+	last, roomy, calm, percent := s[0].Value.Uint64(), false, 0, gcUsual
 	for {
 		select {
 		case <-tick.C:
@@ -46,14 +46,20 @@ func tuneGC(ctx context.Context) {
 			calm = 0
 		}
 		last = cycles
+		roomy = roomy || busy
 		switch {
-		case busy && !roomy:
-			debug.SetGCPercent(max(gcUsual, int(gcRoom*100/max(live, 1<<20))))
-			roomy = true
 		case roomy && calm >= gcCalm:
 			debug.SetGCPercent(gcUsual)
 			debug.FreeOSMemory()
-			roomy = false
+			roomy, percent = false, gcUsual
+		case roomy:
+			// Of what is live now: a percentage of little is much too much once
+			// there is more.
+			want := max(gcUsual, int(gcRoom*100/max(live, 1<<20)))
+			if d := want - percent; d > percent/8 || -d > percent/8 {
+				debug.SetGCPercent(want)
+				percent = want
+			}
 		}
 	}
 }
