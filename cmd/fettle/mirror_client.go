@@ -18,6 +18,7 @@ import (
 	"github.com/fettle-dev/fettle/airgap/built"
 	"github.com/fettle-dev/fettle/airgap/files"
 	"github.com/fettle-dev/fettle/airgap/gomod"
+	"github.com/fettle-dev/fettle/airgap/helm"
 	"github.com/fettle-dev/fettle/airgap/npm"
 	"github.com/fettle-dev/fettle/airgap/oci"
 	"github.com/fettle-dev/fettle/airgap/pypi"
@@ -28,7 +29,7 @@ import (
 // are relative to siteDir.
 func mirrorFormats(siteDir string) []airgap.Format {
 	return []airgap.Format{&apt.Format{Dir: siteDir}, files.Format{Dir: siteDir}, built.Format{}, &gomod.Format{Dir: siteDir}, &npm.Format{Dir: siteDir}, &rpm.Format{Dir: siteDir}, &pypi.Format{Dir: siteDir},
-		&oci.Format{Dir: siteDir}}
+		helm.Format{}, &oci.Format{Dir: siteDir}}
 }
 
 // clientNames are the programs that can be configured.
