@@ -165,7 +165,7 @@ func TestUpstreamThatLies(t *testing.T) {
 		{"other bytes", "  db: [{name: db, version: 1.0.0, digest: " + sum + ", urls: [db.tgz]}]\n", other, "other bytes"},
 		{"no digest", "  db: [{name: db, version: 1.0.0, urls: [db.tgz]}]\n", good, "no digest"},
 		{"a name that leads out", "  ../x: [{name: ../x, version: 1.0.0, digest: " + sum + ", urls: [db.tgz]}]\n", good, "neither a name"},
-		{"a version that leads out", "  db: [{name: db, version: ../1.0.0, digest: " + sum + ", urls: [db.tgz]}]\n", good, "neither a name"},
+		{"a version that leads out", "  db: [{name: db, version: ../1.0.0, digest: " + sum + ", urls: [db.tgz]}]\n", good, "none of its 1 versions"},
 		{"another name", "  db: [{name: web, version: 1.0.0, digest: " + sum + ", urls: [db.tgz]}]\n", good, "says that it is"},
 		{"another chart", fmt.Sprintf("  db: [{name: db, version: 1.0.0, digest: %x, urls: [db.tgz]}]\n", sha256.Sum256(other)), other, "Chart.yaml says that it is other"},
 		{"no chart", fmt.Sprintf("  db: [{name: db, version: 1.0.0, digest: %x, urls: [db.tgz]}]\n", sha256.Sum256(bomb.Bytes())), bomb.Bytes(), "Chart.yaml"},

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/helm"
 	"github.com/fettle-dev/fettle/airgap/oci"
 	"github.com/fettle-dev/fettle/airgap/pgp"
 	"github.com/fettle-dev/fettle/blob"
@@ -95,7 +96,7 @@ func airgapFail(err error) error {
 	case errors.Is(err, airgap.ErrRollback), errors.Is(err, airgap.ErrBusy), errors.Is(err, airgap.ErrPolicy):
 		return fail(exitRefused, err)
 	case errors.Is(err, airgap.ErrSignature), errors.Is(err, airgap.ErrDamaged), errors.Is(err, airgap.ErrIdentity), errors.Is(err, pgp.ErrSignature),
-		errors.Is(err, oci.ErrSignature), errors.Is(err, oci.ErrMoved), errors.Is(err, blob.ErrMismatch):
+		errors.Is(err, oci.ErrSignature), errors.Is(err, oci.ErrMoved), errors.Is(err, helm.ErrReplaced), errors.Is(err, blob.ErrMismatch):
 		return fail(exitInput, err)
 	}
 	return err
