@@ -251,6 +251,16 @@ func TestSightingsAreBounded(t *testing.T) {
 	if ev, news := b.p.sight(t.Context(), e); news {
 		t.Errorf("a sighting that says nothing new gave the event %+v", ev)
 	}
+	count := 0
+	for _, a := range []string{"10.77.0.101", "2001:db8::5", "10.77.0.101", "2001:db8::5"} { // it speaks both, again and again
+		e.Kind, e.Addr = "dhcp.ack", netip.MustParseAddr(a)
+		if _, news := b.p.sight(t.Context(), e); news {
+			count++
+		}
+	}
+	if count != 1 {
+		t.Errorf("a machine with an IPv4 and an IPv6 address was news %d times; want once", count)
+	}
 	// On another network it is news.
 	e.Network = "elsewhere"
 	if ev, news := b.p.sight(t.Context(), e); !news || ev.Kind != state.KindChanged {

@@ -130,8 +130,8 @@ func join(old, next state.Sighting) state.Sighting {
 	if old.Last.After(out.Last) {
 		out.Last = old.Last
 	}
-	if !out.Addr.IsValid() && out.Network == old.Network {
-		out.Addr = old.Addr
+	if out.Network == old.Network && (!out.Addr.IsValid() || out.Addr.Is6() && old.Addr.Is4()) {
+		out.Addr = old.Addr // of one that has both, the IPv4 address stands
 	}
 	if out.Network == "" {
 		out.Network = old.Network
