@@ -23,14 +23,16 @@ func identityPair(t testing.TB) (secret, public string) {
 }
 
 func TestEncryptedBundle(t *testing.T) {
-	s, k := testStore(t), testKey(t, "A")
-	files := contents()
-	files["huge"] = noise(7, 20<<20) // more than a frame
-	addSnapshot(t, s, "one", 1, files)
+	k := testKey(t, "A")
 	secret, public := identityPair(t)
 	secret2, public2 := identityPair(t)
 	stranger, _ := identityPair(t)
 	for _, size := range []int64{0, 3 << 20, MinVolumeSize} {
+		s, files := testStore(t), contents()
+		if size != MinVolumeSize {
+			files["huge"] = noise(7, 17<<20) // more than a frame
+		}
+		addSnapshot(t, s, "one", 1, files)
 		doc := func(Carried) ([]Document, error) {
 			return []Document{NewDocument("changes.txt", []byte("hush\n"))}, nil
 		}
@@ -105,6 +107,8 @@ func TestEncryptedBundle(t *testing.T) {
 		}
 		m.Close()
 	}
+	s := testStore(t)
+	addSnapshot(t, s, "one", 1, contents())
 	if _, err := s.Create(t.Context(), k, t.TempDir(), CreateOptions{Site: "dc1", Recipients: []string{"age1nonsense"}}); err == nil || !strings.Contains(err.Error(), "age1nonsense") {
 		t.Errorf("Create to nobody = %v; want the recipient named", err)
 	}

@@ -262,7 +262,7 @@ func TestKilledAnywhere(t *testing.T) {
 			tt.check(t, s, args, true)
 			loops := 24
 			if testing.Short() {
-				loops = 6
+				loops = 4
 			}
 			killed := 0
 			for i := range loops {

@@ -58,6 +58,32 @@ func (l Lock) Size() (files int, bytes int64) {
 	return files, bytes
 }
 
+// Estimate is what is still to be fetched of a lock.
+type Estimate struct {
+	Files, Unknown int // Unknown of them do not have a known size
+	Bytes          int64
+}
+
+// Estimate counts the distinct files of a lock that are not there yet.
+func (l Lock) Estimate(has func(blob.Digest) bool) Estimate {
+	var e Estimate
+	seen := map[blob.Digest]bool{}
+	for _, m := range l.Mirrors {
+		for _, it := range m.Items {
+			if seen[it.SHA256] || has(it.SHA256) {
+				continue
+			}
+			seen[it.SHA256] = true
+			e.Files++
+			if it.Size < 0 {
+				e.Unknown++
+			}
+			e.Bytes += max(0, it.Size)
+		}
+	}
+	return e
+}
+
 // Sort brings a mirror's items and trust into the lock's order.
 func (m *LockedMirror) Sort() {
 	slices.SortFunc(m.Items, func(a, b Item) int { return cmp.Compare(a.Path, b.Path) })

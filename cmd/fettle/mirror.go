@@ -302,19 +302,9 @@ func (e *env) resolve(c *cli.Context, m *mirroring) (airgap.Lock, error) {
 		}
 	}
 	n, size := lock.Size()
-	var lacking int
-	var lackingBytes int64
-	seen := map[blob.Digest]bool{}
-	for _, lm := range lock.Mirrors {
-		for _, it := range lm.Items {
-			if !seen[it.SHA256] && !m.Store.Blobs().Has(it.SHA256) {
-				lacking, lackingBytes = lacking+1, lackingBytes+max(0, it.Size)
-			}
-			seen[it.SHA256] = true
-		}
-	}
+	need := lock.Estimate(m.Store.Blobs().Has)
 	if e.json {
-		return lock, e.printLine(map[string]any{"lock": m.lockPath, "changes": append([]string{}, changes...), "files": n, "bytes": size, "toFetch": lacking, "bytesToFetch": lackingBytes})
+		return lock, e.printLine(map[string]any{"lock": m.lockPath, "changes": append([]string{}, changes...), "files": n, "bytes": size, "toFetch": need.Files, "bytesToFetch": need.Bytes, "ofUnknownSize": need.Unknown})
 	}
 	for _, s := range changes {
 		fmt.Fprintln(e.stdout, s)
@@ -323,7 +313,11 @@ func (e *env) resolve(c *cli.Context, m *mirroring) (airgap.Lock, error) {
 		fmt.Fprintln(e.stdout, "Nothing changed upstream.")
 	}
 	e.warnUntil(lock)
-	fmt.Fprintf(e.stdout, "%s: %d files, %s; to be fetched: %d files, %s\n", m.lockPath, n, bytesText(size), lacking, bytesText(lackingBytes))
+	unknown := ""
+	if need.Unknown > 0 {
+		unknown = fmt.Sprintf(", not counting %d whose size upstream has not said", need.Unknown)
+	}
+	fmt.Fprintf(e.stdout, "%s: %d files, %s; to be fetched: %d files, %s%s\n", m.lockPath, n, bytesText(size), need.Files, bytesText(need.Bytes), unknown)
 	return lock, nil
 }
 
