@@ -316,7 +316,7 @@ func (c Client) describe() string {
 		return iPXEName + " (" + arch + ")" + over
 	case c.HTTP:
 		return httpName + " (" + arch + ")" + over
-	case c.PXE:
+	case c.PXE, c.ArchKnown:
 		return pxeName + " (" + arch + ")" + over
 	case c.VendorClass != "":
 		return "a client of class " + strconv.Quote(c.VendorClass) + over
@@ -324,5 +324,7 @@ func (c Client) describe() string {
 	return "a client that does not boot from the network" + over
 }
 
-// boots reports whether the client wants boot information at all.
-func (c Client) boots() bool { return c.PXE || c.HTTP || c.IPXE }
+// boots reports whether the client wants boot information at all. U-Boot may
+// say its architecture and a class of its own ("U-Boot.armv8"); no operating
+// system says an architecture.
+func (c Client) boots() bool { return c.PXE || c.HTTP || c.IPXE || c.ArchKnown }

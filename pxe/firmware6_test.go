@@ -18,9 +18,10 @@ func TestFirmwareIPv6(t *testing.T) {
 		off   []string
 		fetch string // kind
 		class string
+		way   string
 	}{
-		{"PXE", []string{"IPv4PXESupport", "IPv4HTTPSupport", "IPv6HTTPSupport"}, "tftp.read", "PXEClient"},
-		{"HTTP", []string{"IPv4PXESupport", "IPv6PXESupport"}, "http.get", "HTTPClient"},
+		{"PXE", []string{"IPv4PXESupport", "IPv4HTTPSupport", "IPv6HTTPSupport"}, "tftp.read", "PXEClient", "PXE over IPv6 → snponly.efi → script → kernel"},
+		{"HTTP", []string{"IPv4PXESupport", "IPv6PXESupport"}, "http.get", "HTTPClient", "HTTP boot over IPv6 → snponly.efi → script → kernel"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			n := testNetwork6()
@@ -57,6 +58,7 @@ func TestFirmwareIPv6(t *testing.T) {
 				})
 				return ok
 			})
+			m.saw(t, fwOVMF, tc.way, "the kernel is fetched")
 		})
 	}
 }

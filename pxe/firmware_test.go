@@ -16,9 +16,10 @@ func TestFirmwareBootsKernel(t *testing.T) {
 		args   func(t *testing.T) []string
 		loader string
 		uefi   bool
+		row    matrixRow
 	}{
-		{"BIOS with iPXE ROM", func(*testing.T) []string { return bios() }, "", false},
-		{"UEFI PXE then snponly", func(t *testing.T) []string { return uefi(t) }, "tftp.read", true},
+		{"BIOS with iPXE ROM", func(*testing.T) []string { return bios() }, "", false, matrixRow{fwSeaBIOS, "PXE → script → kernel, 2 ramdisks"}},
+		{"UEFI PXE then snponly", func(t *testing.T) []string { return uefi(t) }, "tftp.read", true, matrixRow{fwOVMF, "PXE → snponly.efi → script → kernel, 2 ramdisks"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			ns, f := firmwareRig(t, testKernel(t))
@@ -50,6 +51,7 @@ func TestFirmwareBootsKernel(t *testing.T) {
 			if !c.IPXE || c.UEFI != tc.uefi || c.Addr != testAddr {
 				t.Errorf("last Client = %+v; want iPXE, UEFI %v, address %v", c, tc.uefi, testAddr)
 			}
+			m.saw(t, tc.row.firmware, tc.row.way, "the ramdisk's init runs")
 		})
 	}
 }
@@ -69,6 +71,7 @@ func TestFirmwareHTTPBoot(t *testing.T) {
 			t.Errorf("timeline has no %s of snponly.efi:\n%s", kind, f.timeline.text())
 		}
 	}
+	m.saw(t, fwOVMF, "HTTP boot → snponly.efi → script", "the script is fetched")
 }
 
 // TestFirmwareBootsDisk has machines that ask the network first and are told
@@ -85,6 +88,7 @@ func TestFirmwareBootsDisk(t *testing.T) {
 		if _, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "script" }); !ok {
 			t.Errorf("the disk started without the script:\n%s", f.timeline.text())
 		}
+		m.saw(t, fwSeaBIOS, "PXE → script → disk", "the disk starts, by sanboot")
 	})
 	// The firmware itself is told to leave, by a boot file that is missing: PXE
 	// goes on to HTTP boot, as that does to what comes next. The test below
@@ -102,6 +106,7 @@ func TestFirmwareBootsDisk(t *testing.T) {
 				t.Errorf("%s = %+v; want a request for %s alone", kind, e, quirkNextDevice)
 			}
 		}
+		m.saw(t, fwOVMF, "PXE, told to boot its disk", "goes on to its next boot entry at once")
 	})
 	// iPXE from the network is told to leave: exit 1 makes the firmware go on.
 	t.Run("UEFI by exit status", func(t *testing.T) {
@@ -127,6 +132,7 @@ func TestFirmwareBootsDisk(t *testing.T) {
 		if loaders != 1 {
 			t.Errorf("%d loaders fetched; want 1 from the network, the second iPXE from the disk:\n%s", loaders, f.timeline.text())
 		}
+		m.saw(t, fwOVMF, "PXE → snponly.efi → script → disk", "goes on to its disk, which starts, by exit 1")
 	})
 }
 
@@ -156,4 +162,5 @@ func TestFirmwareRetries(t *testing.T) {
 	if misses != scriptTries {
 		t.Errorf("%d refusals recorded; want %d:\n%s", misses, scriptTries, f.timeline.text())
 	}
+	m.saw(t, fwSeaBIOS, "PXE → script, kernel missing", "4 tries, then it gives up and says so")
 }

@@ -98,6 +98,7 @@ func TestFirmwareHTTPS(t *testing.T) {
 		if e, ok := f.timeline.find(func(e Exchange) bool { return e.Err != nil || e.Kind == "tftp.read" }); ok {
 			t.Errorf("the timeline tells of a failure, or of TFTP: %+v", e)
 		}
+		m.saw(t, fwOVMF, "HTTPS boot, our CA enrolled → unified kernel image", "the ramdisk's init runs")
 	})
 	t.Run("a CA that the firmware does not trust", func(t *testing.T) {
 		other, _ := testCA(t)
@@ -110,6 +111,7 @@ func TestFirmwareHTTPS(t *testing.T) {
 		if got := Why(f.timeline.all, time.Now()); !strings.Contains(got, "does not trust this server's certificate") {
 			t.Errorf("Why() = %q; want that it does not trust the certificate", got)
 		}
+		m.saw(t, fwOVMF, "HTTPS boot, another CA enrolled", "breaks the handshake off; nothing is fetched")
 	})
 }
 

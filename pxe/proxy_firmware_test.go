@@ -87,10 +87,11 @@ func TestFirmwareProxy(t *testing.T) {
 		name   string
 		args   func(t *testing.T) []string
 		loader string
+		row    matrixRow
 	}{
-		{"BIOS with iPXE ROM", func(*testing.T) []string { return bios() }, ""},
-		{"UEFI PXE", func(t *testing.T) []string { return uefi(t) }, "tftp.read"},
-		{"UEFI HTTP", func(t *testing.T) []string { return uefi(t, "IPv4PXESupport") }, "http.get"},
+		{"BIOS with iPXE ROM", func(*testing.T) []string { return bios() }, "", matrixRow{fwSeaBIOS, "ProxyDHCP beside dnsmasq → script"}},
+		{"UEFI PXE", func(t *testing.T) []string { return uefi(t) }, "tftp.read", matrixRow{fwOVMF, "ProxyDHCP beside dnsmasq → snponly.efi → script"}},
+		{"UEFI HTTP", func(t *testing.T) []string { return uefi(t, "IPv4PXESupport") }, "http.get", matrixRow{fwOVMF, "ProxyDHCP beside dnsmasq, HTTP boot → snponly.efi → script"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			ns, f := proxyRig(t)
@@ -108,6 +109,7 @@ func TestFirmwareProxy(t *testing.T) {
 			if _, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "dhcp.address" }); !ok || f.leases.commits > 0 {
 				t.Errorf("%d leases of ours; want dnsmasq's address on the timeline:\n%s", f.leases.commits, f.timeline.text())
 			}
+			m.saw(t, tc.row.firmware, tc.row.way, "the script is fetched")
 		})
 	}
 }
@@ -126,4 +128,5 @@ func TestFirmwareBINL(t *testing.T) {
 	if e, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "dhcp.binl" }); !ok || !e.Addr.Is4() || e.MAC.String() != testMAC.String() {
 		t.Errorf("no question on port 4011:\n%s", f.timeline.text())
 	}
+	m.saw(t, fwOVMF, "port 4011 → snponly.efi", "the loader is fetched")
 }

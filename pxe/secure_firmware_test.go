@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
 )
 
 // TestFirmwareSecureBoot boots OVMF with Secure Boot on and Microsoft's keys
@@ -18,7 +20,7 @@ func TestFirmwareSecureBoot(t *testing.T) {
 		ns, f := firmwareRig(t, testKernel(t))
 		ramdisks(t, f)
 		f.decision.Loader = LoaderSigned
-		m := qemu(t, ns, uefiSecure(t, f, "")...)
+		m := qemu(t, ns, uefiSecure(t, f)...)
 		m.await(t, f, "init of the ramdisk ran", func() bool { return strings.Contains(m.console(), "MARK") && strings.Contains(m.console(), "cmdline=") })
 		con := m.console()
 		for _, want := range []string{"MARK a=first b=second!", "fettle.mark=via-pxe", "secureboot: Secure boot enabled",
@@ -33,6 +35,7 @@ func TestFirmwareSecureBoot(t *testing.T) {
 		if e, ok := f.timeline.find(func(e Exchange) bool { return e.Err != nil }); ok {
 			t.Errorf("the timeline of a good boot tells of a failure: %s", e.Text)
 		}
+		m.saw(t, fwSecure, "PXE → shim → GRUB → kernel, 2 ramdisks", "the ramdisk's init runs; the kernel says that Secure Boot is on")
 	})
 	// Without its kernel it tries a bounded number of times, says so, and goes
 	// on to the disk, whose own shim starts.
@@ -41,7 +44,7 @@ func TestFirmwareSecureBoot(t *testing.T) {
 		delete(f.files.(mapFiles), "agent/vmlinuz")
 		f.decision.Loader = LoaderSigned
 		disk := signedDisk(t, "MARK-FROM-SIGNED-DISK")
-		m := qemu(t, ns, append(uefiSecure(t, f, ""), "-drive", "if=none,id=d0,format=raw,file="+disk, "-device", "virtio-blk-pci,drive=d0,bootindex=2")...)
+		m := qemu(t, ns, append(uefiSecure(t, f), "-drive", "if=none,id=d0,format=raw,file="+disk, "-device", "virtio-blk-pci,drive=d0,bootindex=2")...)
 		m.await(t, f, "disk started", func() bool { return strings.Contains(m.console(), "MARK-FROM-SIGNED-DISK") })
 		con := m.console()
 		if got := strings.Count(con, "fettle: loading vmlinuz (try "); got != scriptTries {
@@ -57,6 +60,28 @@ func TestFirmwareSecureBoot(t *testing.T) {
 		if misses != scriptTries {
 			t.Errorf("%d refusals recorded; want %d:\n%s", misses, scriptTries, f.timeline.text())
 		}
+		m.saw(t, fwSecure, "PXE → shim → GRUB, kernel missing", "4 tries, then the disk's own shim starts")
+	})
+	// Nobody said that the machine has Secure Boot on: it refuses iPXE, and from
+	// then on is given what it may start. By HTTP that is nothing: it is told so.
+	t.Run("unsigned loader", func(t *testing.T) {
+		ns, f := firmwareRig(t, "/usr/lib/ipxe/snponly.efi")
+		m := qemu(t, ns, uefiSecure(t, f)...)
+		m.await(t, f, "went on from PXE to HTTP boot, and from there", func() bool {
+			_, ok := f.timeline.find(func(e Exchange) bool { return strings.HasPrefix(e.Kind, "http.") && e.Name == quirkNotByHTTP })
+			return ok
+		})
+		if con := m.console(); !strings.Contains(con, "Access Denied") || strings.Contains(con, ipxeStarts) {
+			t.Errorf("console does not tell that the firmware refused iPXE:\n%s", con[max(0, len(con)-3000):])
+		}
+		if e, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "boot.restarted" }); !ok || !strings.Contains(e.Text, "is Secure Boot on?") {
+			t.Errorf("the timeline says %+v; want that the loader did not start", e)
+		}
+		if got := decode(t, f.ask(dhcpv4.MessageTypeDiscover, uefiOpts)).BootFileNameOption(); got != loaderShim {
+			t.Errorf("the next PXE is offered %q; want %q", got, loaderShim)
+		}
+		m.saw(t, fwSecure, "PXE → snponly.efi (nobody said secure-boot)", "refused by the firmware; its next try gets shim")
+		m.saw(t, fwSecure, "HTTP boot", "told that there is no way; goes on to its next boot entry")
 	})
 }
 
