@@ -8,8 +8,7 @@ export PATH := $(CURDIR)/.cache/go/bin:$(PATH)
 export GOTOOLCHAIN := local
 TAGS := -tags libvirt_dlopen
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-ARCH := amd64
-AGENT := images/agentbin/fettle-agent-linux-$(ARCH)
+AGENT := $(addprefix images/agentbin/fettle-agent-linux-,amd64 arm64)
 SOURCES := $(shell find . -name '*.go' -not -name '*_test.go' -not -path './.*') go.mod go.sum
 
 .PHONY: all setup demo demo-clean test unit lint e2e bench clean
@@ -19,8 +18,8 @@ all: bin/fettle
 # version and date are those of the last commit that touched it.
 AGENT_COMMIT := $(shell git log -1 --format=%h -- agent cmd/fettle-agent 2>/dev/null)
 AGENT_TIME := $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd -- agent cmd/fettle-agent 2>/dev/null)
-$(AGENT): $(shell find agent cmd/fettle-agent -name '*.go') go.mod go.sum
-	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.linkVersion=$(AGENT_COMMIT) -X main.linkTime=$(AGENT_TIME)' -o $@ ./cmd/fettle-agent
+images/agentbin/fettle-agent-linux-%: $(shell find agent cmd/fettle-agent -name '*.go') go.mod go.sum
+	CGO_ENABLED=0 GOOS=linux GOARCH=$* go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.linkVersion=$(AGENT_COMMIT) -X main.linkTime=$(AGENT_TIME)' -o $@ ./cmd/fettle-agent
 
 bin/fettle: $(SOURCES) $(AGENT)
 	go build $(TAGS) -ldflags '-X main.version=$(VERSION)' -o $@ ./cmd/fettle

@@ -15,8 +15,6 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
-
-	"github.com/fettle-dev/fettle/blob"
 )
 
 // agentRecipe is part of an agent release's inputs: raise it when the way in
@@ -33,18 +31,28 @@ var agentTools = map[string][]string{
 	"busybox-static": {"usr/bin/busybox"},
 }
 
-// kernelPackage is what linux-image-amd64 depends on: the real kernel.
-var kernelPackage = regexp.MustCompile(`^linux-image-([0-9][0-9a-z.+~-]*-amd64)$`)
+// kernelPackage is what linux-image-ARCH depends on: the real kernel.
+var kernelPackage = regexp.MustCompile(`^linux-image-([0-9][0-9a-z.+~-]*-(?:amd64|arm64))$`)
 
-// Agent makes the release "agent": the kernel, and the ramdisk whose init is
-// the agent. cached tells that nothing had to be built. Equal packages and an
-// equal agent give equal bytes.
+// Agent makes the release "agent" for amd64, see AgentFor.
 func (b *Builder) Agent(ctx context.Context) (rel Release, cached bool, err error) {
-	elf, err := b.agentELF()
+	return b.AgentFor(ctx, amd64)
+}
+
+// AgentFor makes the release [AgentName] of an architecture: the kernel, and
+// the ramdisk whose init is the agent. cached tells that nothing had to be
+// built. Equal packages and an equal agent give equal bytes.
+func (b *Builder) AgentFor(ctx context.Context, arch string) (rel Release, cached bool, err error) {
+	elf, err := b.agentELF(arch)
 	if err != nil {
 		return Release{}, false, err
 	}
-	a, err := b.openHostApt(ctx, NameAgent)
+	name := AgentName(arch)
+	indexer, err := b.indexerFor(ctx, name, arch)
+	if err != nil {
+		return Release{}, false, err
+	}
+	a, err := b.openHostApt(ctx, name, arch)
 	if err != nil {
 		return Release{}, false, err
 	}
@@ -53,7 +61,7 @@ func (b *Builder) Agent(ctx context.Context) (rel Release, cached bool, err erro
 	if err != nil {
 		return Release{}, false, err
 	}
-	withKernel, err := a.resolve(ctx, "linux-image-amd64")
+	withKernel, err := a.resolve(ctx, "linux-image-"+arch)
 	if err != nil {
 		return Release{}, false, err
 	}
@@ -64,7 +72,7 @@ func (b *Builder) Agent(ctx context.Context) (rel Release, cached bool, err erro
 		}
 	}
 	if kernel.Name == "" {
-		return Release{}, false, fmt.Errorf("linux-image-amd64 leads to no package linux-image-VERSION-amd64; the agent needs Debian's general kernel")
+		return Release{}, false, fmt.Errorf("linux-image-%[1]s leads to no package linux-image-VERSION-%[1]s; the agent needs Debian's general kernel", arch)
 	}
 	sum := sha256.Sum256(elf)
 	in, err := inputs(struct {
@@ -77,19 +85,19 @@ func (b *Builder) Agent(ctx context.Context) (rel Release, cached bool, err erro
 	if err != nil {
 		return Release{}, false, err
 	}
-	if r, ok, err := b.cached(ctx, NameAgent, in); err != nil || ok {
+	if r, ok, err := b.cached(ctx, name, in); err != nil || ok {
 		return r, ok, err
 	}
 	debs, err := a.download(ctx, append([]pkg{kernel}, tools...))
 	if err != nil {
 		return Release{}, false, err
 	}
-	rel, err = b.buildAgent(ctx, elf, in, kernel, tools, debs)
+	rel, err = b.buildAgent(ctx, Release{Name: name, Kind: KindAgent, Arch: arch, Inputs: in}, elf, kernel, tools, debs, indexer)
 	return rel, false, err
 }
 
 // openHostApt is apt for the machine's own suite, or the builder's.
-func (b *Builder) openHostApt(ctx context.Context, name string) (*apt, error) {
+func (b *Builder) openHostApt(ctx context.Context, name, arch string) (*apt, error) {
 	suite := b.Suite
 	if suite == "" {
 		var err error
@@ -100,11 +108,11 @@ func (b *Builder) openHostApt(ctx context.Context, name string) (*apt, error) {
 	if !validSuite(suite) {
 		return nil, fmt.Errorf("%q is not the name of a suite such as bookworm", suite)
 	}
-	return b.openApt(ctx, name, suite, "amd64", nil)
+	return b.openApt(ctx, name, suite, arch, nil)
 }
 
-func (b *Builder) buildAgent(ctx context.Context, elf []byte, in blob.Digest, kernel pkg, tools []pkg, debs map[string]string) (Release, error) {
-	b.progress(Progress{Name: NameAgent, Stage: StageUnpack})
+func (b *Builder) buildAgent(ctx context.Context, r Release, elf []byte, kernel pkg, tools []pkg, debs map[string]string, indexer tree) (Release, error) {
+	b.progress(Progress{Name: r.Name, Stage: StageUnpack})
 	version := kernelPackage.FindStringSubmatch(kernel.Name)[1]
 	kern := tree{}
 	err := b.readDeb(ctx, debs[kernel.Name], func(p string) bool {
@@ -134,19 +142,19 @@ func (b *Builder) buildAgent(ctx context.Context, elf []byte, in blob.Digest, ke
 			return Release{}, err
 		}
 	}
-	entries, count, err := b.ramdisk(ctx, elf, version, kern, user)
+	entries, count, err := b.ramdisk(ctx, elf, version, kern, user, indexer)
 	if err != nil {
 		return Release{}, err
 	}
-	b.progress(Progress{Name: NameAgent, Stage: StageCompress})
+	b.progress(Progress{Name: r.Name, Stage: StageCompress})
 	initrd, raw, err := compressRamdisk(entries)
 	if err != nil {
 		return Release{}, err
 	}
-	r := Release{Name: NameAgent, Kind: KindAgent, Arch: "amd64", Inputs: in, Created: b.now().UTC(), Facts: map[string]string{
+	r.Created, r.Facts = b.now().UTC(), map[string]string{
 		"kernel": version, "kernel-package": kernel.Name + " " + kernel.Version,
 		"modules": strconv.Itoa(count), "unpacked": strconv.FormatInt(raw, 10), "packages": strconv.Itoa(len(tools) + 1),
-	}}
+	}
 	for _, f := range []struct {
 		name string
 		data []byte
@@ -179,14 +187,14 @@ func wantTool(p string) bool {
 	switch dir {
 	case "usr/bin/", "usr/sbin/":
 		return true
-	case "usr/lib/", "usr/lib64/", "usr/lib/x86_64-linux-gnu/":
+	case "usr/lib/", "usr/lib64/", "usr/lib/x86_64-linux-gnu/", "usr/lib/aarch64-linux-gnu/":
 		return strings.Contains(base, ".so")
 	}
 	return p == "etc/mke2fs.conf"
 }
 
 // ramdisk lists what is in the agent's root.
-func (b *Builder) ramdisk(ctx context.Context, elf []byte, version string, kern, user tree) ([]Entry, int, error) {
+func (b *Builder) ramdisk(ctx context.Context, elf []byte, version string, kern, user, indexer tree) ([]Entry, int, error) {
 	var programs []string
 	for _, name := range sortedKeys(agentTools) {
 		programs = append(programs, agentTools[name]...)
@@ -205,7 +213,10 @@ func (b *Builder) ramdisk(ctx context.Context, elf []byte, version string, kern,
 			mods = append(mods, moddir+"/"+name)
 		}
 	}
-	indexes, err := b.depmod(ctx, version, kern, mods, user, files)
+	if indexer == nil {
+		indexer = user
+	}
+	indexes, err := b.depmod(ctx, version, kern, mods, indexer)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -261,12 +272,51 @@ func skeleton(elf []byte) []Entry {
 	return out
 }
 
+// indexerFor is the programs of amd64 that index the modules of another
+// architecture's kernel: depmod reads those of all. It is nil for amd64, whose
+// ramdisk brings its own.
+func (b *Builder) indexerFor(ctx context.Context, name, arch string) (tree, error) {
+	if arch == amd64 {
+		return nil, nil
+	}
+	a, err := b.openHostApt(ctx, name, amd64)
+	if err != nil {
+		return nil, err
+	}
+	defer a.close()
+	pkgs, err := a.resolve(ctx, "kmod")
+	if err != nil {
+		return nil, err
+	}
+	debs, err := a.download(ctx, pkgs)
+	if err != nil {
+		return nil, err
+	}
+	out := tree{}
+	for _, p := range pkgs {
+		err := b.readDeb(ctx, debs[p.Name], wantTool, func(f debFile) error {
+			if !f.Dir {
+				out[f.Path] = f
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 // depmod runs the depmod of the fetched kmod package, by its own loader and
 // libraries, over the modules that were picked: nothing of this machine's
 // goes into the result. It returns the index files.
-func (b *Builder) depmod(ctx context.Context, version string, kern tree, mods []string, user tree, files []string) ([]Entry, error) {
-	if runtime.GOARCH != "amd64" {
-		return nil, fmt.Errorf("the amd64 agent can be built on an amd64 machine only; this one is %s", runtime.GOARCH)
+func (b *Builder) depmod(ctx context.Context, version string, kern tree, mods []string, user tree) ([]Entry, error) {
+	if runtime.GOARCH != amd64 {
+		return nil, fmt.Errorf("the agent's ramdisk can be built on an amd64 machine only; this one is %s", runtime.GOARCH)
+	}
+	files, err := user.programs([]string{"usr/bin/kmod", "usr/sbin/depmod"})
+	if err != nil {
+		return nil, fmt.Errorf("indexing kernel modules: %w", err)
 	}
 	dir, remove, err := b.workDir("depmod")
 	if err != nil {

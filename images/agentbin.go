@@ -15,11 +15,11 @@ var agentBinaries embed.FS
 var ErrNoAgent = errors.New("this fettle was built without its agent: run make")
 
 // agentELF is the program that becomes init of the agent's ramdisk.
-func (b *Builder) agentELF() ([]byte, error) {
+func (b *Builder) agentELF(arch string) ([]byte, error) {
 	data := b.AgentELF
 	if data == nil {
 		var err error
-		if data, err = agentBinaries.ReadFile("agentbin/fettle-agent-linux-amd64"); err != nil {
+		if data, err = agentBinaries.ReadFile("agentbin/fettle-agent-linux-" + arch); err != nil {
 			return nil, ErrNoAgent
 		}
 	}

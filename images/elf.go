@@ -33,8 +33,8 @@ func (t tree) resolve(p string) (string, []string, error) {
 	return "", nil, fmt.Errorf("/%s is a chain of too many links", p)
 }
 
-// libDirs is where the loader of an amd64 Debian looks (ld.so(8)).
-var libDirs = []string{"usr/lib/x86_64-linux-gnu", "usr/lib64", "usr/lib"}
+// libDirs is where the loader of Debian looks (ld.so(8)).
+var libDirs = []string{"usr/lib/x86_64-linux-gnu", "usr/lib/aarch64-linux-gnu", "usr/lib64", "usr/lib"}
 
 // programs returns the files that the named programs need to run: themselves,
 // their loader, and the closure of their DT_NEEDED entries, with the links

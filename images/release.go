@@ -33,6 +33,8 @@ const (
 	NameAgent   = "agent"
 	NameLoaders = "loaders"
 
+	amd64, arm64 = "amd64", "arm64"
+
 	FileKernel = "vmlinuz"    // KindAgent
 	FileInitrd = "initrd"     // KindAgent
 	FileIndex  = "index.json" // KindDisk
@@ -45,7 +47,26 @@ const (
 	FileGRUB     = "grubx64.efi"       // KindLoaders: Debian-signed GRUB that boots from the network
 	FileStub     = "linuxx64.efi.stub" // KindLoaders: what a unified kernel image begins with
 	FileMokMgr   = "mmx64.efi"         // KindLoaders: shim's key manager
+
+	FileShimARM64   = "shimaa64.efi" // the same for arm64
+	FileGRUBARM64   = "grubaa64.efi"
+	FileStubARM64   = "linuxaa64.efi.stub"
+	FileMokMgrARM64 = "mmaa64.efi"
 )
+
+// AgentName is the agent's release for an architecture: "agent" for amd64,
+// "agent-arm64".
+func AgentName(arch string) string { return archName(NameAgent, arch) }
+
+// LoadersName is the same for the boot loaders.
+func LoadersName(arch string) string { return archName(NameLoaders, arch) }
+
+func archName(name, arch string) string {
+	if arch == amd64 {
+		return name
+	}
+	return name + "-" + arch
+}
 
 // Release is one built or imported thing, immutable.
 type Release struct {

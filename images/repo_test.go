@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -239,5 +240,19 @@ func TestAgentWithoutProgram(t *testing.T) {
 	b.AgentELF = []byte("#!/bin/sh")
 	if _, _, err := b.Agent(t.Context()); err == nil || !strings.Contains(err.Error(), "run make") {
 		t.Errorf("Agent with a script = %v; want an error that says run make", err)
+	}
+}
+
+func TestArchNames(t *testing.T) {
+	if got := AgentName("amd64") + " " + AgentName("arm64") + " " + LoadersName("amd64") + " " + LoadersName("arm64"); got != "agent agent-arm64 loaders loaders-arm64" {
+		t.Errorf("names of releases = %q", got)
+	}
+	b := testBuilder(t)
+	if _, _, err := b.LoadersFor(t.Context(), "riscv64"); err == nil || !strings.Contains(err.Error(), "want amd64 or arm64") {
+		t.Errorf("LoadersFor(riscv64) = %v; want an error that names what there is", err)
+	}
+	b.AgentELF = nil
+	if _, _, err := b.AgentFor(t.Context(), "riscv64"); !errors.Is(err, ErrNoAgent) {
+		t.Errorf("AgentFor(riscv64) = %v; want ErrNoAgent", err)
 	}
 }

@@ -15,8 +15,7 @@ import (
 
 // Names of the releases that every machine needs.
 const (
-	agentRelease   = "agent"
-	loadersRelease = "loaders"
+	loadersRelease = images.NameLoaders
 )
 
 var _ pxe.Booter = (*Provisioner)(nil)
@@ -85,12 +84,13 @@ func (p *Provisioner) agentDecision(ctx context.Context, s *site.Site, c pxe.Cli
 	if !ok {
 		return pxe.Decision{}, fmt.Errorf("network %s is not in the site file", c.Network)
 	}
-	rel, ok, err := p.c.Releases.Latest(ctx, agentRelease)
+	arch, console := archOf(c)
+	rel, ok, err := p.c.Releases.Latest(ctx, images.AgentName(arch))
 	if err != nil {
 		return pxe.Decision{}, fmt.Errorf("finding the agent's release: %w", err)
 	}
 	if !ok {
-		return pxe.Decision{Action: pxe.Ignore, Reason: "there is no agent to boot: fettle image build agent"}, nil
+		return pxe.Decision{Action: pxe.Ignore, Reason: "there is no agent to boot: fettle image build " + images.AgentName(arch)}, nil
 	}
 	base := releasePath(rel)
 	return pxe.Decision{
@@ -98,13 +98,21 @@ func (p *Provisioner) agentDecision(ctx context.Context, s *site.Site, c pxe.Cli
 		Kernel:  base + "/vmlinuz",
 		Initrds: []string{base + "/initrd", caPath},
 		Cmdline: strings.Join([]string{
-			"console=tty0", "console=ttyS0,115200", "panic=30",
+			"console=tty0", "console=" + console + ",115200", "panic=30",
 			wire.ArgServer + "=" + p.agentURL(n),
 			wire.ArgToken + "=" + d.Token,
 			wire.ArgMAC + "=" + c.MAC.String(),
 		}, " "),
 		Reason: why,
 	}, nil
+}
+
+// archOf is the Debian architecture of a client, and its first serial port.
+func archOf(c pxe.Client) (arch, console string) {
+	if c.ArchKnown && (c.Arch == pxe.ArchARM64 || c.Arch == pxe.ArchARM64HTTP) {
+		return "arm64", "ttyAMA0"
+	}
+	return "amd64", "ttyS0"
 }
 
 // agentURL is the base URL of the agent's endpoint on a network.

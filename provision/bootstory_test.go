@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/fettle-dev/fettle/agent/wire"
+	"github.com/fettle-dev/fettle/blob"
+	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/pxe"
 	"github.com/fettle-dev/fettle/site"
 	"github.com/fettle-dev/fettle/state"
@@ -118,5 +120,29 @@ func TestLoaderOf(t *testing.T) {
 		if got := loaderOf(tt.m); got != tt.want {
 			t.Errorf("%s: loaderOf = %v; want %v", tt.name, got, tt.want)
 		}
+	}
+}
+
+// TestBootByMachine: what the site says of a machine's firmware and what its
+// firmware says of its architecture are in every decision about it.
+func TestBootByMachine(t *testing.T) {
+	rel := testReleases()
+	b := newBench(t, func(c *Config) { c.Releases = rel })
+	b.site.Machines[0].HTTPSBoot = true
+	if d, err := b.p.Boot(t.Context(), client()); err != nil || d.Action != pxe.BootDisk || !d.HTTPS {
+		t.Errorf("Boot before a run = %+v, %v; want its disk, by HTTPS", d, err)
+	}
+	b.deploy("gpu-01")
+	if d, err := b.p.Boot(t.Context(), client()); err != nil || !d.HTTPS || d.Loader != pxe.LoaderUnified || !strings.Contains(d.Cmdline, "console=ttyS0,115200") {
+		t.Errorf("Boot = %+v, %v; want HTTPS with a unified image", d, err)
+	}
+	c := client()
+	c.Arch, c.ArchKnown = pxe.ArchARM64, true
+	if d, err := b.p.Boot(t.Context(), c); err != nil || d.Action != pxe.Ignore || !strings.Contains(d.Reason, "fettle image build agent-arm64") {
+		t.Errorf("Boot of arm64 = %+v, %v; want that its agent is not built", d, err)
+	}
+	rel["agent-arm64"] = images.Release{Name: "agent-arm64", Inputs: blob.FromBytes([]byte("arm"))}
+	if d, err := b.p.Boot(t.Context(), c); err != nil || !strings.HasPrefix(d.Kernel, "release/agent-arm64/") || !strings.Contains(d.Cmdline, "console=ttyAMA0,115200") {
+		t.Errorf("Boot of arm64 = %+v, %v; want its own agent and console", d, err)
 	}
 }

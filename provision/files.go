@@ -3,6 +3,7 @@ package provision
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -26,7 +27,11 @@ func (p *Provisioner) Open(ctx context.Context, name string) (*pxe.File, error) 
 	dir, rest, _ := strings.Cut(name, "/")
 	switch dir {
 	case "loaders":
-		return p.openRelease(ctx, loadersRelease, "", rest)
+		f, err := p.openRelease(ctx, loadersRelease, "", rest)
+		if errors.Is(err, fs.ErrNotExist) {
+			f, err = p.openRelease(ctx, images.LoadersName("arm64"), "", rest)
+		}
+		return f, err
 	case "release":
 		parts := strings.Split(rest, "/")
 		if len(parts) == 3 {

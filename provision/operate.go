@@ -56,7 +56,7 @@ func (p *Provisioner) plan(ctx context.Context, s *site.Site, machines []string)
 // bootable tells what is missing to boot any machine into the agent, before one
 // is switched on in vain.
 func (p *Provisioner) bootable(ctx context.Context) error {
-	for _, name := range []string{agentRelease, loadersRelease} {
+	for _, name := range []string{images.NameAgent, loadersRelease} {
 		_, ok, err := p.c.Releases.Latest(ctx, name)
 		if err != nil {
 			return fmt.Errorf("finding image %s: %w", name, err)

@@ -23,9 +23,9 @@ func imageCommands(e *env) []*cli.Command {
 		Name: "image", Usage: "build, import, check and remove images",
 		Subcommands: []*cli.Command{
 			{
-				Name: "build", Usage: "build the agent, the boot loaders and OS images", ArgsUsage: "[agent|loaders|IMAGE...|all]",
+				Name: "build", Usage: "build the agent, the boot loaders and OS images", ArgsUsage: "[agent|loaders|agent-arm64|loaders-arm64|IMAGE...|all]",
 				Description: "Packages come from this machine's own apt configuration; apt verifies them.\n" +
-					"IMAGE is an image of the site. It is built as each profile needs it, with the\nprofile's packages. What was built from the same inputs before is not built again.",
+					"IMAGE is an image of the site. It is built as each profile needs it, with the\nprofile's packages. all is everything but agent-arm64 and loaders-arm64, which\narm64 machines boot. What was built from the same inputs before is not built again.",
 				Flags: []cli.Flag{siteFlag(), storeFlag(),
 					&cli.BoolFlag{Name: "refresh", Usage: "bring package lists up to date first, however young they are"},
 					&cli.BoolFlag{Name: "show-tools", Usage: "print what the tools say to standard error"}},
@@ -64,7 +64,7 @@ func imageFail(err error) error {
 
 // builds is what image build was asked for.
 type builds struct {
-	agent, loaders bool
+	agent, loaders []string // architectures
 	specs          []images.DiskSpec
 }
 
@@ -79,10 +79,16 @@ func pickBuilds(args []string, load func() (*site.Site, error)) (builds, error) 
 	for _, a := range args {
 		switch a {
 		case images.NameAgent:
-			b.agent = true
+			b.agent = append(b.agent, "amd64")
 			continue
 		case images.NameLoaders:
-			b.loaders = true
+			b.loaders = append(b.loaders, "amd64")
+			continue
+		case images.AgentName("arm64"):
+			b.agent = append(b.agent, "arm64")
+			continue
+		case images.LoadersName("arm64"):
+			b.loaders = append(b.loaders, "arm64")
 			continue
 		}
 		if s == nil {
@@ -92,7 +98,7 @@ func pickBuilds(args []string, load func() (*site.Site, error)) (builds, error) 
 			}
 		}
 		if a == "all" {
-			b.agent, b.loaders = true, true
+			b.agent, b.loaders = append(b.agent, "amd64"), append(b.loaders, "amd64")
 		} else if _, ok := s.Image(a); !ok {
 			var names []string
 			for _, i := range s.Images {
@@ -149,11 +155,11 @@ func (e *env) imageBuild(c *cli.Context) error {
 		b.Log = e.stderr
 	}
 	var jobs []func(context.Context) (images.Release, bool, error)
-	if picked.agent {
-		jobs = append(jobs, b.Agent)
+	for _, arch := range picked.agent {
+		jobs = append(jobs, func(ctx context.Context) (images.Release, bool, error) { return b.AgentFor(ctx, arch) })
 	}
-	if picked.loaders {
-		jobs = append(jobs, b.Loaders)
+	for _, arch := range picked.loaders {
+		jobs = append(jobs, func(ctx context.Context) (images.Release, bool, error) { return b.LoadersFor(ctx, arch) })
 	}
 	for _, spec := range picked.specs {
 		jobs = append(jobs, func(ctx context.Context) (images.Release, bool, error) { return b.Disk(ctx, spec) })

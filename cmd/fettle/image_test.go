@@ -90,15 +90,16 @@ func TestPickBuilds(t *testing.T) {
 	load := func() (*site.Site, error) { loads++; return s, nil }
 	for _, tt := range []struct {
 		args           []string
-		agent, loaders bool
+		agent, loaders string // architectures
 		specs          int
 		wrong          string
 	}{
-		{nil, true, true, 3, ""},
-		{[]string{"agent"}, true, false, 0, ""},
-		{[]string{"agent", "debian-12"}, true, false, 2, ""},
-		{[]string{"all", "spare"}, true, true, 3, ""},
-		{[]string{"debian"}, false, false, 0, "it has: debian-12, spare"},
+		{nil, "amd64", "amd64", 3, ""},
+		{[]string{"agent"}, "amd64", "", 0, ""},
+		{[]string{"agent", "debian-12"}, "amd64", "", 2, ""},
+		{[]string{"agent-arm64", "loaders", "loaders-arm64"}, "arm64", "amd64 arm64", 0, ""},
+		{[]string{"all", "spare"}, "amd64", "amd64", 3, ""},
+		{[]string{"debian"}, "", "", 0, "it has: debian-12, spare"},
 	} {
 		got, err := pickBuilds(tt.args, load)
 		if tt.wrong != "" {
@@ -107,7 +108,7 @@ func TestPickBuilds(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || got.agent != tt.agent || got.loaders != tt.loaders || len(got.specs) != tt.specs {
+		if err != nil || strings.Join(got.agent, " ") != tt.agent || strings.Join(got.loaders, " ") != tt.loaders || len(got.specs) != tt.specs {
 			t.Errorf("pickBuilds(%v) = %+v, %v; want %v, %v, %d images", tt.args, got, err, tt.agent, tt.loaders, tt.specs)
 		}
 	}
