@@ -86,3 +86,22 @@ func setting(data []byte, key string) string {
 	}
 	return ""
 }
+
+// Tokens are the tokens that an npmrc file has for registries, as npm login
+// writes them: //HOST/PATH/:_authToken=TOKEN.
+func Tokens(npmrc []byte, getenv func(string) string) []airgap.MachineLogin {
+	var out []airgap.MachineLogin
+	for line := range strings.SplitSeq(string(npmrc), "\n") {
+		k, v, ok := strings.Cut(strings.TrimSpace(line), "=")
+		at, ok2 := strings.CutSuffix(strings.TrimSpace(k), ":_authToken")
+		at, ok3 := strings.CutPrefix(at, "//")
+		v = strings.Trim(strings.TrimSpace(v), `"`)
+		if name, isVar := strings.CutPrefix(v, "${"); isVar {
+			v = getenv(strings.TrimSuffix(name, "}"))
+		}
+		if ok && ok2 && ok3 && at != "" && v != "" {
+			out = append(out, airgap.MachineLogin{At: strings.TrimSuffix(at, "/"), Token: v})
+		}
+	}
+	return out
+}

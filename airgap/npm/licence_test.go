@@ -27,3 +27,11 @@ func TestLicences(t *testing.T) {
 		}
 	}
 }
+
+func TestTokens(t *testing.T) {
+	got := Tokens([]byte("registry=https://r.example.org/npm/\n//r.example.org/npm/:_authToken=abc\n//s.example.org/:_authToken=${TOK}\n//t.example.org/:_authToken=${NONE}\n; //u.example.org/:_authToken=x\n"),
+		func(k string) string { return map[string]string{"TOK": "def"}[k] })
+	if len(got) != 2 || got[0].At != "r.example.org/npm" || got[0].Token != "abc" || got[1].At != "s.example.org" || got[1].Token != "def" {
+		t.Errorf("Tokens = %v; want those of r and s", got)
+	}
+}

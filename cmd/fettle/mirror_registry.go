@@ -146,6 +146,9 @@ func (e *env) useLogins(c *cli.Context, s *site.Site, sy *airgap.Syncer) error {
 			tokens = f.Transport
 		}
 	}
-	sy.Fetch.Wrap = func(next http.RoundTripper) http.RoundTripper { return tokens(airgap.WithLogins(next, hosts)) }
+	machine := e.machineLogins()
+	sy.Fetch.Wrap = func(next http.RoundTripper) http.RoundTripper {
+		return tokens(airgap.WithLogins(airgap.WithMachineLogins(next, machine), hosts))
+	}
 	return nil
 }
