@@ -304,13 +304,24 @@ func (p *Provisioner) Release(ctx context.Context, c pxe.Client, addr netip.Addr
 }
 
 // Decline keeps an address that somebody else answers on out of the pool for a
-// while.
+// while. Only who was given or offered it may.
 func (p *Provisioner) Decline(ctx context.Context, c pxe.Client, addr netip.Addr) error {
 	mac, err := macOf(c.MAC)
 	if err != nil {
 		return err
 	}
 	now := p.now()
+	l, ok, err := p.c.Store.LeaseByAddr(ctx, c.Network, addr)
+	if err != nil {
+		return fmt.Errorf("reading the lease of %s: %w", addr, err)
+	}
+	p.mu.Lock()
+	o, offered := p.offers[offerKey{c.Network, addr}]
+	p.mu.Unlock()
+	// Or anybody could take every address out of a pool.
+	if !(ok && l.MAC == mac) && !(offered && o.mac == mac) {
+		return fmt.Errorf("%s was not given to %s: %w", addr, mac, pxe.ErrWrongAddress)
+	}
 	return p.c.Store.PutLease(ctx, state.Lease{
 		Network: c.Network, Addr: addr, MAC: mac, Granted: now, Expires: now.Add(quarantine), Declined: true,
 	})

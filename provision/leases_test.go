@@ -35,6 +35,38 @@ func TestOfferUnproven(t *testing.T) {
 	}
 }
 
+// TestDecline keeps a declined address out of use, and lets nobody decline what
+// is not theirs.
+func TestDecline(t *testing.T) {
+	b := newBench(t, nil)
+	ctx := t.Context()
+	c := pxe.Client{MAC: []byte{2, 0, 0, 0, 0, 1}, Network: "prov"}
+	other := pxe.Client{MAC: []byte{2, 0, 0, 0, 0, 2}, Network: "prov"}
+	l, err := b.p.Offer(ctx, c, netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.p.Decline(ctx, other, l.Addr); !errors.Is(err, pxe.ErrWrongAddress) {
+		t.Errorf("Decline of another's offer = %v; want ErrWrongAddress", err)
+	}
+	if err := b.p.Decline(ctx, other, netip.MustParseAddr("10.77.0.11")); !errors.Is(err, pxe.ErrWrongAddress) {
+		t.Errorf("Decline of a reservation = %v; want ErrWrongAddress", err)
+	}
+	if _, err := b.p.Commit(ctx, c, l.Addr); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.p.Decline(ctx, c, l.Addr); err != nil {
+		t.Errorf("Decline of its own lease = %v; want nil", err)
+	}
+	next, err := b.p.Offer(ctx, c, l.Addr)
+	if err != nil || next.Addr == l.Addr {
+		t.Errorf("Offer after a decline = %+v, %v; want another address than %v", next, err, l.Addr)
+	}
+	if err := b.p.Decline(ctx, c, next.Addr); err != nil { // as the conflict probe does
+		t.Errorf("Decline of its own offer = %v; want nil", err)
+	}
+}
+
 // TestLeaseTimes is FIELD-NOTES item 5: "Leases in PXE stages are short (MAAS:
 // 30 s)."
 func TestLeaseTimes(t *testing.T) {

@@ -249,6 +249,11 @@ func (x *exchange6) giveUp(ctx context.Context) []byte {
 			}
 			if x.r.kind == msg6Decline {
 				err := x.s.leases.Decline(ctx, x.r.client, a)
+				if errors.Is(err, ErrWrongAddress) {
+					x.record("dhcp.drop", fmt.Sprintf("declined %v, which it was not given", a), err)
+					e = x.noBinding(e, ia)
+					break
+				}
 				x.record("dhcp.decline", fmt.Sprintf("found %v in use by somebody else and declined it: look for a machine with that fixed address", a), err)
 				continue
 			}

@@ -210,6 +210,7 @@ func TestDHCP6States(t *testing.T) {
 		{name: "release", kind: 8, opts: []dhcpv6.Option{iana6(1, testAddr6)}, ours: true, want: "REPLY Success", seen: "dhcp.release"},
 		{name: "release of elsewhere", kind: 8, opts: []dhcpv6.Option{iana6(1, elsewhere)}, ours: true, want: "REPLY Success IA:NoBinding"},
 		{name: "decline", kind: 9, opts: []dhcpv6.Option{iana6(1, testAddr6)}, ours: true, want: "REPLY Success", seen: "dhcp.decline"},
+		{name: "decline of another's", kind: 9, opts: []dhcpv6.Option{iana6(1, foreign)}, ours: true, change: func(f *fixture) { f.leases.declineErr = ErrWrongAddress }, want: "REPLY Success IA:NoBinding", seen: "dhcp.drop"},
 		{name: "information", kind: 11, want: "REPLY", seen: "dhcp.inform"},
 		{name: "information with an address", kind: 11, opts: []dhcpv6.Option{iana6(1)}, want: silent, seen: "dhcp.drop"},
 		{name: "information of another server", kind: 11, opts: []dhcpv6.Option{generic6(opt6ServerID, 0, 3, 9)}, want: silent},

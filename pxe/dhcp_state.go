@@ -149,6 +149,10 @@ func (x *exchange) decline(ctx context.Context) *reply {
 		return nil
 	}
 	err := x.s.leases.Decline(ctx, x.r.client, x.r.want)
+	if errors.Is(err, ErrWrongAddress) {
+		x.record("dhcp.drop", fmt.Sprintf("declined %v, which it was not given", x.r.want), err)
+		return nil
+	}
 	x.record("dhcp.decline", fmt.Sprintf("found %v in use by somebody else and declined it: look for a machine with that fixed address", x.r.want), err)
 	return nil
 }

@@ -28,11 +28,13 @@ type memLeases struct {
 	fixed6   map[string]netip.Addr
 	uuids    map[string]net.HardwareAddr
 	unproven bool
-	deny     func(Client) bool
-	err      error
-	commits  int
-	released []netip.Addr
-	declined []netip.Addr
+
+	declineErr error
+	deny       func(Client) bool
+	err        error
+	commits    int
+	released   []netip.Addr
+	declined   []netip.Addr
 }
 
 func (m *memLeases) find(c Client) (Lease, error) {
@@ -79,7 +81,7 @@ func (m *memLeases) Release(_ context.Context, _ Client, a netip.Addr) error {
 
 func (m *memLeases) Decline(_ context.Context, _ Client, a netip.Addr) error {
 	m.declined = append(m.declined, a)
-	return nil
+	return m.declineErr
 }
 
 // mapFiles serves bytes, or files of the disk for values that start with "@".

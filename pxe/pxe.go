@@ -125,6 +125,8 @@ type Leases interface {
 	// Commit makes addr the client's, durably, before it returns.
 	Commit(ctx context.Context, c Client, addr netip.Addr) (Lease, error)
 	Release(ctx context.Context, c Client, addr netip.Addr) error
+	// Decline takes an address out of use for a while. It fails with
+	// [ErrWrongAddress] when the client was not given it.
 	Decline(ctx context.Context, c Client, addr netip.Addr) error
 }
 
