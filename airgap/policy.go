@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"time"
 )
@@ -86,7 +87,11 @@ func (p Policy) Check(l Lock, now time.Time, licences func(Item) []string) error
 			if it.Kind != KindPackage && it.Kind != KindFile && (it.Name == "" || it.Version == "") {
 				continue
 			}
-			if r, bad := p.item(m, it, licences); bad {
+			rules := p
+			if it.Kind == KindBuilt { // the site's own work: it may be kept back by name
+				rules = Policy{Deny: p.Deny}
+			}
+			if r, bad := rules.item(m, it, licences); bad {
 				out = append(out, r)
 			}
 		}
@@ -108,7 +113,8 @@ func (p Policy) trust(m LockedMirror, now time.Time) []Refusal {
 			out = append(out, Refusal{m.Name, t.What, "max-age " + days(p.MaxAge), "it is as of " + t.Date})
 		}
 	}
-	if p.OnlySigned && !signed {
+	own := !slices.ContainsFunc(m.Items, func(it Item) bool { return it.Kind != KindBuilt })
+	if p.OnlySigned && !signed && !own {
 		why := "nothing vouches for it"
 		if len(m.Trust) > 0 {
 			why = "it is trusted because of " + m.Trust[0].Source

@@ -64,3 +64,17 @@ func TestPolicy(t *testing.T) {
 		t.Errorf("Check() before licences can be known = %v; want it to wait", err)
 	}
 }
+
+// What fettle built itself has no upstream whose signature, age or licence
+// could be asked for.
+func TestPolicyOfBuilt(t *testing.T) {
+	built := Item{Path: "agent/1/vmlinuz", URL: "fettle:/agent/1/vmlinuz", Kind: KindBuilt, Name: "agent", Version: "1"}
+	l := Lock{Version: LockVersion, Mirrors: []LockedMirror{{Name: "site-images", Format: "images", Items: []Item{built}, Trust: []Trust{{What: "images", Source: "built by fettle"}}}}}
+	none := func(Item) []string { return nil }
+	if err := (Policy{OnlySigned: true, Allow: []string{"curl"}, AllowLicences: []string{"MIT"}}).Check(l, time.Now(), none); err != nil {
+		t.Errorf("Check of what was built = %v; want nil", err)
+	}
+	if err := (Policy{Deny: []string{"agent"}}).Check(l, time.Now(), none); !errors.Is(err, ErrPolicy) {
+		t.Errorf("Check of what is denied by name = %v; want ErrPolicy", err)
+	}
+}
