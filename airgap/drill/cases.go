@@ -55,6 +55,25 @@ func edited(old, new string) attack {
 	})
 }
 
+// newImage has the site want a newer tag, whose image a case then changes.
+func newImage(change func(r *rig, manifest, blob string)) attack {
+	return func(_ context.Context, r *rig) error {
+		manifest, blob, err := r.up.image("the files of a newer image")
+		if err != nil {
+			return err
+		}
+		r.up.mu.Lock()
+		r.up.files["v2/"+imageName+"/manifests/2"] = r.up.files[manifest]
+		r.up.mu.Unlock()
+		if _, _, err := r.up.image(layer); err != nil { // the old tag stays
+			return err
+		}
+		change(r, manifest, blob)
+		r.tag = "2"
+		return r.site(firmware)
+	}
+}
+
 // tampered makes a bundle and changes it; the program is to verify it.
 func tampered(change func(dir string) error) attack {
 	return func(ctx context.Context, r *rig) error {
@@ -180,6 +199,20 @@ func Cases() []Case {
 			r.up.put("firmware.bin", []byte("firmware of somebody else..."))
 			return r.site("firmware that the site wants now")
 		}},
+		{Name: "an honest image under a new tag", accept: true, attack: newImage(func(*rig, string, string) {})},
+		{Name: "another image under the same tag", says: "upstream", attack: func(_ context.Context, r *rig) error {
+			_, _, err := r.up.image("the files of another image")
+			return err
+		}},
+		{Name: "an image whose layer has other bytes", attack: newImage(func(r *rig, _, blob string) { r.up.put(blob, []byte("the files of a newer imagf")) })},
+		{Name: "an image whose layer has no end", attack: newImage(func(r *rig, _, blob string) { r.up.endless(blob) })},
+		{Name: "a manifest that has not the digest that it is said to have", attack: newImage(func(r *rig, manifest, _ string) {
+			text := `{"schemaVersion":2,"mediaType":"` + manifestType + `","config":{"mediaType":"` + configType + `","digest":"sha256:` + hexSum("x") + `","size":1},"layers":[]}`
+			_, digest, _ := strings.Cut(manifest, "sha256:")
+			for _, ref := range []string{"2", "sha256:" + digest} {
+				r.up.manifest("v2/"+imageName+"/manifests/"+ref, text, digest)
+			}
+		})},
 		{Name: "an honest bundle", accept: true, attack: tampered(func(string) error { return nil }), run: verify},
 		{Name: "a bundle with a flipped bit in its packages", attack: tampered(edit("*.fvol", flip(func(n int) int { return n / 3 }))), run: verify},
 		{Name: "a bundle with a flipped bit in a table", attack: tampered(edit("*.fvol", flip(func(n int) int { return n - 100 }))), run: verify},

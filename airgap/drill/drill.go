@@ -62,6 +62,7 @@ type rig struct {
 	up     *upstream
 	dir    string // the case's own folder
 	url    string
+	tag    string // of the image that the site wants
 	second string // the same server under another name: another host
 }
 
@@ -183,7 +184,7 @@ func (d *Drill) newRig(dir string) (*rig, func() error, error) {
 		return err
 	}
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	r := &rig{d: d, up: up, dir: dir, url: "http://127.0.0.1:" + port, second: "http://127.0.0.2:" + port}
+	r := &rig{d: d, up: up, dir: dir, tag: "1", url: "http://127.0.0.1:" + port, second: "http://127.0.0.2:" + port}
 	if err := os.MkdirAll(r.path("site"), 0o755); err != nil {
 		return nil, nil, errors.Join(err, stop())
 	}
@@ -198,6 +199,9 @@ func (r *rig) path(elem ...string) string { return filepath.Join(append([]string
 // honest publishes what is in order and has the program take it.
 func (r *rig) honest(ctx context.Context) error {
 	r.up.put("firmware.bin", []byte(firmware))
+	if _, _, err := r.up.image(layer); err != nil {
+		return err
+	}
 	if err := r.up.publish(r.good()); err != nil {
 		return err
 	}
@@ -217,7 +221,10 @@ func (r *rig) honest(ctx context.Context) error {
 	return nil
 }
 
-const firmware = "firmware that the site wants"
+const (
+	firmware = "firmware that the site wants"
+	layer    = "the files of an image"
+)
 
 func (r *rig) good() release {
 	return release{suite: "stable", date: r.up.now.Add(-2 * time.Hour), packages: map[string]string{"app": "the program", "lib": "the library"}}
@@ -240,7 +247,10 @@ mirrors:
     files:
       - url: %q
         sha256: %s
-`, r.url, r.url+"/firmware.bin", hexSum(fileContent))
+  - name: containers
+    format: oci
+    images: [%q]
+`, r.url, r.url+"/firmware.bin", hexSum(fileContent), strings.TrimPrefix(r.url, "http://")+"/"+imageName+":"+r.tag)
 	return os.WriteFile(r.path("site", "site.yaml"), []byte(text), 0o644)
 }
 
