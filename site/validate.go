@@ -228,13 +228,6 @@ func (v *validator) rackUnits() {
 	}
 }
 
-// checkMirrors checks what mirrors name.
-func (v *validator) checkMirrors() {
-	for i, m := range v.s.Mirrors {
-		v.refers("mirror "+m.Name, "secret", m.Secret, fmt.Sprintf("mirrors[%d].secret", i))
-	}
-}
-
 func (v *validator) checkProfiles() {
 	for i, p := range v.s.Profiles {
 		path, who := fmt.Sprintf("profiles[%d]", i), "profile "+p.Name
