@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -25,6 +26,8 @@ type machine struct {
 var (
 	_ vbmc.Chassis      = (*machine)(nil)
 	_ vbmc.LastResetter = (*machine)(nil)
+	_ vbmc.SensorReader = (*machine)(nil)
+	_ vbmc.LANHolder    = (*machine)(nil)
 )
 
 // chassisFile is what a BMC remembers over its own restarts.
@@ -97,6 +100,30 @@ func (m *machine) Info(context.Context) (vbmc.Info, error) {
 		info.GPUs = append(info.GPUs, vbmc.GPU{ID: "GPU" + strconv.Itoa(i+1), Model: g.Model, PCI: g.PCI})
 	}
 	return info, nil
+}
+
+// Sensors implements vbmc.SensorReader: what a server of its make-up measures.
+func (m *machine) Sensors(ctx context.Context) ([]vbmc.Sensor, error) {
+	in, err := m.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st, err := m.state()
+	return vbmc.UsualSensors(in, st == stateOn), err
+}
+
+// LAN implements vbmc.LANHolder: the address that the site gives the BMC.
+func (m *machine) LAN(context.Context) (vbmc.LAN, error) {
+	l := vbmc.LAN{HostName: m.plan.Name + "-bmc"}
+	if n, ok := m.lab.plan.networkOf(m.plan.BMC.Address); ok {
+		l.Address, l.VLAN = netip.PrefixFrom(m.plan.BMC.Address, n.Prefix.Bits()), n.VLAN
+	}
+	return l, nil
+}
+
+// SetLAN implements vbmc.LANHolder: the site says where a lab's BMC is.
+func (m *machine) SetLAN(context.Context, vbmc.LAN) error {
+	return fmt.Errorf("the site says where the BMC of %s is: %w", m.plan.Name, vbmc.ErrUnsupported)
 }
 
 // state is the domain's, or an error that says that there is none.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/fettle-dev/fettle/bmc/vbmc"
 	"github.com/fettle-dev/fettle/labs/fabric"
+	"github.com/fettle-dev/fettle/site"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -57,6 +58,9 @@ type Lab struct {
 	work   sync.WaitGroup
 	closed sync.Once
 	making sync.Mutex // Up and Down
+
+	addrs    sync.Mutex          // guards bmcAddrs
+	bmcAddrs map[netip.Addr]bool // that hosts have taken for BMCs
 }
 
 // Open connects to libvirt, takes the lab's folder and builds its fabric. It
@@ -67,7 +71,7 @@ func Open(ctx context.Context, c Config) (*Lab, error) {
 		return nil, err
 	}
 	l := &Lab{plan: c.Plan, log: c.Logger, now: c.Now, progress: c.Progress,
-		hosts: map[string]*fabric.Host{}, consoles: map[string]*Console{}, machines: map[string]*machine{}}
+		hosts: map[string]*fabric.Host{}, consoles: map[string]*Console{}, machines: map[string]*machine{}, bmcAddrs: map[netip.Addr]bool{}}
 	if l.log == nil {
 		l.log = slog.New(slog.DiscardHandler)
 	}
@@ -360,25 +364,50 @@ func (l *Lab) DialContext(ctx context.Context, network, addr string) (net.Conn, 
 	return h.DialContext(ctx, network, addr)
 }
 
-// ListenBMC listens where the machine's BMC answers: the host on the BMC's
-// network takes its address too.
+// ListenBMC listens where the machine's BMC answers by Redfish: the host on the
+// BMC's network takes its address too.
 func (l *Lab) ListenBMC(ctx context.Context, machine string) (net.Listener, error) {
-	m, ok := l.plan.Machine(machine)
-	if !ok {
-		return nil, fmt.Errorf("lab %s has no machine %s", l.plan.Name, machine)
-	}
-	h, n, err := l.hostFor(m.BMC.Address)
+	m, h, err := l.bmcHost(machine)
 	if err != nil {
-		return nil, fmt.Errorf("BMC of %s: %w", machine, err)
+		return nil, err
 	}
-	if m.BMC.Address != n.Server {
-		if err := h.AddAddr(netip.PrefixFrom(m.BMC.Address, n.Prefix.Bits())); err != nil {
-			return nil, fmt.Errorf("BMC of %s: %w", machine, err)
-		}
-	}
-	ln, err := h.Listen(ctx, netip.AddrPortFrom(m.BMC.Address, uint16(m.BMC.Port)))
+	ln, err := h.Listen(ctx, netip.AddrPortFrom(m.BMC.Address, uint16(m.BMC.portOf(site.Redfish))))
 	if err != nil {
 		return nil, fmt.Errorf("BMC of %s: %w", machine, err)
 	}
 	return ln, nil
+}
+
+// ListenIPMI listens where it answers by IPMI.
+func (l *Lab) ListenIPMI(ctx context.Context, machine string) (net.PacketConn, error) {
+	m, h, err := l.bmcHost(machine)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := h.ListenPacket(ctx, netip.AddrPortFrom(m.BMC.Address, uint16(m.BMC.portOf(site.IPMI))))
+	if err != nil {
+		return nil, fmt.Errorf("BMC of %s: %w", machine, err)
+	}
+	return conn, nil
+}
+
+// bmcHost is the host that has the machine's BMC's address.
+func (l *Lab) bmcHost(machine string) (MachinePlan, *fabric.Host, error) {
+	m, ok := l.plan.Machine(machine)
+	if !ok {
+		return m, nil, fmt.Errorf("lab %s has no machine %s", l.plan.Name, machine)
+	}
+	h, n, err := l.hostFor(m.BMC.Address)
+	if err != nil {
+		return m, nil, fmt.Errorf("BMC of %s: %w", machine, err)
+	}
+	l.addrs.Lock()
+	defer l.addrs.Unlock()
+	if m.BMC.Address != n.Server && !l.bmcAddrs[m.BMC.Address] {
+		if err := h.AddAddr(netip.PrefixFrom(m.BMC.Address, n.Prefix.Bits())); err != nil {
+			return m, nil, fmt.Errorf("BMC of %s: %w", machine, err)
+		}
+		l.bmcAddrs[m.BMC.Address] = true
+	}
+	return m, h, nil
 }

@@ -84,6 +84,18 @@ type BMCPlan struct {
 	Protocol site.BMCProtocol
 }
 
+// portOf is the port of a protocol: the site's own for the one that the site
+// names, the usual one for the other.
+func (b BMCPlan) portOf(p site.BMCProtocol) int {
+	switch {
+	case p == b.Protocol:
+		return b.Port
+	case p == site.IPMI:
+		return 623
+	}
+	return 443
+}
+
 // Manufacturer and product of the virtual machines, in SMBIOS and in the BMC.
 const (
 	manufacturer = "fettle"

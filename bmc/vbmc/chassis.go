@@ -97,6 +97,8 @@ type GPU struct {
 	ID    string
 	Model string
 	PCI   string // "vendor:device"
+
+	failed bool // trouble of the Server's
 }
 
 // ErrUnsupported means that the chassis has no such function.

@@ -122,6 +122,10 @@ func (s *Server) info(c *call) (Info, error) {
 	if err != nil {
 		return in, fmt.Errorf("reading the chassis: %w", err)
 	}
+	failed := s.Trouble().FailedGPUs
+	for i, g := range in.GPUs {
+		in.GPUs[i].failed = failed[idOf(g.ID, i)]
+	}
 	return in, nil
 }
 
@@ -156,6 +160,9 @@ func processor(c *call, in Info) obj {
 	_, g := findGPU(in, id)
 	if g == nil {
 		return nil
+	}
+	if g.failed {
+		o["Status"] = obj{"State": "UnavailableOffline", "Health": "Critical"}
 	}
 	o["ProcessorType"], o["Model"], o["EnvironmentMetrics"] = "GPU", g.Model, link(c.path+"/EnvironmentMetrics")
 	if vendor, _, ok := strings.Cut(g.PCI, ":"); ok {

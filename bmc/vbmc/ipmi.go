@@ -64,6 +64,9 @@ func (s *Server) ServeIPMI(ctx context.Context, conn net.PacketConn) error {
 		case err != nil:
 			return fmt.Errorf("serving IPMI: reading a packet: %w", err)
 		}
+		if s.Trouble().Hang || !s.suffer(ctx) {
+			continue
+		}
 		if out := i.packet(ctx, buf[:n]); out != nil {
 			if _, err := conn.WriteTo(out, from); err != nil {
 				s.log.DebugContext(ctx, "virtual BMC: an IPMI answer was not sent", "to", from, "err", err)

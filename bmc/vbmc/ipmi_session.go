@@ -212,7 +212,11 @@ func (i *ipmi) account(user string) (*account, [20]byte, bool) {
 		i.s.record("manager", "Warning", fmt.Sprintf("IPMI login of %q refused.", user))
 		return nil, [20]byte{}, false
 	}
-	return a, a.key, true
+	key := a.key
+	if i.s.trouble.Refuse {
+		key[0] ^= 0xff
+	}
+	return a, key, true
 }
 
 // rakp3 answers with RAKP 4, and opens the session (IPMI 2.0 §13.22, §13.23).

@@ -52,7 +52,11 @@ func (i *ipmi) selInfo(context.Context, *ipmiSession, []byte) ([]byte, error) {
 	if !i.s.cleared.IsZero() {
 		erased = uint32(i.s.cleared.Unix())
 	}
-	return append(binary.LittleEndian.AppendUint32(out, erased), 0x02), nil // reservations
+	support := byte(0x02) // reservations
+	if i.s.trouble.LogFull && len(log) >= maxEvents {
+		support |= 0x80 // overflow: events were lost
+	}
+	return append(binary.LittleEndian.AppendUint32(out, erased), support), nil
 }
 
 func (i *ipmi) selReserve(context.Context, *ipmiSession, []byte) ([]byte, error) {

@@ -114,6 +114,9 @@ const maxEvents = 500
 // record adds to a log; sel is how the IPMI event log tells it: sensor type,
 // offset, and up to two bytes of data (IPMI 2.0 table 42-3). s.mu is held.
 func (s *Server) record(log, severity, text string, sel ...byte) {
+	if log == "system" && s.trouble.LogFull && len(s.events[log]) >= maxEvents {
+		return
+	}
 	s.eventSeq++
 	e := event{s.eventSeq, s.clock(), severity, text, selEvent(sel)}
 	es := append(s.events[log], e)

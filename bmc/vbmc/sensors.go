@@ -18,6 +18,8 @@ type Sensor struct {
 	LowCritical, Caution, Critical float64
 	// Absent: the sensor reads nothing at present, as those of a machine that is off.
 	Absent bool
+	// Failed: the part that it is of is broken.
+	Failed bool
 }
 
 // SensorReader is a Chassis that measures.
@@ -28,6 +30,8 @@ type SensorReader interface {
 // health is what a reading means by its thresholds.
 func (s Sensor) health() string {
 	switch {
+	case s.Failed:
+		return "Critical"
 	case s.Absent:
 		return "OK"
 	case s.Critical != 0 && s.Reading >= s.Critical, s.LowCritical != 0 && s.Reading <= s.LowCritical:
@@ -55,7 +59,7 @@ func (s *Server) sensors(ctx context.Context) ([]Sensor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the sensors: %w", err)
 	}
-	return all, nil
+	return s.Trouble().afflict(all), nil
 }
 
 // resource is a Sensor (DSP0268).
@@ -305,31 +309,7 @@ func (m *Memory) Sensors(ctx context.Context) ([]Sensor, error) {
 		return nil, err
 	}
 	defer m.mu.Unlock()
-	on := m.power == On
-	all := []Sensor{
-		{ID: "InletTemp", Name: "Inlet Temp", Type: "Temperature", Context: "Intake", Reading: 23, Caution: 38, Critical: 42},
-		{ID: "CPU1Temp", Name: "CPU1 Temp", Type: "Temperature", Context: "CPU", Reading: 46, Caution: 90, Critical: 95, Absent: !on},
-		{ID: "Rail12V", Name: "12V Rail", Type: "Voltage", Context: "SystemBoard", Reading: 12.06, LowCritical: 10.8, Critical: 13.2, Absent: !on},
-	}
-	watts := 18.0 // the BMC itself
-	if on {
-		watts = 350
-	}
-	for i, g := range m.info.GPUs {
-		id := idOf(g.ID, i)
-		all = append(all,
-			Sensor{ID: id + "Temp", Name: id + " Temp", Type: "Temperature", Context: "GPU", Reading: 34, Caution: 85, Critical: 90, Absent: !on},
-			Sensor{ID: id + "Power", Name: id + " Power", Type: "Power", Context: "GPU", Reading: 72, Absent: !on})
-		if on {
-			watts += 72
-		}
-	}
-	for i := 1; i <= 6; i++ {
-		all = append(all, Sensor{ID: fmt.Sprintf("Fan%d", i), Name: fmt.Sprintf("Fan%d", i), Type: "Rotational", Context: "Fan", Reading: 5400, LowCritical: 600, Absent: !on})
-	}
-	for i := 1; i <= 2; i++ {
-		all = append(all, Sensor{ID: fmt.Sprintf("PSU%dInput", i), Name: fmt.Sprintf("PSU%d Input Power", i), Type: "Power", Context: "PowerSupply", Reading: watts / 2})
-	}
+	all := UsualSensors(m.info, m.power == On)
 	for i, s := range all {
 		if v, ok := m.fault.Sensors[s.ID]; ok {
 			all[i].Reading, all[i].Absent = v, false

@@ -92,6 +92,7 @@ type Server struct {
 
 	fetchImage    func(ctx context.Context, uri string) (io.ReadCloser, error)
 	updateTime    time.Duration
+	trouble       Trouble
 	identity      *Identity
 	tree          *Tree
 	clockSkew     atomic.Int64 // nanoseconds
@@ -244,6 +245,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
 	if len(path) > 1 {
 		path = strings.TrimRight(path, "/")
+	}
+	if !s.suffer(r.Context()) {
+		return
 	}
 	c := &call{ctx: r.Context(), r: r, path: path}
 	if err := s.serve(w, c); err != nil {

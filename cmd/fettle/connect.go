@@ -189,7 +189,20 @@ func labTargetsOf(dir string, sel []string) ([]bmc.Target, error) {
 	}
 	var out []bmc.Target
 	for _, m := range ms {
-		t, err := labTarget(plan, keys, m, dial)
+		// UDP does not go through the daemon's socket: its BMC is on loopback too.
+		dialUDP := func(ctx context.Context, _ string) (net.Conn, error) {
+			info, err := labInfoOf(ctx, dir)
+			if err != nil {
+				return nil, err
+			}
+			for _, x := range info.Machines {
+				if x.Name == m.Name && x.IPMI != "" {
+					return new(net.Dialer).DialContext(ctx, "udp", x.IPMI)
+				}
+			}
+			return nil, fmt.Errorf("the lab's daemon serves no IPMI for %s: fettle lab up starts a newer one", m.Name)
+		}
+		t, err := labTarget(plan, keys, m, dial, dialUDP)
 		if err != nil {
 			return nil, err
 		}

@@ -284,6 +284,41 @@ func e2eBMC(t *testing.T, r *e2eRig, s *site.Site) {
 	if status, sys := get(path, keys.bmcPass); status != http.StatusOK || sys["PowerState"] != "On" || sys["SerialNumber"] != m.Serial {
 		t.Errorf("the BMC says of the system: %d %v, serial %v; want 200, On and %s", status, sys["PowerState"], sys["SerialNumber"], m.Serial)
 	}
+	// The same BMC by IPMI, and trouble that both protocols tell of.
+	var lan string
+	for _, lm := range r.daemon(t).Machines {
+		if lm.Name == name {
+			lan = lm.IPMI
+		}
+	}
+	host, port, err := net.SplitHostPort(lan)
+	if err != nil {
+		t.Fatalf("the IPMI address of %s: %v", name, err)
+	}
+	ipmitool := func(args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "ipmitool", append([]string{"-I", "lanplus", "-C", "17", "-H", host, "-p", port, "-U", keys.bmcUser, "-E"}, args...)...)
+		cmd.Env = append(os.Environ(), "IPMI_PASSWORD="+keys.bmcPass)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Errorf("ipmitool %v: %v: %s", args, err, out)
+		}
+		return string(out)
+	}
+	if out := ipmitool("power", "status"); !strings.Contains(out, "is on") {
+		t.Errorf("ipmitool power status = %q; want on", out)
+	}
+	r.ok(t, "lab", "fault", name, "fan")
+	if out := r.ok(t, "bmc", "sensors", "--problems", name).stdout; !strings.Contains(out, "Fan1") || !strings.Contains(out, "Critical") {
+		t.Errorf("bmc sensors --problems with a fan that stands still = %q", out)
+	}
+	if out := ipmitool("sel", "list"); !strings.Contains(out, "Fan") {
+		t.Errorf("ipmitool sel list with a fan that stands still = %q", out)
+	}
+	r.ok(t, "lab", "fault", name, "none")
+	if out := r.ok(t, "bmc", "sensors", "--problems", name).stdout; strings.Contains(out, "Fan1") {
+		t.Errorf("bmc sensors --problems afterwards = %q; want none", out)
+	}
 }
 
 // e2eFaults: a deployment that loses its power while the disk is written, and

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,6 +27,11 @@ func labInfoOf(ctx context.Context, dir string) (labInfo, error) {
 
 // askLab asks a lab's daemon.
 func askLab(ctx context.Context, dir, path string, v any) error {
+	return tellLab(ctx, dir, http.MethodGet, path, v)
+}
+
+// tellLab sends a request to a lab's daemon and reads its answer into v.
+func tellLab(ctx context.Context, dir, method, path string, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	hc := &http.Client{Transport: &http.Transport{
@@ -35,7 +41,7 @@ func askLab(ctx context.Context, dir, path string, v any) error {
 			return d.DialContext(ctx, "unix", filepath.Join(dir, labCtlSocket))
 		},
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://lab"+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://lab"+path, nil)
 	if err != nil {
 		return err
 	}
@@ -45,7 +51,8 @@ func askLab(ctx context.Context, dir, path string, v any) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("asking the lab's daemon: %s", resp.Status)
+		said, _ := io.ReadAll(io.LimitReader(resp.Body, 1000)) // the status says enough
+		return fmt.Errorf("asking the lab's daemon: %s: %s", resp.Status, strings.TrimSpace(string(said)))
 	}
 	if err := json.NewDecoder(resp.Body).Decode(v); err != nil {
 		return fmt.Errorf("reading the lab daemon's answer: %w", err)

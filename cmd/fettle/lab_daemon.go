@@ -105,7 +105,7 @@ func labDaemon(c *cli.Context, e *env) (err error) {
 	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return lab.Run(ctx) })
-	d := &labServer{lab: lab, plan: plan, keys: keys, bmcs: map[string]string{}}
+	d := &labServer{lab: lab, plan: plan, keys: keys, bmcs: map[string]string{}, ipmi: map[string]string{}, virtual: map[string]*vbmc.Server{}}
 	var ctl net.Listener
 	err = d.serveBMCs(ctx, g, log)
 	if err == nil {
@@ -201,7 +201,9 @@ type labServer struct {
 	keys      *labKeys
 	provision *provision.Provisioner
 	bmcs      map[string]string // by machine: URL of its BMC on loopback
-	watch     *mirrorWatch      // of a lab with a trap
+	ipmi      map[string]string // by machine: its BMC's UDP address on loopback
+	virtual   map[string]*vbmc.Server
+	watch     *mirrorWatch // of a lab with a trap
 }
 
 // limits are longer where guests are slow.
@@ -254,22 +256,49 @@ func (d *labServer) serveBMCs(ctx context.Context, g *errgroup.Group, log *slog.
 		}
 		serveHTTP(ctx, g, tls.NewListener(local, conf), srv)
 		d.bmcs[m.Name] = "https://" + local.Addr().String()
+		if err := d.serveIPMI(ctx, g, m.Name, srv); err != nil {
+			return err
+		}
+		d.virtual[m.Name] = srv
 	}
+	return nil
+}
+
+// serveIPMI serves a machine's BMC by IPMI too, in the same two places.
+func (d *labServer) serveIPMI(ctx context.Context, g *errgroup.Group, machine string, srv *vbmc.Server) error {
+	on, err := d.lab.ListenIPMI(ctx, machine)
+	if err != nil {
+		return err
+	}
+	local, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("loopback port of the BMC of %s: %w", machine, err)
+	}
+	for _, conn := range []net.PacketConn{on, local} {
+		g.Go(func() error {
+			defer conn.Close()
+			return srv.ServeIPMI(ctx, conn)
+		})
+	}
+	d.ipmi[machine] = local.LocalAddr().String()
 	return nil
 }
 
 // target is a virtual BMC, reached over the fabric as a real one is over its
 // network.
 func (d *labServer) target(m site.Machine) (bmc.Target, error) {
-	return labTarget(d.plan, d.keys, m, d.lab.DialContext)
+	return labTarget(d.plan, d.keys, m, d.lab.DialContext, func(ctx context.Context, addr string) (net.Conn, error) {
+		return d.lab.DialContext(ctx, "udp", addr)
+	})
 }
 
-func labTarget(plan *labs.Plan, keys *labKeys, m site.Machine, dial func(ctx context.Context, network, addr string) (net.Conn, error)) (bmc.Target, error) {
+func labTarget(plan *labs.Plan, keys *labKeys, m site.Machine, dial func(ctx context.Context, network, addr string) (net.Conn, error),
+	dialUDP func(ctx context.Context, addr string) (net.Conn, error)) (bmc.Target, error) {
 	for _, mp := range plan.Machines {
 		if mp.Name == m.Name {
 			return bmc.Target{
-				Name: m.Name, Address: netip.AddrPortFrom(mp.BMC.Address, uint16(mp.BMC.Port)), Protocol: bmc.Redfish,
-				User: keys.bmcUser, Password: bmc.Password(keys.bmcPass), Dial: dial, RootCAs: keys.ca.Pool(),
+				Name: m.Name, Address: netip.AddrPortFrom(mp.BMC.Address, uint16(mp.BMC.Port)), Protocol: bmc.Protocol(mp.BMC.Protocol),
+				User: keys.bmcUser, Password: bmc.Password(keys.bmcPass), Dial: dial, DialUDP: dialUDP, RootCAs: keys.ca.Pool(),
 			}, nil
 		}
 	}
@@ -293,6 +322,7 @@ type labMachine struct {
 	User     string   `json:"user,omitempty"`    // for ssh
 	BMC      string   `json:"bmc"`               // on the fabric
 	BMCLocal string   `json:"bmc_local"`         // URL on loopback
+	IPMI     string   `json:"ipmi_local"`        // UDP address on loopback
 	HostKeys []string `json:"host_keys,omitempty"`
 }
 
@@ -302,7 +332,7 @@ func (d *labServer) info() labInfo {
 		m, _ := d.plan.Site.Machine(mp.Name)
 		lm := labMachine{
 			Name: mp.Name, Domain: mp.Domain, Firmware: string(mp.Firmware), BMC: mp.BMC.Address.String(),
-			BMCLocal: d.bmcs[mp.Name], HostKeys: d.provision.HostKeys(mp.Name),
+			BMCLocal: d.bmcs[mp.Name], IPMI: d.ipmi[mp.Name], HostKeys: d.provision.HostKeys(mp.Name),
 		}
 		if nic, ok := m.BootNIC(); ok && nic.Address.IsValid() {
 			lm.Address = nic.Address.String()
@@ -324,6 +354,8 @@ func (d *labServer) handler() http.Handler {
 			d.connect(w, req)
 		case req.Method == http.MethodGet && req.URL.Path == "/lab":
 			answerJSON(w, d.info())
+		case req.Method == http.MethodPost && req.URL.Path == "/fault":
+			d.fault(w, req)
 		case req.Method == http.MethodGet && req.URL.Path == "/outside" && d.watch != nil:
 			answerJSON(w, d.outside())
 		default:

@@ -74,7 +74,7 @@ func makeLabKeys(dir, identity, lab string, now time.Time, sshFile string) error
 	if _, err := site.InitCA(dir, "lab "+lab, sec, now); err != nil {
 		return err
 	}
-	b := make([]byte, 16)
+	b := make([]byte, 10) // 20 hex digits: what IPMI takes
 	rand.Read(b)
 	if err := sec.Set("bmc", site.NewSecret(hex.EncodeToString(b))); err != nil {
 		return err
