@@ -149,7 +149,7 @@ func NewTrouble(kind string) (t Trouble, what string, sel []byte, err error) {
 	case "psu":
 		return Trouble{Sensors: map[string]float64{"PSU1Input": 0}, Failed: map[string]bool{"PSU1Input": true}}, "Power supply 1 has failed; redundancy is lost.", []byte{0x08, 1}, nil
 	case "gpu":
-		return Trouble{Failed: map[string]bool{"GPU1Temp": true, "GPU1Power": true}, FailedGPUs: map[string]bool{"GPU1": true}}, "GPU1 has fallen off the bus.", []byte{0x13, 7}, nil
+		return Trouble{Failed: map[string]bool{"GPU1Temp": true, "GPU1Power": true}, FailedGPUs: map[string]bool{"GPU1": true}}, "GPU1 has fallen off the bus.", []byte{0x13, 0x0a}, nil
 	case "bmc-hang":
 		return Trouble{Hang: true}, "", nil, nil
 	case "bmc-slow":
