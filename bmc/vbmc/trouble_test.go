@@ -81,7 +81,9 @@ func TestTroubleOfTheBMC(t *testing.T) {
 			t.Errorf("a BMC that hangs answered %q after %s; want nothing until the client gives up", w.Body, time.Since(start))
 		}
 		s.SetTrouble(Trouble{LogFull: true}, "")
-		count := func() any { return s.do("GET", systemPath+"/LogServices/SEL/Entries", admin, "").body["Members@odata.count"] }
+		count := func() any {
+			return s.do("GET", systemPath+"/LogServices/SEL/Entries", admin, "").body["Members@odata.count"]
+		}
 		if count() != float64(maxEvents) {
 			t.Errorf("a full log has %v entries; want %d", count(), maxEvents)
 		}
