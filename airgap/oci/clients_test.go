@@ -229,6 +229,22 @@ func TestSkopeo(t *testing.T) {
 	if string(canonical([]byte(raw))) != m.digest {
 		t.Errorf("skopeo inspect by the original name = %s; want the index %s", raw, m.digest)
 	}
+	// as a rehearsal tries it
+	lm, _ := m.snap.Lock.Mirror("images")
+	tried := 0
+	for _, tr := range (&Format{}).Trials(lm, airgap.ClientRequest{HTTP: "http://" + m.server}) {
+		if tr.Needs == "curl" {
+			tried++
+			run(t, dir, "sh", "-ec", tr.Command)
+		}
+		if tr.Needs == "skopeo" {
+			tried++
+			run(t, dir, "sh", "-ec", strings.Replace(tr.Command, "skopeo copy", "skopeo --registries-conf "+filepath.Join(dir, podmanConf)+" copy", 1))
+		}
+	}
+	if tried != 2 {
+		t.Errorf("%d trials with skopeo and curl; want one of each", tried)
+	}
 	// pushing
 	own := "docker://" + m.server + "/team/app:dev"
 	run(t, dir, "skopeo", "copy", "--dest-tls-verify=false", "dir:"+filepath.Join(dir, "pulled"), own)

@@ -141,10 +141,7 @@ func (f *Format) Publish(ctx context.Context, env airgap.Env, lm airgap.LockedMi
 		if err != nil {
 			return nil, fmt.Errorf("%s %s: %w", it.Name, it.Version, err)
 		}
-		name := it.Name + ":" + it.Version
-		if strings.Contains(it.Version, ":") {
-			name = it.Name + "@" + it.Version
-		}
+		name := imageName(it)
 		manifests = append(manifests, descriptor{MediaType: m.MediaType, ArtifactType: m.ArtifactType, Digest: d, Size: int64(len(data)),
 			Annotations: map[string]string{annotationRef: name, annotationName: name}})
 	}
@@ -167,6 +164,14 @@ func (f *Format) Publish(ctx context.Context, env airgap.Env, lm airgap.LockedMi
 		out = append(out, file)
 	}
 	return out, nil
+}
+
+// imageName is what clients call an image of the lock.
+func imageName(it airgap.Item) string {
+	if strings.Contains(it.Version, ":") {
+		return it.Name + "@" + it.Version
+	}
+	return it.Name + ":" + it.Version
 }
 
 // itemDigest is what upstream calls an item.

@@ -14,15 +14,12 @@ func (*Format) Trials(lm airgap.LockedMirror, r airgap.ClientRequest) []airgap.T
 		if it.Why != "the site file" {
 			continue // attached to an image
 		}
-		sep := ":"
-		if strings.HasPrefix(it.Version, "sha") {
-			sep = "@"
-		}
-		image := it.Name + sep + it.Version
+		image := imageName(it)
 		word := airgap.ShellWord(image)
 		for _, c := range [][3]string{
 			{"podman", "podman pull ", "podman pull -q " + word},
 			{"docker", "docker pull ", "docker pull -q " + word},
+			{"skopeo", "skopeo copy ", `d=$(mktemp -d) && skopeo copy -q docker://` + word + ` "dir:$d" && rm -rf "$d"`},
 			{"ctr", "ctr images pull ", "ctr --namespace fettle-trial images pull --hosts-dir /etc/containerd/certs.d " + word + " >/dev/null"},
 		} {
 			out = append(out, airgap.Trial{Name: c[1] + image, Needs: c[0], Command: c[2]})
