@@ -200,9 +200,10 @@ func TestMirrorOfAnIndex(t *testing.T) {
 		want             int
 	}{
 		{"containerd", "/v2/lib/app/manifests/1.0?ns=" + host, "", 200},
-		{"containerd, another registry", "/v2/lib/app/manifests/1.0?ns=other.example.org", "", 200}, // the only one with that name
+		{"containerd, another registry", "/v2/lib/app/manifests/1.0?ns=other.example.org", "", 404},
 		{"led here by DNS", "/v2/lib/app/manifests/1.0", host, 200},
-		{"no registry", "/v2/lib/app/manifests/1.0", "", 200},
+		{"with the registry", "/v2/" + localName(host, "lib/app") + "/manifests/1.0", "", 200},
+		{"no registry", "/v2/lib/app/manifests/1.0", "", 404},
 		{"unknown", "/v2/lib/none/manifests/1.0?ns=" + host, "", 404},
 		{"unknown tag", "/v2/lib/app/manifests/1.1?ns=" + host, "", 404},
 	} {

@@ -18,7 +18,7 @@ func (g *Registry) writable(r *http.Request, name string) error {
 	if err != nil {
 		return err
 	}
-	if rp, sure := v.find("", name); rp != nil && sure {
+	if rp := v.find(asked{}, name); rp != nil {
 		return refuse(http.StatusForbidden, "DENIED", fmt.Sprintf("%s is mirrored from upstream (%s, snapshot %s): push to a name of your own", name, rp.Name, v.snapshot))
 	}
 	return nil
@@ -74,7 +74,7 @@ func (g *Registry) mountable(r *http.Request, from string, d Digest) (content, b
 		if err := checkRepo(from); err != nil {
 			return content{}, false, errName(err)
 		}
-		rp, err := g.find(r.Context(), "", from)
+		rp, err := g.find(r.Context(), asked{}, from)
 		if err != nil || rp == nil {
 			return content{}, false, err
 		}

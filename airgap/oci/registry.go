@@ -114,7 +114,7 @@ func (g *Registry) Images(ctx context.Context) (map[string][]string, error) {
 	}
 	out := map[string][]string{}
 	for _, n := range names {
-		r, err := g.find(ctx, "", n)
+		r, err := g.find(ctx, asked{}, n)
 		if err != nil {
 			return nil, err
 		}
@@ -246,36 +246,44 @@ func (g *Registry) ping(w http.ResponseWriter, r *http.Request, rt route) error 
 	return nil
 }
 
-// upstream is the registry that a client thinks it talks to: containerd says so
-// with ?ns=, and a client that was led here by DNS in the Host header.
-func upstream(r *http.Request) string {
+// asked is the registry that a client thinks it talks to.
+type asked struct {
+	host string
+	sure bool // the client says so; else it may be our own address
+}
+
+// upstream is the registry of a request: containerd names it with ?ns=, and a
+// client that was led here by DNS in the Host header.
+func upstream(r *http.Request) asked {
 	if ns := r.URL.Query().Get("ns"); ns != "" {
-		return ns
+		return asked{ns, !strings.EqualFold(ns, r.Host)}
 	}
-	return r.Host
+	return asked{host: r.Host}
 }
 
 // find is the repository that a pull means; nil when there is none. Mirrored
 // names come first: what is pushed never stands before upstream's.
-func (g *Registry) find(ctx context.Context, host, name string) (*repo, error) {
+func (g *Registry) find(ctx context.Context, from asked, name string) (*repo, error) {
 	v, err := g.view(ctx)
 	if err != nil {
 		return nil, err
 	}
-	guess, sure := v.find(host, name)
-	if sure {
-		return guess, nil
+	if r := v.find(from, name); r != nil {
+		return r, nil
 	}
-	names := []string{name}
-	if host != "" && checkRepo(localName(host, name)) == nil {
-		names = append(names, localName(host, name))
+	var names []string
+	if !from.sure {
+		names = append(names, name)
+	}
+	if n := localName(from.host, name); from.host != "" && checkRepo(n) == nil {
+		names = append(names, n)
 	}
 	for _, n := range names {
 		if r, err := g.own.load(n); err != nil || r != nil {
 			return r, err
 		}
 	}
-	return guess, nil
+	return nil, nil
 }
 
 // pulled is the repository of a request.

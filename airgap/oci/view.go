@@ -25,14 +25,14 @@ const (
 type view struct {
 	snapshot string
 	repos    map[string]*repo   // by local name
-	byPath   map[string][]*repo // by the name without its registry
+	hosts    map[string]bool    // registries, as they begin local names
 	files    map[Digest]content // of all trees
 }
 
 // loadView reads the indexes of a snapshot's trees and the manifests that they
 // name.
 func loadView(ctx context.Context, s *airgap.Store, snap airgap.Snapshot) (*view, error) {
-	v := &view{snapshot: snap.Name, repos: map[string]*repo{}, byPath: map[string][]*repo{}, files: map[Digest]content{}}
+	v := &view{snapshot: snap.Name, repos: map[string]*repo{}, hosts: map[string]bool{}, files: map[Digest]content{}}
 	for _, t := range snap.Trees {
 		if t.Format != formatName {
 			continue
@@ -41,9 +41,9 @@ func loadView(ctx context.Context, s *airgap.Store, snap airgap.Snapshot) (*view
 			return nil, fmt.Errorf("snapshot %s, mirror %s: %w", snap.Name, t.Mirror, err)
 		}
 	}
-	for name, r := range v.repos {
-		_, path, _ := strings.Cut(name, "/")
-		v.byPath[path] = append(v.byPath[path], r)
+	for name := range v.repos {
+		host, _, _ := strings.Cut(name, "/")
+		v.hosts[host+"/"] = true
 	}
 	return v, nil
 }
@@ -139,24 +139,23 @@ func (w walker) manifest(r *repo, d descriptor, depth int) error {
 	return nil
 }
 
-// find is the repository that a pull of name means. host is the registry that
-// the client wants to reach ("": not known). sure is false for a guess by the
-// name without its registry.
-func (v *view) find(host, name string) (r *repo, sure bool) {
-	if host != "" {
-		if r := v.repos[localName(host, name)]; r != nil {
-			return r, true
+// find is the repository that a pull of name from the registry host means; nil
+// when there is none. A client that does not say which registry it wants may
+// mean Docker Hub, whose name Docker leaves out. One registry's image is never
+// given for another's.
+func (v *view) find(from asked, name string) *repo {
+	if from.host != "" {
+		if r := v.repos[localName(from.host, name)]; r != nil {
+			return r
+		}
+		if from.sure || v.hosts[localName(from.host, "")] {
+			return nil
 		}
 	}
-	for _, n := range []string{name, localName("docker.io", name)} {
-		if r := v.repos[n]; r != nil {
-			return r, true
-		}
+	if r := v.repos[name]; r != nil {
+		return r
 	}
-	if all := v.byPath[name]; len(all) == 1 {
-		return all[0], false
-	}
-	return nil, false
+	return v.repos[localName("docker.io", name)]
 }
 
 // view is what the served snapshot has. When a new one cannot be read, the
