@@ -76,8 +76,12 @@ func (s *Store) Create(ctx context.Context, key *Key, out string, o CreateOption
 		return Bundle{}, err
 	}
 	if old, err := OpenBundle(key.Public(), out); err == nil && p.same(old.Bundle) && old.missing(nil) == nil && len(old.Restored()) == 0 {
-		if old.beside(ctx, true) == nil && old.tables(ctx) == nil && len(old.Restored()) == 0 {
+		if old.intact(ctx) && signed(out, o) {
 			return old.Bundle, nil
+		}
+		// What is rewritten is no bundle until it is done.
+		if err := os.Remove(filepath.Join(out, IndexFile)); err != nil {
+			return Bundle{}, err
 		}
 	} else if _, err := os.Lstat(filepath.Join(out, IndexFile)); !errors.Is(err, fs.ErrNotExist) {
 		return Bundle{}, fmt.Errorf("%s holds another bundle already: name an empty folder", out)
@@ -102,6 +106,15 @@ func (s *Store) Create(ctx context.Context, key *Key, out string, o CreateOption
 		return Bundle{}, err
 	}
 	return b, finish(ctx, key, out, b, w.sums, o)
+}
+
+// signed tells whether all signatures that are asked for are there.
+func signed(out string, o CreateOptions) bool {
+	names := slices.Collect(maps.Keys(o.Sign))
+	if o.Cosign {
+		names = append(names, SumsCosign)
+	}
+	return !slices.ContainsFunc(names, func(n string) bool { _, err := os.Lstat(filepath.Join(out, n)); return err != nil })
 }
 
 // write packs everything into volumes.
@@ -169,6 +182,17 @@ func finish(ctx context.Context, key *Key, out string, b Bundle, sums map[string
 			return fmt.Errorf("writing the program %s: %w", p.File, err)
 		}
 		sums[p.File] = p.SHA256.Hex()
+	}
+	stale, err := filepath.Glob(filepath.Join(out, documentsDir, "*"))
+	if err != nil {
+		return err
+	}
+	for _, path := range stale { // of an interrupted create of another bundle
+		if sums[documentsDir+"/"+filepath.Base(path)] == "" {
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+		}
 	}
 	text, err := key.writeSums(out, sums, o.Cosign)
 	if err != nil {

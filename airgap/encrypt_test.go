@@ -3,6 +3,7 @@ package airgap
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,6 +113,36 @@ func TestEncryptedBundle(t *testing.T) {
 	if _, err := s.Create(t.Context(), k, t.TempDir(), CreateOptions{Site: "dc1", Recipients: []string{"age1nonsense"}}); err == nil || !strings.Contains(err.Error(), "age1nonsense") {
 		t.Errorf("Create to nobody = %v; want the recipient named", err)
 	}
+}
+
+// An encrypted bundle that is made again in its folder stays as it is; one
+// that is damaged, or lacks a signature, is made anew.
+func TestCreateEncryptedAgain(t *testing.T) {
+	s, k := testStore(t), testKey(t, "A")
+	addSnapshot(t, s, "one", 1, contents())
+	_, public := identityPair(t)
+	o := CreateOptions{Site: "dc1", VolumeSize: 100_000, Recipients: []string{public}, Parity: 1}
+	dir, b := create(t, s, k, o)
+	again := func(what string, o CreateOptions, same bool) {
+		t.Helper()
+		before := readDir(t, dir)
+		if _, err := s.Create(t.Context(), k, dir, o); err != nil {
+			t.Fatal(err)
+		}
+		if got := maps.EqualFunc(before, readDir(t, dir), bytes.Equal); got != same {
+			t.Errorf("%s: made again it is the same: %v; want %v", what, got, same)
+		}
+	}
+	again("whole", o, true)
+	path := filepath.Join(dir, b.Volumes[1].File)
+	if err := os.Truncate(path, 1000); err != nil {
+		t.Fatal(err)
+	}
+	again("a volume was cut", o, false)
+	again("whole again", o, true)
+	o.Cosign = true
+	again("another signature is wanted", o, false)
+	again("with it", o, true)
 }
 
 // What is encrypted with our signature inside cannot be replaced by what

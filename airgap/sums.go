@@ -161,3 +161,20 @@ func (b *OpenedBundle) beside(ctx context.Context, all bool) error {
 	}
 	return nil
 }
+
+// intact tells, without decrypting, whether a bundle that lies in one folder is
+// as it was made.
+func (b *OpenedBundle) intact(ctx context.Context) bool {
+	if b.sums == nil || b.beside(ctx, true) != nil {
+		return false
+	}
+	for _, v := range b.Volumes {
+		if !b.Encrypted() {
+			continue
+		}
+		if got, err := fileSum(ctx, b.paths[v.File]); err != nil || got != b.sums[v.File] {
+			return false
+		}
+	}
+	return b.Encrypted() || b.tables(ctx) == nil && len(b.Restored()) == 0
+}

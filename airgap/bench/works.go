@@ -12,15 +12,17 @@ import (
 
 // all measures all works.
 func (b *bench) all(ctx context.Context) error {
-	err := b.compete(ctx, fmt.Sprintf("apt, %d packages, %d MB", b.packages, b.bytes/1e6), "apt, nothing changed", b.mirrors())
-	if ctx.Err() != nil {
-		return ctx.Err()
+	var err error
+	if b.only != "bundle" {
+		err = b.compete(ctx, fmt.Sprintf("apt, %d packages, %d MB", b.packages, b.bytes/1e6), "apt, nothing changed", b.mirrors())
 	}
-	err = errors.Join(err, b.bundles(ctx))
+	if b.only != "apt" && ctx.Err() == nil {
+		err = errors.Join(err, b.bundles(ctx))
+	}
 	if b.large > 0 && ctx.Err() == nil {
 		err = errors.Join(err, b.memory(ctx))
 	}
-	return err
+	return errors.Join(err, ctx.Err())
 }
 
 // mirrors are the programs that mirror a repository.
