@@ -48,7 +48,14 @@ func TestEnrollRack(t *testing.T) {
 	r.write("site/machines/r1.yaml", "# Rack 1, from below.\nmachines:\n  - name: node-02"+second)
 	r.write("site/site.yaml", strings.Replace(rackSiteYAML, "    prefix: 10.91.0.0/24\n", "    prefix: 10.91.0.0/24\n    server: 10.91.0.1\n    pools: [{from: 10.91.0.100, to: 10.91.0.109}]\n", 1))
 	r.want(0, "", "site", "check")
-	q := newQEMUChassis(t, r, "6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+	const uuid = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+	q := newQEMUChassis(t, r, uuid)
+	q.args = func(bool) []string { // an old server: BIOS, and the network first
+		return []string{"qemu-system-x86_64", "-name", r.ns.name, "-machine", "q35,graphics=off", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048",
+			"-display", "none", "-monitor", "none", "-serial", "file:" + r.path("console"), "-uuid", uuid, "-smbios", "type=1,serial=RACK0001",
+			"-drive", "if=none,id=d0,format=raw,cache=unsafe,file=" + r.path("disk.raw"), "-device", "virtio-blk-pci,drive=d0,serial=RACKDISK0001,bootindex=2",
+			"-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no", "-device", "virtio-net-pci,netdev=n0,mac=02:00:00:90:00:11,bootindex=1", "-device", "virtio-rng-pci"}
+	}
 	r.serveBMC("10.91.0.11", strangeCert(t), q)
 	if res := r.fettle(rackBuildWait, "", "image", "build", "all"); res.status != 0 {
 		t.Fatalf("fettle image build all = %d\n%s%s", res.status, res.stdout, res.stderr)
