@@ -176,7 +176,7 @@ func (s *Server) send(conn net.PacketConn, on *Network, p *reply) {
 	var err error
 	frames, ok := conn.(FrameSender)
 	switch {
-	case p.unicastFrame && ok:
+	case (p.unicastFrame || p.onLink) && ok:
 		err = frames.SendFrame(p.mac, netip.AddrPortFrom(on.Server, dhcpServerPort), p.to, p.bytes)
 	case p.unicastFrame:
 		_, err = conn.WriteTo(p.bytes, net.UDPAddrFromAddrPort(netip.AddrPortFrom(limitedBroadcast(), dhcpClientPort)))

@@ -27,6 +27,11 @@ type reply struct {
 	to           netip.AddrPort
 	mac          net.HardwareAddr
 	unicastFrame bool // to a client that cannot answer ARP yet
+	// onLink says that the client has its address, here: a frame to its MAC
+	// where the socket can, so that nobody is asked for by ARP. An address that
+	// nobody has would hold the answers of others in the socket's buffer for
+	// seconds: TestDHCPFlood saw that.
+	onLink bool
 }
 
 // reply encodes an OFFER or an ACK. Options come in a fixed order: what a
@@ -73,6 +78,7 @@ func (x *exchange) reply(kind byte, lease Lease, boot bootInfo) *reply {
 	n.extras(e)
 	p := &reply{bytes: e.finish(boot.file), mac: r.client.MAC}
 	p.destination(r, lease.Addr, false)
+	p.onLink = !r.giaddr.IsValid() && p.to.Addr() == r.ciaddr && x.on.Prefix.Contains(r.ciaddr)
 	return p
 }
 

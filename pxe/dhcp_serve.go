@@ -186,7 +186,7 @@ func (v *service) send() {
 		}
 		for _, j := range jobs {
 			// A frame, or a broadcast that may need one, goes its own way.
-			if p := j.p; p.unicastFrame || p.to.Addr() == limitedBroadcast() {
+			if p := j.p; p.unicastFrame || p.onLink || p.to.Addr() == limitedBroadcast() {
 				v.s.send(v.conn, v.n, p)
 				continue
 			}

@@ -17,6 +17,8 @@ import (
 // dhcpReceiveBuffer holds a burst of a few thousand requests.
 const dhcpReceiveBuffer = 8 << 20
 
+const dhcpSendBuffer = 4 << 20
+
 // DHCPConn is a DHCP server's socket on one interface. It is a [FrameSender],
 // a [Batcher], a [Prober] and a [FarProber].
 type DHCPConn struct {
@@ -103,6 +105,12 @@ func dhcpSockopts(fd int, ifname string) error {
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, dhcpReceiveBuffer) != nil {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, dhcpReceiveBuffer); err != nil {
 			return fmt.Errorf("sizing the receive buffer: %w", err)
+		}
+	}
+	// Answers to an address that does not answer ARP wait in this buffer.
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, dhcpSendBuffer) != nil {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, dhcpSendBuffer); err != nil {
+			return fmt.Errorf("sizing the send buffer: %w", err)
 		}
 	}
 	return nil
