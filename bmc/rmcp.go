@@ -176,13 +176,16 @@ func (r *rmcp) command(ctx context.Context, netFn, cmd byte, data ...byte) ([]by
 }
 
 // seal encrypts and signs a message of the session (IPMI 2.0 §13.28.4, §13.29).
-func (r *rmcp) seal(msg []byte) ([]byte, error) {
+func (r *rmcp) seal(msg []byte) ([]byte, error) { return r.sealAs(payloadIPMI, msg) }
+
+// sealAs is seal for a payload type.
+func (r *rmcp) sealAs(payload byte, msg []byte) ([]byte, error) {
 	body, err := crypto.EncryptAESPayload(msg, r.k2, crypto.RandomBytes(aesBlock))
 	if err != nil {
 		return nil, err
 	}
 	r.seq++
-	p := packet(payloadIPMI|flagEncrypted|flagAuthentic, r.bmc, r.seq, body)
+	p := packet(payload|flagEncrypted|flagAuthentic, r.bmc, r.seq, body)
 	pad := types.IntegrityPadLen(sessionHeader, len(body))
 	for range pad {
 		p = append(p, 0xff)
@@ -193,10 +196,13 @@ func (r *rmcp) seal(msg []byte) ([]byte, error) {
 }
 
 // open checks and decrypts a message of the session.
-func (r *rmcp) open(p []byte) ([]byte, bool) {
+func (r *rmcp) open(p []byte) ([]byte, bool) { return r.openAs(payloadIPMI, p) }
+
+// openAs is open for a payload type.
+func (r *rmcp) openAs(payload byte, p []byte) ([]byte, bool) {
 	kind, id, seq, body, rest, ok := unpack(p)
 	n, known := crypto.IntegrityAuthCodeLen(r.integrity)
-	if !ok || !known || kind != payloadIPMI|flagEncrypted|flagAuthentic || id != r.console || len(rest) < 2+n {
+	if !ok || !known || kind != payload|flagEncrypted|flagAuthentic || id != r.console || len(rest) < 2+n {
 		return nil, false
 	}
 	signed := p[rmcpHeader : len(p)-n]

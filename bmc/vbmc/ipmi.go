@@ -28,7 +28,12 @@ type ipmi struct {
 	s    *Server
 	conn net.PacketConn
 	guid [16]byte
+	life context.Context // of the service
+	work sync.WaitGroup  // serial over LAN
+	from net.Addr        // who sent the packet at hand
 
+	mu       sync.Mutex              // guards what follows
+	sol      *sol                    // the last one that was activated
 	sessions map[uint32]*ipmiSession // by our id
 	nextID   uint32
 	handle   byte
@@ -44,11 +49,15 @@ type ipmi struct {
 // ServeIPMI answers IPMI 2.0 over LAN (RMCP+, cipher suites 3 and 17) on conn
 // with the accounts of the Server, until ctx ends. It does not close conn.
 func (s *Server) ServeIPMI(ctx context.Context, conn net.PacketConn) error {
-	i := &ipmi{s: s, conn: conn, sessions: map[uint32]*ipmiSession{}, reserved: 1}
+	life, end := context.WithCancel(ctx)
+	i := &ipmi{s: s, conn: conn, life: life, sessions: map[uint32]*ipmiSession{}, reserved: 1}
 	if err := i.identity(ctx); err != nil {
+		end()
 		return fmt.Errorf("serving IPMI: %w", err)
 	}
 	defer i.stopTimer()
+	defer i.work.Wait()
+	defer end()
 	s.serving(1)
 	defer s.serving(-1)
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
@@ -67,7 +76,11 @@ func (s *Server) ServeIPMI(ctx context.Context, conn net.PacketConn) error {
 		if s.Trouble().Hang || !s.suffer(ctx) {
 			continue
 		}
-		if out := i.packet(ctx, buf[:n]); out != nil {
+		i.mu.Lock()
+		i.from = from
+		out := i.packet(ctx, buf[:n])
+		i.mu.Unlock()
+		if out != nil {
 			if _, err := conn.WriteTo(out, from); err != nil {
 				s.log.DebugContext(ctx, "virtual BMC: an IPMI answer was not sent", "to", from, "err", err)
 			}
@@ -146,8 +159,8 @@ func (i *ipmi) packet(ctx context.Context, p []byte) []byte {
 		if m := i.preSession(ctx, body); m != nil {
 			return plusPacket(0, 0, 0, m)
 		}
-	case 0xc0: // encrypted and authenticated: nothing less is taken in a session
-		return i.inSession(ctx, id, seq, p, body)
+	case 0xc0, 0xc0 | payloadSOL: // encrypted and authenticated: nothing less is taken in a session
+		return i.inSession(ctx, kind&0x3f, id, seq, p, body)
 	}
 	return nil
 }
@@ -197,7 +210,7 @@ func (i *ipmi) preSession(ctx context.Context, msg []byte) []byte {
 }
 
 // inSession answers a packet of a session.
-func (i *ipmi) inSession(ctx context.Context, id, seq uint32, p, body []byte) []byte {
+func (i *ipmi) inSession(ctx context.Context, payload byte, id, seq uint32, p, body []byte) []byte {
 	x := i.sessions[id]
 	if x == nil || !x.active || !x.verify(p) || !x.seen.accept(seq) {
 		return nil
@@ -207,6 +220,13 @@ func (i *ipmi) inSession(ctx context.Context, id, seq uint32, p, body []byte) []
 	}
 	msg, err := crypto.DecryptAESPayload(body, x.k2)
 	if err != nil {
+		return nil
+	}
+	if payload == payloadSOL {
+		x.used = i.s.now()
+		if ack := i.solPacket(x, msg); ack != nil {
+			return x.sealAs(payloadSOL, ack)
+		}
 		return nil
 	}
 	r, ok := parseRequest(msg)

@@ -43,6 +43,12 @@ var commands = map[uint16]command{
 	code(0x06, 0x44): {2, privOperator, (*ipmi).userAccess},
 	code(0x06, 0x46): {1, privOperator, (*ipmi).userName},
 	code(0x06, 0x47): {2, privAdmin, (*ipmi).setUserPassword},
+	code(0x06, 0x48): {6, privOperator, (*ipmi).activatePayload},
+	code(0x06, 0x49): {6, privOperator, (*ipmi).deactivatePayload},
+	code(0x06, 0x4a): {1, privUser, (*ipmi).payloadStatus},
+	code(0x06, 0x4d): {2, privOperator, fixed(1<<payloadSOL, 0, 0, 0)}, // every user may
+	code(0x06, 0x4e): {1, privUser, (*ipmi).payloadSupport},
+	code(0x06, 0x4f): {2, privUser, (*ipmi).payloadVersion},
 	code(0x06, 0x54): {3, privNone, (*ipmi).channelCiphers},
 	// Chassis.
 	code(0x00, 0x00): {0, privUser, fixed(0x00, 0x20, 0x20, 0x20, 0x20)},
@@ -74,6 +80,7 @@ var commands = map[uint16]command{
 	code(0x2c, 0x05): {4, privOperator, (*ipmi).useDCMILimit},
 	// Transport.
 	code(0x0c, 0x02): {4, privOperator, (*ipmi).lanParameter},
+	code(0x0c, 0x22): {4, privUser, (*ipmi).solParameter},
 }
 
 // fixed answers always the same.

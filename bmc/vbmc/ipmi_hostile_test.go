@@ -29,7 +29,7 @@ func newIPMI(t testing.TB, c Config) (*ipmi, *time.Time) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := &ipmi{s: s, conn: fakeConn{}, sessions: map[uint32]*ipmiSession{}, reserved: 1}
+	i := &ipmi{s: s, conn: fakeConn{}, life: t.Context(), sessions: map[uint32]*ipmiSession{}, reserved: 1}
 	if err := i.identity(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -355,7 +355,7 @@ func FuzzIPMICommand(f *testing.F) {
 // Accounts that Redfish makes and changes are those of IPMI.
 func TestIPMIAccounts(t *testing.T) {
 	s := newService(t, nil)
-	i := &ipmi{s: s.Server, conn: fakeConn{}, sessions: map[uint32]*ipmiSession{}, reserved: 1}
+	i := &ipmi{s: s.Server, conn: fakeConn{}, life: t.Context(), sessions: map[uint32]*ipmiSession{}, reserved: 1}
 	if r := s.do("POST", accountsPath, admin, `{"UserName":"new","Password":"first","RoleId":"Operator"}`); r.StatusCode != 201 {
 		t.Fatalf("POST = %d %s", r.StatusCode, r.text)
 	}

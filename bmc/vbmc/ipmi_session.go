@@ -306,13 +306,16 @@ func (x *ipmiSession) verify(p []byte) bool {
 }
 
 // seal encrypts and signs an answer.
-func (x *ipmiSession) seal(m []byte) []byte {
+func (x *ipmiSession) seal(m []byte) []byte { return x.sealAs(0, m) }
+
+// sealAs encrypts and signs a packet of a payload type.
+func (x *ipmiSession) sealAs(payload byte, m []byte) []byte {
 	body, err := crypto.EncryptAESPayload(m, x.k2, crypto.RandomBytes(16))
 	if err != nil {
 		return nil
 	}
 	x.seq++
-	p := plusPacket(0xc0, x.console, x.seq, body)
+	p := plusPacket(0xc0|payload, x.console, x.seq, body)
 	pad := types.IntegrityPadLen(12, len(body))
 	for range pad {
 		p = append(p, 0xff)

@@ -2,6 +2,7 @@ package vbmc
 
 import (
 	"context"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -20,6 +21,15 @@ type ipmiRig struct {
 
 func newIPMIRig(t testing.TB, c Config) *ipmiRig {
 	t.Helper()
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveIPMI(t, c, conn)
+}
+
+func serveIPMI(t testing.TB, c Config, conn net.PacketConn) *ipmiRig {
+	t.Helper()
 	r := &ipmiRig{mem: NewMemory(testInfo())}
 	c.Chassis = r.mem
 	if c.Accounts == nil {
@@ -27,10 +37,6 @@ func newIPMIRig(t testing.TB, c Config) *ipmiRig {
 	}
 	var err error
 	if r.srv, err = New(c); err != nil {
-		t.Fatal(err)
-	}
-	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
-	if err != nil {
 		t.Fatal(err)
 	}
 	r.addr = conn.LocalAddr().String()
@@ -174,6 +180,98 @@ func TestFreeIPMI(t *testing.T) {
 			if err != nil || !strings.Contains(out, tc.want) {
 				t.Errorf("suite %s: %s said %q, %v; want %q", suite, tc.line, out, err, tc.want)
 			}
+		}
+	}
+}
+
+// TestIPMIConsole: the serial console as ipmitool and FreeIPMI use it.
+func TestIPMIConsole(t *testing.T) {
+	// ipmiconsole knows no port but 623.
+	conn, err := net.ListenPacket("udp4", "127.0.6.23:623")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("CI has no port 623: %v", err)
+		}
+		t.Skipf("no port 623 on loopback: %v", err)
+	}
+	r := serveIPMI(t, Config{Console: greeter{}}, conn)
+	if _, err := exec.LookPath("ipmiconsole"); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("CI has no ipmiconsole: %v", err)
+		}
+		t.Skip("no ipmiconsole: apt-get install freeipmi-tools")
+	}
+	out, err := r.ipmitool(t, "17", "sol", "info")
+	if err != nil || !strings.Contains(out, "115.2") || !strings.Contains(out, "Enabled                         : true") {
+		t.Errorf("ipmitool sol info: %v\n%s", err, out)
+	}
+	host, port, err := net.SplitHostPort(r.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		name string
+		args []string
+	}{
+		{"ipmitool", []string{"ipmitool", "-I", "lanplus", "-C", "17", "-H", host, "-p", port, "-U", "root", "-P", "s3cret", "sol", "activate"}},
+		{"ipmiconsole", []string{"ipmiconsole", "-h", host, "-u", "root", "-p", "s3cret", "-I", "17", "-l", "ADMIN"}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			// Both want a terminal: script(1) gives them one.
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, "script", "-qfec", strings.Join(tc.args, " "), "/dev/null")
+			in, err := cmd.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			pipe, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var text strings.Builder
+			buf := make([]byte, 4096)
+			typed, ended := false, false
+			for {
+				n, err := pipe.Read(buf)
+				text.Write(buf[:n])
+				if !typed && strings.Contains(text.String(), "login: ") {
+					typed = true
+					_, _ = io.WriteString(in, "operator\r")
+				}
+				if !ended && strings.Contains(text.String(), "OPERATOR") {
+					ended = true
+					// The escape of each, at the beginning of a line.
+					_, _ = io.WriteString(in, map[string]string{"ipmitool": "\r~.", "ipmiconsole": "&."}[tc.name])
+				}
+				if err != nil {
+					break
+				}
+			}
+			_ = cmd.Wait() // what was seen counts
+			if !ended {
+				t.Errorf("%s saw %q; want a login, and what was typed in capitals", tc.name, text.String())
+			}
+			waitFor(t, "the console to be free", func() bool { r.srv.mu.Lock(); defer r.srv.mu.Unlock(); return !r.srv.solBusy })
+		})
+	}
+}
+
+// greeter is a serial port that greets and answers in capitals.
+type greeter struct{}
+
+func (greeter) Attach(ctx context.Context, rw io.ReadWriter) error {
+	if _, err := io.WriteString(rw, "login: "); err != nil {
+		return err
+	}
+	b := make([]byte, 256)
+	for {
+		n, err := rw.Read(b)
+		if _, werr := rw.Write([]byte(strings.ToUpper(string(b[:n])))); err != nil || werr != nil {
+			return err
 		}
 	}
 }

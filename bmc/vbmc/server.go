@@ -62,6 +62,8 @@ type Config struct {
 	UpdateTime time.Duration
 	// Identity is the service's certificate, for CertificateService; nil: it has none.
 	Identity *Identity
+	// Console is the machine's serial port, for serial over LAN; nil: none.
+	Console Console
 	// Tree is what the Server shows in place of a generic server; nil: that.
 	// Its BIOS settings are the tree's, and Config.BIOS is not used.
 	Tree *Tree
@@ -93,6 +95,8 @@ type Server struct {
 	fetchImage    func(ctx context.Context, uri string) (io.ReadCloser, error)
 	updateTime    time.Duration
 	trouble       Trouble
+	console       Console
+	solBusy       bool
 	identity      *Identity
 	tree          *Tree
 	clockSkew     atomic.Int64 // nanoseconds
@@ -114,7 +118,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{chassis: c.Chassis, log: c.Logger, now: c.Now, sessions: map[string]*session{},
 		timeout: c.SessionTimeout, max: c.MaxSessions, lockout: c.Lockout, lockFor: c.LockoutDuration,
-		events: map[string][]event{}, fetchImage: c.FetchImage, updateTime: c.UpdateTime, identity: c.Identity, tree: c.Tree,
+		events: map[string][]event{}, fetchImage: c.FetchImage, updateTime: c.UpdateTime, identity: c.Identity, tree: c.Tree, console: c.Console,
 		pushes: make(chan delivery, eventQueue), flashed: map[string]string{}, ntp: ntpSettings{servers: []string{}}}
 	if s.updateTime <= 0 {
 		s.updateTime = 2 * time.Second

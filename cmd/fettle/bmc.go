@@ -78,6 +78,7 @@ func bmcCommands(e *env, targets func(c *cli.Context, sel []string) ([]bmc.Targe
 			{Name: "inventory", Usage: "show processors, memory, network cards, drives, GPUs and firmware", ArgsUsage: "SELECTOR...", Flags: which(), Action: b.inventory},
 			serveVirtualCommand(e),
 			b.recordCommand(which),
+			b.consoleCommand(which),
 			b.biosCommand(which, yes),
 		}, append(b.sensorCommands(which, yes), b.operateCommands(which, yes)...)...),
 	}}

@@ -233,6 +233,7 @@ func (d *labServer) serveBMCs(ctx context.Context, g *errgroup.Group, log *slog.
 		}
 		srv, err := vbmc.New(vbmc.Config{
 			Tree:     tree,
+			Console:  d.lab.Console(m.Name),
 			Chassis:  d.lab.Chassis(m.Name),
 			Accounts: []vbmc.Account{{User: d.keys.bmcUser, Password: d.keys.bmcPass, Role: "Administrator"}},
 			Logger:   log,

@@ -1,0 +1,322 @@
+package vbmc
+
+import (
+	"context"
+	"encoding/binary"
+	"io"
+	"net"
+	"time"
+)
+
+// Console is a machine's serial port. Attach copies what the machine says to
+// rw, and what rw says to the machine, until ctx ends, or rw's reader or writer.
+type Console interface {
+	Attach(ctx context.Context, rw io.ReadWriter) error
+}
+
+// Serial over LAN (IPMI 2.0 §15, §24, §26).
+const (
+	payloadSOL   = 0x01
+	solMaxData   = 200 // of a packet
+	solRetry     = 500 * time.Millisecond
+	solRetries   = 7
+	solTyped     = 64 // packets from the console that wait for the machine
+	solSaid      = 1024
+	solAlive     = time.Second // between two looks whether the session lives
+	solNACK      = 0x40
+	solEnds      = 0x10 // status: the BMC ends it
+	solPort      = 623
+	solBaud115   = 0x0a
+	ccSOLActive  = completion(0x80)
+	ccSOLAbsent  = completion(0x81) // payload type is disabled
+	ccSOLStopped = completion(0x80) // of Deactivate Payload: it was not active
+)
+
+// sol is serial over LAN in one session. ipmi.mu guards it, but for its
+// channels.
+type sol struct {
+	x      *ipmiSession
+	to     net.Addr
+	cancel context.CancelFunc
+
+	typed  chan []byte // from the console
+	rest   []byte      // of a packet that Read took in part
+	said   chan []byte // by the machine
+	acked  chan solAck
+	lastIn byte // sequence number of the last packet taken
+	took   byte
+	ctx    context.Context
+}
+
+// solAck is what the console says of a packet of ours.
+type solAck struct {
+	seq, took byte
+	nack      bool
+}
+
+// Read gives the machine what was typed.
+func (o *sol) Read(p []byte) (int, error) {
+	if len(o.rest) == 0 {
+		select {
+		case <-o.ctx.Done():
+			return 0, io.EOF
+		case o.rest = <-o.typed:
+		}
+	}
+	n := copy(p, o.rest)
+	o.rest = o.rest[n:]
+	return n, nil
+}
+
+// Write takes what the machine says. What a slow console cannot take is
+// dropped: the machine never waits.
+func (o *sol) Write(p []byte) (int, error) {
+	select {
+	case <-o.ctx.Done():
+		return 0, io.ErrClosedPipe
+	case o.said <- append([]byte(nil), p...):
+	default:
+	}
+	return len(p), nil
+}
+
+// activatePayload (IPMI 2.0 §24.1).
+func (i *ipmi) activatePayload(ctx context.Context, x *ipmiSession, d []byte) ([]byte, error) {
+	if d[0]&0x3f != payloadSOL || d[1]&0xf != 1 {
+		return nil, ccField
+	}
+	if i.s.console == nil {
+		return nil, ccSOLAbsent
+	}
+	if i.sol != nil && i.alive(i.sol) {
+		return nil, ccSOLActive
+	}
+	i.s.mu.Lock()
+	busy := i.s.solBusy
+	i.s.solBusy = true
+	i.s.mu.Unlock()
+	if busy { // by the other address of this BMC
+		return nil, ccSOLActive
+	}
+	life, cancel := context.WithCancel(i.life)
+	o := &sol{x: x, to: i.from, cancel: cancel, ctx: life, typed: make(chan []byte, solTyped), said: make(chan []byte, solSaid), acked: make(chan solAck, 4)}
+	i.sol = o
+	i.work.Go(func() {
+		defer cancel()
+		defer func() {
+			i.s.mu.Lock()
+			defer i.s.mu.Unlock()
+			i.s.solBusy = false
+		}()
+		i.work.Go(func() {
+			defer cancel()
+			if err := i.s.console.Attach(life, o); err != nil && life.Err() == nil {
+				i.s.log.DebugContext(life, "virtual BMC: the serial console ended", "err", err)
+			}
+		})
+		i.sendSOL(o)
+	})
+	i.s.logEvent("manager", "OK", "Serial over LAN activated by "+x.user+".")
+	out := make([]byte, 4, 12)
+	le := binary.LittleEndian
+	out = le.AppendUint16(out, solMaxData+4)
+	out = le.AppendUint16(out, solMaxData+4)
+	out = le.AppendUint16(out, i.port())
+	return append(out, 0xff, 0xff), nil // no VLAN
+}
+
+// port is where this service is: ipmitool refuses a console that is elsewhere.
+func (i *ipmi) port() uint16 {
+	if a, ok := i.conn.LocalAddr().(*net.UDPAddr); ok {
+		return uint16(a.Port)
+	}
+	return solPort
+}
+
+// alive tells whether the session of o is open still. i.mu is held.
+func (i *ipmi) alive(o *sol) bool { return o.ctx.Err() == nil && i.sessions[o.x.id] == o.x }
+
+// sendSOL sends what the machine says, a packet at a time, until the session
+// ends or the console no longer acknowledges.
+func (i *ipmi) sendSOL(o *sol) {
+	seq := byte(0)
+	tick := time.NewTicker(solAlive)
+	defer tick.Stop()
+	var data []byte
+	for {
+		if len(data) == 0 {
+			select {
+			case <-o.ctx.Done():
+				i.transmit(o, []byte{0, 0, 0, solEnds})
+				return
+			case <-tick.C:
+				i.mu.Lock()
+				alive := i.alive(o)
+				i.mu.Unlock()
+				if !alive {
+					return
+				}
+				continue
+			case data = <-o.said:
+			}
+		}
+		for len(data) < solMaxData { // what else is there
+			select {
+			case more := <-o.said:
+				data = append(data, more...)
+				continue
+			default:
+			}
+			break
+		}
+		part := data[:min(len(data), solMaxData)]
+		seq = seq%15 + 1
+		took, ok := i.deliver(o, seq, part)
+		if !ok {
+			return
+		}
+		data = data[took:]
+	}
+}
+
+// deliver sends one packet until it is acknowledged.
+func (i *ipmi) deliver(o *sol, seq byte, part []byte) (took int, ok bool) {
+	for range solRetries {
+		if !i.transmit(o, append([]byte{seq, 0, 0, 0}, part...)) {
+			return 0, false
+		}
+		timer := time.NewTimer(solRetry)
+	wait:
+		for {
+			select {
+			case <-o.ctx.Done():
+				timer.Stop()
+				i.transmit(o, []byte{0, 0, 0, solEnds})
+				return 0, false
+			case a := <-o.acked:
+				if a.seq != seq {
+					continue
+				}
+				timer.Stop()
+				if a.nack && a.took == 0 {
+					break wait
+				}
+				return min(int(a.took), len(part)), true
+			case <-timer.C:
+				break wait
+			}
+		}
+	}
+	return 0, false
+}
+
+// transmit sends a packet of the payload; false when the session is gone.
+func (i *ipmi) transmit(o *sol, m []byte) bool {
+	i.mu.Lock()
+	if i.sessions[o.x.id] != o.x {
+		i.mu.Unlock()
+		return false
+	}
+	p := o.x.sealAs(payloadSOL, m)
+	i.mu.Unlock()
+	if p == nil {
+		return false
+	}
+	_, err := i.conn.WriteTo(p, o.to)
+	return err == nil
+}
+
+// solPacket takes a packet of the console (IPMI 2.0 table 15-2); the answer is
+// its acknowledgement, nil for none.
+func (i *ipmi) solPacket(x *ipmiSession, m []byte) []byte {
+	o := i.sol
+	if o == nil || o.x != x || len(m) < 4 || !i.alive(o) {
+		return nil
+	}
+	if m[1]&0xf != 0 {
+		select {
+		case o.acked <- solAck{m[1] & 0xf, m[2], m[3]&solNACK != 0}:
+		default: // the packet is sent again
+		}
+	}
+	seq := m[0] & 0xf
+	if seq == 0 {
+		return nil
+	}
+	if seq != o.lastIn { // else: sent again
+		o.took, o.lastIn = byte(len(m)-4), seq
+		if len(m) > 4 {
+			select {
+			case o.typed <- append([]byte(nil), m[4:]...):
+			default:
+				o.lastIn = 0
+				return []byte{0, seq, 0, solNACK}
+			}
+		}
+	}
+	return []byte{0, seq, o.took, 0}
+}
+
+// deactivatePayload (IPMI 2.0 §24.2): by anybody who may.
+func (i *ipmi) deactivatePayload(_ context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
+	if d[0]&0x3f != payloadSOL {
+		return nil, ccField
+	}
+	if i.sol == nil || !i.alive(i.sol) {
+		return nil, ccSOLStopped
+	}
+	i.sol.cancel()
+	return nil, nil
+}
+
+// payloadStatus is Get Payload Activation Status (IPMI 2.0 §24.4).
+func (i *ipmi) payloadStatus(_ context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
+	if d[0]&0x3f != payloadSOL {
+		return nil, ccField
+	}
+	active := byte(0)
+	if i.sol != nil && i.alive(i.sol) {
+		active = 1
+	}
+	return []byte{1, active, 0}, nil
+}
+
+// payloadSupport is Get Channel Payload Support (IPMI 2.0 §24.8).
+func (i *ipmi) payloadSupport(context.Context, *ipmiSession, []byte) ([]byte, error) {
+	types := byte(0x01)
+	if i.s.console != nil {
+		types |= 1 << payloadSOL
+	}
+	return []byte{types, 0, 0x3f, 0, 0, 0, 0, 0}, nil
+}
+
+// payloadVersion is Get Channel Payload Version (IPMI 2.0 §24.9): 1.0.
+func (i *ipmi) payloadVersion(_ context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
+	if d[1] > payloadSOL {
+		return nil, ccSOLActive // payload type not available on this channel
+	}
+	return []byte{0x10}, nil
+}
+
+// solParameter is Get SOL Configuration Parameters (IPMI 2.0 §26.3).
+func (i *ipmi) solParameter(_ context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
+	const revision = 0x11
+	if d[0]&0x80 != 0 {
+		return []byte{revision}, nil
+	}
+	on := byte(0)
+	if i.s.console != nil {
+		on = 1
+	}
+	params := [][]byte{
+		{0}, {on},
+		{0xc0 | privOperator}, // encrypted and authenticated always
+		{0, 1},                // sent at once
+		{solRetries, byte(solRetry / (10 * time.Millisecond))},
+		{solBaud115}, {solBaud115}, {lanChannel}, binary.LittleEndian.AppendUint16(nil, i.port()),
+	}
+	if int(d[1]) >= len(params) {
+		return nil, ccParameter
+	}
+	return append([]byte{revision}, params[d[1]]...), nil
+}
