@@ -181,9 +181,10 @@ func (r *rmcp) setup(ctx context.Context, stage string, kind byte, msg []byte, n
 		return packet(kind, 0, 0, msg), nil
 	}, func(p []byte) bool {
 		k, id, _, body, _, ok := unpack(p)
-		if !ok || k != kind+1 || id != 0 || len(body) < 8 || body[0] != r.tag {
+		if !ok || k != kind+1 || id != 0 || len(body) < 2 || body[0] != r.tag {
 			return false
 		}
+		// A refusal may end after its status: OpenIPMI's ipmi_sim answers so.
 		if body[1] == 0 && (len(body) < n || binary.LittleEndian.Uint32(body[4:]) != r.console) {
 			return false
 		}
