@@ -76,14 +76,20 @@ func (s *Server) ServeIPMI(ctx context.Context, conn net.PacketConn) error {
 		if s.Trouble().Hang || !s.suffer(ctx) {
 			continue
 		}
-		i.mu.Lock()
-		i.from = from
-		out := i.packet(ctx, buf[:n])
-		i.mu.Unlock()
-		if out != nil {
-			if _, err := conn.WriteTo(out, from); err != nil {
-				s.log.DebugContext(ctx, "virtual BMC: an IPMI answer was not sent", "to", from, "err", err)
-			}
+		i.answer(ctx, buf[:n], from)
+	}
+}
+
+// answer answers one datagram. The answer is on its way before anything else of
+// this service is: ipmitool takes the first words of a serial console for the
+// answer to its activation otherwise, and fails (seen with a race detector).
+func (i *ipmi) answer(ctx context.Context, p []byte, from net.Addr) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.from = from
+	if out := i.packet(ctx, p); out != nil {
+		if _, err := i.conn.WriteTo(out, from); err != nil {
+			i.s.log.DebugContext(ctx, "virtual BMC: an IPMI answer was not sent", "to", from, "err", err)
 		}
 	}
 }
