@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
+	"golang.org/x/sys/unix"
 )
 
 // TestServeDHCPBatches has a burst of relayed clients over a kernel's socket:
@@ -34,6 +35,16 @@ func TestServeDHCPBatches(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	// The answers come while the questions are still sent: the usual buffer of
+	// 208 KiB holds 167 of them.
+	raw, err := conn.(*net.UDPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sized error
+	if err := raw.Control(func(fd uintptr) { sized = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 4<<20) }); err != nil || sized != nil {
+		t.Fatalf("sizing the receive buffer: %v, %v", err, sized)
+	}
 	to := net.UDPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.1:67"))
 	const clients = 200
 	for i := range clients {
