@@ -175,8 +175,9 @@ func projectJSON(name string, files []served) ([]byte, error) {
 			f["requires-python"] = s.python
 		}
 		if s.metadata != "" {
-			sum := map[string]string{"sha256": s.metadata.Hex()}
-			f["core-metadata"], f["dist-info-metadata"] = sum, sum
+			// Not under its first name too: pip 23.0, Debian 12's, fails on that
+			// (PEP 714, "Motivation").
+			f["core-metadata"] = map[string]string{"sha256": s.metadata.Hex()}
 		}
 		if s.yanked != "" {
 			f["yanked"] = s.yanked
