@@ -72,6 +72,13 @@ ROWS := all
 bench-pxe: bin/fettle
 	FETTLE_BENCH=$(ROWS) FETTLE_BENCH_OUT=$(CURDIR)/.cache/bench-pxe.md FETTLE_BIN=$(CURDIR)/bin/fettle go test $(TAGS) ./cmd/fettle -count=1 -timeout 20m -run '^TestBenchPXE$$' -v
 
+# A rack of 1,000 virtual BMCs polled by fettle and by FreeIPMI's ipmipower, in
+# rounds; the requests of an inventory; memory: bmc/BENCH.md.
+.PHONY: bench-bmc
+bench-bmc:
+	mkdir -p .cache
+	FETTLE_BENCH=1 FETTLE_BENCH_ROUNDS=$(or $(ROUNDS),7) FETTLE_BENCH_OUT=$(CURDIR)/.cache/bench-bmc.md go test $(TAGS) ./bmc -count=1 -timeout 10m -run '^TestBenchBMC$$' -v
+
 # Mirroring and bundles beside aptly, debmirror, apt-mirror, reprepro, curl and
 # tar: airgap/BENCH.md. LARGE=4000000000 also measures the memory of a 4 GB bundle.
 .PHONY: bench-airgap

@@ -114,6 +114,7 @@ func (s *Server) settle(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.bios.attributes = slices.Clone(s.bios.attributes) // biosFirst shares the old ones
 	for i, a := range s.bios.attributes {
 		if v, ok := s.bios.pending[a.Name]; ok {
 			s.bios.attributes[i].Value = v

@@ -96,13 +96,17 @@ func eventBody(log string, e event, context string) []byte {
 func (s *Server) DeliverEvents(ctx context.Context, deliver func(ctx context.Context, to Subscription, body []byte) error) error {
 	s.mu.Lock()
 	s.delivering++
+	if s.pushes == nil { // most servers push nothing: no queue for them
+		s.pushes = make(chan delivery, eventQueue)
+	}
+	pushes := s.pushes
 	s.mu.Unlock()
 	defer func() { s.mu.Lock(); defer s.mu.Unlock(); s.delivering-- }()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case d := <-s.pushes:
+		case d := <-pushes:
 			for try := range 3 {
 				c, cancel := context.WithTimeout(ctx, 10*time.Second)
 				err := deliver(c, d.to, d.body)

@@ -7,14 +7,10 @@ import (
 
 // routes are all resources of the service.
 func (s *Server) routes() []*resource {
-	rs := s.rootRoutes()
 	if s.tree != nil {
-		rs = s.twinRoutes()
-		for _, r := range rs {
-			r.segs = strings.Split(strings.Trim(r.pattern, "/"), "/")
-		}
-		return rs
+		return s.twinRoutes()
 	}
+	rs := s.rootRoutes()
 	rs = append(rs, s.sessionRoutes()...)
 	rs = append(rs, s.accountRoutes()...)
 	rs = append(rs, s.systemRoutes()...)
@@ -35,9 +31,6 @@ func (s *Server) routes() []*resource {
 	rs = append(rs, s.eventRoutes()...)
 	rs = append(rs, s.telemetryRoutes()...)
 	rs = append(rs, s.certificateRoutes()...)
-	for _, r := range rs {
-		r.segs = strings.Split(strings.Trim(r.pattern, "/"), "/")
-	}
 	return rs
 }
 

@@ -27,11 +27,13 @@ func (s *Server) twinRoutes() []*resource {
 	if _, ok := t.resources[root+"/odata"]; ok {
 		rs = append(rs, &resource{pattern: root + "/odata", open: true, get: s.twinGet})
 	}
-	meta := string(t.documents[root+"/$metadata"])
-	if meta == "" {
-		meta = metadata()
-	}
-	rs = append(rs, &resource{pattern: root + "/$metadata", open: true, raw: func(*call) (string, string) { return "application/xml;charset=utf-8", meta }})
+	rs = append(rs, &resource{pattern: root + "/$metadata", open: true, raw: func(*call) (string, string) {
+		const ct = "application/xml;charset=utf-8"
+		if meta := t.documents[root+"/$metadata"]; len(meta) > 0 {
+			return ct, string(meta)
+		}
+		return ct, metadata()
+	}})
 	for _, uri := range t.chassis {
 		rs = append(rs, &resource{pattern: uri, priv: privComponents, get: s.twinChassis, patch: func(c *call) ([]*message, error) {
 			return patch(c, s.twinChassis, s.identifySetters(c))

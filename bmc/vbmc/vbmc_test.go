@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -511,4 +512,29 @@ func FuzzServe(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestServerIsSmall: a thousand BMCs live in one process (issue 4: 60 MB in all,
+// sockets and stacks too; bmc/BENCH.md). What a Server keeps is bounded here.
+func TestServerIsSmall(t *testing.T) {
+	const many, most = 200, 32 << 10
+	live := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	for _, tree := range []*Tree{nil, personality(t, "dgx-h100")} {
+		before := live()
+		keep := make([]service, many)
+		for i := range keep {
+			keep[i] = newService(t, func(c *Config) { c.Tree = tree })
+		}
+		if n := (live() - before) / many; n > most {
+			t.Errorf("a Server with its chassis keeps %d bytes (a tree: %v); want at most %d", n, tree != nil, most)
+		} else {
+			t.Logf("%d bytes (a tree: %v)", n, tree != nil)
+		}
+		runtime.KeepAlive(keep)
+	}
 }
