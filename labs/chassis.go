@@ -28,6 +28,7 @@ var (
 	_ vbmc.LastResetter = (*machine)(nil)
 	_ vbmc.SensorReader = (*machine)(nil)
 	_ vbmc.LANHolder    = (*machine)(nil)
+	_ vbmc.MediaHolder  = (*machine)(nil)
 )
 
 // chassisFile is what a BMC remembers over its own restarts.
@@ -35,6 +36,7 @@ type chassisFile struct {
 	Boot      vbmc.Boot `json:"boot"`
 	Identify  bool      `json:"identify,omitempty"`
 	LastReset time.Time `json:"last_reset,omitzero"`
+	Media     string    `json:"media,omitempty"` // URI of what is in the CD drive
 }
 
 // Values of vbmc.Boot.Enabled (DSP0268, BootSourceOverrideEnabled).
@@ -175,7 +177,7 @@ func (m *machine) SetBoot(_ context.Context, b vbmc.Boot) error {
 	switch b.Target {
 	case vbmc.BootNone, "":
 		b = vbmc.Boot{Target: vbmc.BootNone, Enabled: disabled, Mode: b.Mode}
-	case vbmc.BootPxe, vbmc.BootHdd:
+	case vbmc.BootPxe, vbmc.BootHdd, vbmc.BootCd:
 	case vbmc.BootUefiHTTP:
 		if m.plan.Firmware != site.UEFI {
 			return fmt.Errorf("machine %s has a BIOS, which cannot boot by HTTP: %w", m.plan.Name, vbmc.ErrUnsupported)
@@ -273,9 +275,15 @@ func (m *machine) powerOn() error {
 			st = startNetwork
 		case vbmc.BootUefiHTTP:
 			st = startHTTP
+		case vbmc.BootCd:
+			st = startCD
 		}
 	}
-	text, err := domainXML(m.lab.plan.Name, m.plan, m.lab.r, st)
+	cd := ""
+	if m.kept.Media != "" {
+		cd = m.lab.r.dir.media(m.plan.Name)
+	}
+	text, err := domainXML(m.lab.plan.Name, m.plan, m.lab.r, st, cd)
 	if err != nil {
 		return err
 	}

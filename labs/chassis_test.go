@@ -136,7 +136,7 @@ func TestChassisBoot(t *testing.T) {
 	}
 	t.Run("what it cannot do", func(t *testing.T) {
 		bios, _ := chassisUnderTest(t, 0)
-		for _, b := range []vbmc.Boot{{Target: vbmc.BootUefiHTTP, Enabled: once}, {Target: vbmc.BootCd, Enabled: once}, {Target: vbmc.BootBiosSetup, Enabled: once}} {
+		for _, b := range []vbmc.Boot{{Target: vbmc.BootUefiHTTP, Enabled: once}, {Target: vbmc.BootBiosSetup, Enabled: once}} {
 			if err := bios.SetBoot(t.Context(), b); !errors.Is(err, vbmc.ErrUnsupported) {
 				t.Errorf("SetBoot(%s) of a BIOS machine = %v; want ErrUnsupported", b.Target, err)
 			}

@@ -28,6 +28,7 @@ const (
 	startDisk start = iota // disks, then the boot NIC: an empty machine asks the network
 	startNetwork
 	startHTTP // the boot NIC by UEFI HTTP boot
+	startCD   // the virtual CD drive, where something is in it
 )
 
 // realization is what a plan does not know: found on this machine, or chosen
@@ -51,8 +52,9 @@ type portPair struct {
 
 func ptr[T any](v T) *T { return &v }
 
-// domainXML is the libvirt domain of m, starting as st says.
-func domainXML(lab string, m MachinePlan, r realization, st start) (string, error) {
+// domainXML is the libvirt domain of m, starting as st says, with the image cd
+// in its CD drive; without one, it has no such drive.
+func domainXML(lab string, m MachinePlan, r realization, st start, cd string) (string, error) {
 	if got := len(r.ports[m.Name]); got != len(m.NICs) {
 		return "", fmt.Errorf("machine %s has %d NICs and ports for %d", m.Name, len(m.NICs), got)
 	}
@@ -77,7 +79,7 @@ func domainXML(lab string, m MachinePlan, r realization, st start) (string, erro
 		Clock:    &libvirtxml.DomainClock{Offset: "utc"},
 		// A lab's guests must not come back by themselves: power is the BMC's.
 		OnPoweroff: "destroy", OnReboot: "restart", OnCrash: "destroy",
-		Devices: devices(m, r, st),
+		Devices: devices(m, r, st, cd),
 	}
 	if r.accel == KVM {
 		d.Type = "kvm"
@@ -163,7 +165,7 @@ func commandline(m MachinePlan) *libvirtxml.DomainQEMUCommandline {
 	return &c
 }
 
-func devices(m MachinePlan, r realization, st start) *libvirtxml.DomainDeviceList {
+func devices(m MachinePlan, r realization, st start, cd string) *libvirtxml.DomainDeviceList {
 	dev := &libvirtxml.DomainDeviceList{
 		Emulator:    r.emulator,
 		Controllers: []libvirtxml.DomainController{{Type: "usb", Model: "none"}},
@@ -180,7 +182,20 @@ func devices(m MachinePlan, r realization, st start) *libvirtxml.DomainDeviceLis
 	}
 	order := uint(0)
 	next := func() *libvirtxml.DomainDeviceBoot { order++; return &libvirtxml.DomainDeviceBoot{Order: order} }
-	network := st != startDisk
+	network := st == startNetwork || st == startHTTP
+	if cd != "" {
+		drive := libvirtxml.DomainDisk{
+			Device:   "cdrom",
+			Driver:   &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw"},
+			Source:   &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: cd}},
+			Target:   &libvirtxml.DomainDiskTarget{Dev: "sda", Bus: "sata"},
+			ReadOnly: &libvirtxml.DomainDiskReadOnly{},
+		}
+		if st == startCD {
+			drive.Boot = next()
+		}
+		dev.Disks = append(dev.Disks, drive)
+	}
 	dev.Interfaces = make([]libvirtxml.DomainInterface, len(m.NICs))
 	nics := func() {
 		for i, n := range m.NICs {

@@ -38,6 +38,9 @@ func (f folder) disk(machine string, n int) string {
 	return filepath.Join(f.disks(), fmt.Sprintf("%s-%d.qcow2", machine, n))
 }
 
+// media is the image in a machine's virtual CD drive.
+func (f folder) media(machine string) string { return filepath.Join(f.disks(), machine+".iso") }
+
 func (f folder) chassis(machine string) string {
 	return filepath.Join(string(f), "chassis", machine+".json")
 }

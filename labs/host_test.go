@@ -164,7 +164,7 @@ func TestCheckForeign(t *testing.T) {
 	ours := func(lab, dir string) string {
 		r := l.r
 		r.dir = folder(dir)
-		text, err := domainXML(lab, p.Machines[1], r, startDisk)
+		text, err := domainXML(lab, p.Machines[1], r, startDisk, "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,7 +192,7 @@ func TestCheckForeign(t *testing.T) {
 	}
 	r := l.r
 	r.ports = map[string][]portPair{"gpu-02": {{30000, 30001}}}
-	text, err := domainXML("other", p.Machines[1], r, startDisk)
+	text, err := domainXML("other", p.Machines[1], r, startDisk, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ func TestHypervisor(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := realization{dir: "/lab", ports: map[string][]portPair{"gpu-01": {{20480, 20481}, {20482, 20483}, {20484, 20485}}}}
-	text, err := domainXML(p.Name, p.Machines[0], r, startDisk)
+	text, err := domainXML(p.Name, p.Machines[0], r, startDisk, "")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -109,7 +109,7 @@ func TestDomainXMLGolden(t *testing.T) {
 		{"uefi-bridge", 1, bridged, startDisk},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := domainXML(p.Name, p.Machines[tt.machine], tt.r, tt.start)
+			got, err := domainXML(p.Name, p.Machines[tt.machine], tt.r, tt.start, "")
 			if err != nil {
 				t.Fatal(err)
 			}

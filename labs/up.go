@@ -48,7 +48,7 @@ func (l *Lab) Up(ctx context.Context) error {
 		if ok && d.active {
 			continue // what it runs with is what it runs with; the next start takes the new
 		}
-		text, err := domainXML(l.plan.Name, m, l.r, startDisk)
+		text, err := domainXML(l.plan.Name, m, l.r, startDisk, "")
 		if err != nil {
 			return fmt.Errorf("lab %s: %w", l.plan.Name, err)
 		}

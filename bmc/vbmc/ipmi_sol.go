@@ -91,23 +91,22 @@ func (i *ipmi) activatePayload(ctx context.Context, x *ipmiSession, d []byte) ([
 	if i.sol != nil && i.alive(i.sol) {
 		return nil, ccSOLActive
 	}
-	i.s.mu.Lock()
-	busy := i.s.solBusy
-	i.s.solBusy = true
-	i.s.mu.Unlock()
-	if busy { // by the other address of this BMC
-		return nil, ccSOLActive
-	}
 	life, cancel := context.WithCancel(i.life)
 	o := &sol{x: x, to: i.from, cancel: cancel, ctx: life, typed: make(chan []byte, solTyped), said: make(chan []byte, solSaid), acked: make(chan solAck, 4)}
+	i.s.mu.Lock()
+	busy := i.s.solOwner != nil
+	if !busy {
+		i.s.solOwner = o
+	}
+	i.s.mu.Unlock()
+	if busy { // by the other address of this BMC
+		cancel()
+		return nil, ccSOLActive
+	}
 	i.sol = o
 	i.work.Go(func() {
 		defer cancel()
-		defer func() {
-			i.s.mu.Lock()
-			defer i.s.mu.Unlock()
-			i.s.solBusy = false
-		}()
+		defer i.s.freeSOL(o)
 		i.work.Go(func() {
 			defer cancel()
 			if err := i.s.console.Attach(life, o); err != nil && life.Err() == nil {
@@ -266,7 +265,17 @@ func (i *ipmi) deactivatePayload(_ context.Context, _ *ipmiSession, d []byte) ([
 		return nil, ccSOLStopped
 	}
 	i.sol.cancel()
+	i.s.freeSOL(i.sol) // whoever deactivated it may activate it at once
 	return nil, nil
+}
+
+// freeSOL lets the next one have the console, if o has it.
+func (s *Server) freeSOL(o *sol) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.solOwner == o {
+		s.solOwner = nil
+	}
 }
 
 // payloadStatus is Get Payload Activation Status (IPMI 2.0 §24.4).

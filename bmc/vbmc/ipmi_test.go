@@ -255,7 +255,7 @@ func TestIPMIConsole(t *testing.T) {
 			if !ended {
 				t.Errorf("%s saw %q; want a login, and what was typed in capitals", tc.name, text.String())
 			}
-			waitFor(t, "the console to be free", func() bool { r.srv.mu.Lock(); defer r.srv.mu.Unlock(); return !r.srv.solBusy })
+			waitFor(t, "the console to be free", func() bool { r.srv.mu.Lock(); defer r.srv.mu.Unlock(); return r.srv.solOwner == nil })
 		})
 	}
 }

@@ -95,7 +95,7 @@ type Server struct {
 	updateTime    time.Duration
 	trouble       Trouble
 	console       Console
-	solBusy       bool
+	solOwner      *sol
 	identity      *Identity
 	tree          *Tree
 	clockSkew     atomic.Int64 // nanoseconds
