@@ -65,6 +65,9 @@ func (c *Client) Console(ctx context.Context, rw io.ReadWriter, take bool) error
 	}
 	size := int(binary.LittleEndian.Uint16(b[4:])) - solHeader
 	err = d.s.converse(ctx, rw, min(max(size, 1), solMaxTyped))
+	if errors.Is(err, errConsoleEnded) {
+		return nil // deactivating it now would end that of whoever took it
+	}
 	// The port is given back, whatever happened.
 	end, stop := context.WithTimeout(context.WithoutCancel(ctx), logoutTimeout)
 	defer stop()
@@ -74,7 +77,7 @@ func (c *Client) Console(ctx context.Context, rw io.ReadWriter, take bool) error
 			err = d.explain(end, derr)
 		}
 	}
-	if errors.Is(err, errConsoleEnded) || errors.Is(err, io.EOF) || ctx.Err() != nil {
+	if errors.Is(err, io.EOF) || ctx.Err() != nil {
 		return nil
 	}
 	return c.t.own(ctx, doing, err)
