@@ -16,6 +16,7 @@ import (
 // TestChangePassword changes a password by both protocols of a virtual BMC and
 // shows by fresh logins that the new one opens and the old one does not.
 func TestChangePassword(t *testing.T) {
+	matrix.Test(t, "fettle, both", "password changed")
 	r := newIPMIRig(t, vbmc.Config{})
 	web := httptest.NewTLSServer(r.bmc)
 	t.Cleanup(web.Close)

@@ -21,6 +21,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -31,6 +32,7 @@ import (
 	"time"
 
 	"github.com/fettle-dev/fettle/bmc/vbmc"
+	"github.com/fettle-dev/fettle/bmc/vbmc/conformance"
 )
 
 // rack is many virtual BMCs in a process of their own, as TestBenchBMC hears
@@ -369,9 +371,12 @@ func benchInventory(t *testing.T, say func(string, ...any)) {
 	}
 }
 
+// matrix is what the tests saw of our client and of bmclib, for vbmc/CONFORMANCE.md.
+var matrix conformance.Matrix
+
 func TestMain(m *testing.M) {
 	if benchPart() {
 		return
 	}
-	os.Exit(m.Run())
+	os.Exit(matrix.Run(m, filepath.Join("vbmc", "CONFORMANCE.md"), "bmc"))
 }

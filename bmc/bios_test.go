@@ -12,6 +12,7 @@ import (
 )
 
 func TestBIOS(t *testing.T) {
+	matrix.Test(t, "fettle, Redfish", "BIOS settings read, planned, set, verified")
 	r := newRig(t)
 	c := r.open(t)
 	b, err := c.BIOS(t.Context())

@@ -138,6 +138,7 @@ func wantErr(t *testing.T, err, is error, texts ...string) {
 }
 
 func TestStatus(t *testing.T) {
+	matrix.Test(t, "fettle, Redfish", "status")
 	r := newRig(t)
 	c := r.open(t)
 	got, err := c.Status(t.Context())
@@ -165,6 +166,7 @@ func TestStatus(t *testing.T) {
 }
 
 func TestSetPower(t *testing.T) {
+	matrix.Test(t, "fettle, Redfish", "power on, off, soft, cycle, reset")
 	for _, tc := range []struct {
 		name  string
 		start Power
@@ -248,6 +250,7 @@ func TestCycleWithoutLastReset(t *testing.T) {
 }
 
 func TestSetNextBoot(t *testing.T) {
+	matrix.Test(t, "fettle, Redfish", "next boot, once and permanent, UEFI and legacy")
 	for _, tc := range []struct {
 		name  string
 		nb    NextBoot
@@ -313,6 +316,7 @@ func TestNextBootIsConsumed(t *testing.T) {
 }
 
 func TestIdentify(t *testing.T) {
+	matrix.Test(t, "fettle, Redfish", "light")
 	r := newRig(t)
 	c := r.open(t)
 	for _, on := range []bool{true, false} {
@@ -328,6 +332,7 @@ func TestIdentify(t *testing.T) {
 }
 
 func TestInventory(t *testing.T) {
+	matrix.Test(t, "fettle, Redfish", "inventory")
 	r := newRig(t)
 	inv, err := r.open(t).Inventory(t.Context())
 	if err != nil {
@@ -363,6 +368,7 @@ func TestWrongPasswordIsTriedOnce(t *testing.T) {
 }
 
 func TestCertificates(t *testing.T) {
+	matrix.Test(t, "fettle, Redfish", "TLS: verified, pinned, refused")
 	r := newRig(t)
 	other := httptest.NewUnstartedServer(http.NotFoundHandler())
 	other.StartTLS()

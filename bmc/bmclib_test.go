@@ -43,6 +43,7 @@ func stock(t *testing.T, r *rig, roots *x509.CertPool) (*bmclib.Client, *int) {
 // TestStockBmclib drives the virtual BMC by bmclib's own gofish driver, and
 // shows that the driver uses the HTTP client that it is given.
 func TestStockBmclib(t *testing.T) {
+	matrix.Test(t, "bmclib v2.3.5, gofish driver", "login, power on, cycle, reset, off, boot device, inventory, users, event log, logout")
 	r := newRig(t)
 	cl, dials := stock(t, r, r.target().RootCAs)
 	ctx := t.Context()

@@ -75,6 +75,7 @@ func (r *ipmiRig) open(t testing.TB) *Client {
 }
 
 func TestIPMI(t *testing.T) {
+	matrix.Test(t, "fettle, IPMI", "status, power, next boot, light, inventory")
 	r := newIPMIRig(t, vbmc.Config{})
 	c := r.open(t)
 	st, err := c.Status(t.Context())
@@ -223,6 +224,7 @@ func TestIPMILoginOnce(t *testing.T) {
 // The driver falls back to suite 3 where the BMC says that it lacks 17, and
 // takes no weaker one that the BMC chooses.
 func TestIPMISuites(t *testing.T) {
+	matrix.Test(t, "fettle, IPMI", "cipher suites 17 and 3")
 	for _, tc := range []struct {
 		name   string
 		answer func(p []byte) []byte // to Open Session Request of suite 17

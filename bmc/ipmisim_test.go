@@ -108,6 +108,7 @@ func newIPMISim(t testing.TB) Target {
 // TestIPMISim: our client with a BMC that we did not write. It speaks cipher
 // suite 3 alone.
 func TestIPMISim(t *testing.T) {
+	matrix.Test(t, "fettle, IPMI, with ipmi_sim", "power, sensors, event log, wrong password")
 	target := newIPMISim(t)
 	c, err := Open(t.Context(), target)
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 )
 
 func TestMedia(t *testing.T) {
+	matrix.Test(t, "fettle, Redfish", "virtual media")
 	r := newRig(t)
 	c := r.open(t)
 	const image = "http://files.example.org/rescue.iso"
@@ -52,6 +53,7 @@ func TestMedia(t *testing.T) {
 }
 
 func TestSecureBoot(t *testing.T) {
+	matrix.Test(t, "fettle, Redfish", "Secure Boot and its keys")
 	r := newRig(t)
 	c := r.open(t)
 	if err := c.SetSecureBoot(t.Context(), true); err != nil {
@@ -177,6 +179,7 @@ func TestSetNetwork(t *testing.T) {
 }
 
 func TestTelemetry(t *testing.T) {
+	matrix.Test(t, "fettle, Redfish", "metric reports")
 	r := newRig(t)
 	c := r.open(t)
 	if err := c.SetPower(t.Context(), PowerOn); err != nil {
@@ -193,6 +196,7 @@ func TestTelemetry(t *testing.T) {
 }
 
 func TestUpdateFirmware(t *testing.T) {
+	matrix.Test(t, "fettle, Redfish", "firmware update")
 	mem := vbmc.NewMemory(testInfo())
 	srv, err := vbmc.New(vbmc.Config{Chassis: mem, Accounts: []vbmc.Account{{User: "root", Password: "s3cret"}}, UpdateTime: 50 * time.Millisecond,
 		FetchImage: func(_ context.Context, uri string) (io.ReadCloser, error) {

@@ -13,6 +13,7 @@ import (
 // shows and nothing that identifies it; a virtual BMC wears it, and its
 // inventory is that of the first, but for the names.
 func TestRecord(t *testing.T) {
+	matrix.Test(t, "fettle, Redfish", "recording, and the twin that wears it")
 	for _, name := range []string{"dell", "lenovo", "nvidia_gb200"} {
 		t.Run(name, func(t *testing.T) {
 			r, _ := treeRig(t, name)

@@ -24,6 +24,7 @@ func sameFloat(a, b *float64) bool { return a == nil && b == nil || a != nil && 
 
 // The same sensors by Redfish and by IPMI.
 func TestSensors(t *testing.T) {
+	matrix.Test(t, "fettle, both", "sensors")
 	fault := vbmc.Fault{Sensors: map[string]float64{"Fan1": 300, "GPU1Temp": 87}}
 	rf, lan := newRig(t), newIPMIRig(t, vbmc.Config{})
 	for _, tc := range []struct {
@@ -129,6 +130,7 @@ func TestSensorsOfTrees(t *testing.T) {
 }
 
 func TestLog(t *testing.T) {
+	matrix.Test(t, "fettle, both", "event log, read and cleared")
 	rf, lan := newRig(t), newIPMIRig(t, vbmc.Config{})
 	for _, tc := range []struct {
 		name, says, cleared string

@@ -54,28 +54,30 @@ func TestCurl(t *testing.T) {
 		t.Fatalf("no header %s in %s", name, resp)
 		return ""
 	}
-	has := func(resp string, want ...string) {
+	has := func(operation, resp string, want ...string) {
 		t.Helper()
 		for _, w := range want {
-			if !strings.Contains(resp, w) {
+			ok := strings.Contains(resp, w)
+			matrix.Note("curl", operation, "", ok)
+			if !ok {
 				t.Errorf("curl got %s; want %q in it", resp, w)
 			}
 		}
 	}
 	json := []string{"-H", "Content-Type: application/json"}
-	has(run(ts.URL+"/redfish/v1/"), " 200", `"RedfishVersion"`)
-	has(run(ts.URL+systemPath), " 401", "NoValidSession")
+	has("service root without login", run(ts.URL+"/redfish/v1/"), " 200", `"RedfishVersion"`)
+	has("a system without login is refused", run(ts.URL+systemPath), " 401", "NoValidSession")
 	login := run(append(json, "-d", `{"UserName":"root","Password":"s3cret"}`, ts.URL+sessionsPath)...)
-	has(login, " 201")
+	has("session login", login, " 201")
 	tok := "X-Auth-Token: " + header(login, "X-Auth-Token")
 	sys := run("-H", tok, ts.URL+systemPath+"/")
-	has(sys, " 200", `"PowerState":"Off"`)
-	has(run(append(json, "-H", tok, "-H", "If-Match: "+header(sys, "ETag"), "-X", "PATCH", "-d",
+	has("system under a trailing slash", sys, " 200", `"PowerState":"Off"`)
+	has("boot override under If-Match", run(append(json, "-H", tok, "-H", "If-Match: "+header(sys, "ETag"), "-X", "PATCH", "-d",
 		`{"Boot":{"BootSourceOverrideEnabled":"Once","BootSourceOverrideTarget":"Pxe"}}`, ts.URL+systemPath+"/")...), " 200", `"BootSourceOverrideTarget":"Pxe"`)
-	has(run(append(json, "-H", tok, "-d", `{"ResetType":"On"}`, ts.URL+systemPath+"/Actions/ComputerSystem.Reset")...), " 204")
-	has(run("-u", "root:s3cret", ts.URL+systemPath), `"PowerState":"On"`, `"BootSourceOverrideEnabled":"Disabled"`)
-	has(run("-H", tok, "-X", "DELETE", ts.URL+header(login, "Location")), " 204")
-	has(run("-H", tok, ts.URL+systemPath), " 401")
+	has("power on", run(append(json, "-H", tok, "-d", `{"ResetType":"On"}`, ts.URL+systemPath+"/Actions/ComputerSystem.Reset")...), " 204")
+	has("basic authentication", run("-u", "root:s3cret", ts.URL+systemPath), `"PowerState":"On"`, `"BootSourceOverrideEnabled":"Disabled"`)
+	has("logout", run("-H", tok, "-X", "DELETE", ts.URL+header(login, "Location")), " 204")
+	has("the session's end", run("-H", tok, ts.URL+systemPath), " 401")
 	if b := s.mem.Booted(); len(b) != 1 || b[0].Target != BootPxe {
 		t.Errorf("booted %+v; want Pxe", b)
 	}
@@ -83,6 +85,7 @@ func TestCurl(t *testing.T) {
 
 // TestGofish drives the service by gofish's own types.
 func TestGofish(t *testing.T) {
+	matrix.Test(t, "gofish", "login, boot override, power, processors, interfaces, drives, thermal, network protocol, accounts, logout")
 	s := newService(t, nil)
 	ts := httptest.NewTLSServer(s)
 	defer ts.Close()

@@ -94,14 +94,33 @@ func TestSushy(t *testing.T) {
 	if err != nil {
 		t.Fatalf("sushy: %v\n%s", err, out)
 	}
-	for _, want := range []string{
-		"auth SessionAuth 4c4c4544-0035-3410-8050-c6c04f314733", "power PowerState.ON", "boot BootSource.CD BootSourceOverrideEnabled.ONCE BootSourceOverrideMode.UEFI",
-		"boot BootSource.HDD BootSourceOverrideEnabled.CONTINUOUS", "led IndicatorLED.BLINKING", "52:54:00:00:00:01", "registry BootMode", "pending {'MmioAbove4Gb': 'Enabled'}",
-		"secure boot True", "databases 4", "inserted http://files.example.org/a.iso True", "ejected False", "apply times ['Immediate']",
-		"volume RAIDType.RAID0 1099511627776", "volumes 0", "task False", "bios version 9.9", "chassis SN1", "done",
+	for _, tc := range []struct{ operation, want string }{
+		{"basic authentication", "auth BasicAuth 4c4c4544-0035-3410-8050-c6c04f314733"},
+		{"session authentication", "auth SessionAuth 4c4c4544-0035-3410-8050-c6c04f314733"},
+		{"session or basic authentication", "auth SessionOrBasicAuth 4c4c4544-0035-3410-8050-c6c04f314733"},
+		{"power on", "power PowerState.ON"},
+		{"boot from CD once", "boot BootSource.CD BootSourceOverrideEnabled.ONCE BootSourceOverrideMode.UEFI"},
+		{"boot from disk for good", "boot BootSource.HDD BootSourceOverrideEnabled.CONTINUOUS"},
+		{"light", "led IndicatorLED.BLINKING"},
+		{"network interfaces", "52:54:00:00:00:01"},
+		{"BIOS attribute registry", "registry BootMode"},
+		{"BIOS setting", "pending {'MmioAbove4Gb': 'Enabled'}"},
+		{"Secure Boot on", "secure boot True"},
+		{"Secure Boot databases", "databases 4"},
+		{"virtual media in", "inserted http://files.example.org/a.iso True"},
+		{"virtual media out", "ejected False"},
+		{"volume apply times", "apply times ['Immediate']"},
+		{"volume made", "volume RAIDType.RAID0 1099511627776"},
+		{"volume removed", "volumes 0"},
+		{"firmware update task", "task False"},
+		{"firmware version after it", "bios version 9.9"},
+		{"chassis", "chassis SN1"},
+		{"manager reset", "done"},
 	} {
-		if !strings.Contains(string(out), want) {
-			t.Errorf("sushy did not print %q", want)
+		ok := strings.Contains(string(out), tc.want)
+		matrix.Note("sushy", tc.operation, "", ok)
+		if !ok {
+			t.Errorf("sushy did not print %q (%s)", tc.want, tc.operation)
 		}
 	}
 	if t.Failed() {
