@@ -12,11 +12,12 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/fettle-dev/fettle/bmc"
+	"github.com/fettle-dev/fettle/site"
 )
 
 // biosCommand shows, plans and sets firmware settings.
 func (b *bmcCommand) biosCommand(which func(...cli.Flag) []cli.Flag, yes cli.Flag) *cli.Command {
-	set := &cli.StringSliceFlag{Name: "set", Usage: "`NAME=VALUE`: an attribute of the machine, or a meaning with on or off; may be given again"}
+	set := &cli.StringSliceFlag{Name: "set", Usage: "`NAME=VALUE`: an attribute of the machine, or a meaning with on or off; may be given again (default: what the machine's profile says)"}
 	return &cli.Command{Name: "bios", Usage: "show, plan and set firmware settings", Subcommands: []*cli.Command{
 		{Name: "show", Usage: "show the settings and what waits for the next boot", ArgsUsage: "SELECTOR...",
 			Flags: which(&cli.StringFlag{Name: "name", Usage: "only settings with `TEXT` in their name or title"}), Action: b.biosShow},
@@ -85,8 +86,11 @@ func (b *bmcCommand) biosMeanings(c *cli.Context) error {
 	return nil
 }
 
-// wanted are the settings of --set.
+// wanted are the settings of --set; nil without it.
 func wanted(c *cli.Context) (map[string]any, error) {
+	if len(c.StringSlice("set")) == 0 {
+		return nil, nil
+	}
 	want := map[string]any{}
 	for _, s := range c.StringSlice("set") {
 		k, v, ok := strings.Cut(s, "=")
@@ -98,13 +102,57 @@ func wanted(c *cli.Context) (map[string]any, error) {
 		}
 		want[k] = v
 	}
-	if len(want) == 0 {
-		return nil, usage("say what is wanted: --set NAME=VALUE; fettle bmc bios show lists the names")
-	}
 	return want, nil
 }
 
-// plans reads every machine and compares.
+// ofProfiles are the settings that the machines' profiles name, by machine.
+func ofProfiles(s *site.Site, ts []bmc.Target) (map[string]map[string]any, error) {
+	all, err := bmc.Meanings()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]map[string]any{}
+	for _, t := range ts {
+		m, ok := s.Machine(t.Name)
+		if !ok {
+			return nil, fail(exitInput, fmt.Errorf("the site has no machine %s: say what is wanted with --set NAME=VALUE", t.Name))
+		}
+		p, ok := s.Profile(m.Profile)
+		if !ok || len(p.BIOS) == 0 {
+			return nil, usage("machine %s: its profile says no firmware settings: add bios: to it in the site file, or say what is wanted with --set NAME=VALUE; fettle bmc bios show lists the names", t.Name)
+		}
+		want := map[string]any{}
+		for k, v := range p.BIOS {
+			// A meaning is on or off; YAML may have made a boolean of it.
+			if on, ok := v.(bool); ok && slices.ContainsFunc(all, func(m bmc.Meaning) bool { return m.Name == k }) {
+				v = map[bool]string{true: "on", false: "off"}[on]
+			}
+			want[k] = v
+		}
+		out[t.Name] = want
+	}
+	return out, nil
+}
+
+// siteOf is the site that the command is about: a lab's, or that of --site.
+func siteOf(c *cli.Context) (*site.Site, error) {
+	dir := c.String("site")
+	if c.String("lab") != "" {
+		lab, err := labDir(c)
+		if err != nil {
+			return nil, err
+		}
+		f, err := readLabFile(lab)
+		if err != nil {
+			return nil, err
+		}
+		dir = f.SiteDir
+	}
+	s, err := site.Load(dir)
+	return s, fail(exitInput, err)
+}
+
+// plans reads every machine and compares with --set, or with its profile.
 func (b *bmcCommand) plans(c *cli.Context) ([]bmc.Result[bmc.BIOSPlan], error) {
 	want, err := wanted(c)
 	if err != nil {
@@ -114,12 +162,26 @@ func (b *bmcCommand) plans(c *cli.Context) ([]bmc.Result[bmc.BIOSPlan], error) {
 	if err != nil {
 		return nil, err
 	}
+	by := map[string]map[string]any{}
+	if want == nil {
+		s, err := siteOf(c)
+		if err != nil {
+			return nil, err
+		}
+		if by, err = ofProfiles(s, ts); err != nil {
+			return nil, err
+		}
+	}
 	return bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, func(ctx context.Context, cl *bmc.Client) (bmc.BIOSPlan, error) {
 		now, err := cl.BIOS(ctx)
 		if err != nil {
 			return bmc.BIOSPlan{}, err
 		}
-		p, err := bmc.PlanBIOS(now, want)
+		mine := want
+		if mine == nil {
+			mine = by[cl.Name()]
+		}
+		p, err := bmc.PlanBIOS(now, mine)
 		if err != nil {
 			return p, fmt.Errorf("%s: %w", cl.Name(), err)
 		}

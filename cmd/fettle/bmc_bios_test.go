@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -8,6 +10,12 @@ import (
 // TestBMCBIOS goes through plan, apply, the boot and a second plan.
 func TestBMCBIOS(t *testing.T) {
 	r := newBMCRig(t)
+	dir := t.TempDir()
+	text := strings.Replace(rotateSite, "machines:", "images: [{name: deb, os: debian, suite: bookworm}]\nprofiles: [{name: train, image: deb, bios: {sriov: true, PowerOnDelay: 30}}]\nmachines:", 1)
+	text = strings.Replace(text, "serial: S1,", "serial: S1, profile: train, disks: [{serial: D1}],", 1)
+	if err := os.WriteFile(filepath.Join(dir, "site.yaml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, tc := range []struct {
 		args   string
 		status int
@@ -16,7 +24,9 @@ func TestBMCBIOS(t *testing.T) {
 	}{
 		{"bios show --name c-st gpu-01", exitOK, "Enabled, Disabled, Autonomous", "BootMode"},
 		{"bios meanings", exitOK, "Lenovo: DevicesandIOPorts_SRIOV", ""},
-		{"bios plan gpu-01", exitUsage, "--set NAME=VALUE", ""},
+		{"bios plan --site " + dir + " gpu-02", exitUsage, "--set NAME=VALUE", ""},
+		{"bios plan --site " + dir + " gpu-01", exitOK, "SriovGlobalEnable  Disabled  Enabled  to change, at a boot", "gpu-02"},
+		{"bios plan --site " + dir + " gpu-01", exitOK, "PowerOnDelay       0         30       to change", "gpu-02"},
 		{"bios plan --set sriov gpu-01", exitUsage, "give NAME=VALUE", ""},
 		{"bios plan --set sriov=on --set uefi=on gpu-01 gpu-02", exitOK, "SriovGlobalEnable  Disabled  Enabled  to change, at a boot", ""},
 		{"bios plan --set sriov=on --set uefi=on gpu-01", exitOK, "BootMode           Uefi      Uefi     as wanted", "gpu-02"},
