@@ -518,11 +518,11 @@ func FuzzServe(f *testing.F) {
 // sockets and stacks too; bmc/BENCH.md). What a Server keeps is bounded here.
 func TestServerIsSmall(t *testing.T) {
 	const many, most = 200, 32 << 10
-	live := func() uint64 {
+	live := func() int64 {
 		var m runtime.MemStats
 		runtime.GC()
 		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
+		return int64(m.HeapAlloc)
 	}
 	for _, tree := range []*Tree{nil, personality(t, "dgx-h100")} {
 		before := live()
