@@ -60,8 +60,8 @@ mirrors:
 			t.Fatal(err)
 		}
 		from := filepath.Join(r.store, d)
-		if out, err := exec.Command("cp", "-rl", from, to).CombinedOutput(); err != nil {
-			if out, err := exec.Command("cp", "-r", from, to).CombinedOutput(); err != nil {
+		if out, err := exec.Command("cp", "-rlT", from, to).CombinedOutput(); err != nil {
+			if out, err := exec.Command("cp", "-rT", from, to).CombinedOutput(); err != nil {
 				t.Fatalf("cp -r %s: %v: %s", from, err, out)
 			}
 			t.Logf("cp -rl %s: %v: %s; copied", from, err, out)

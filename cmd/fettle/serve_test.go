@@ -223,8 +223,8 @@ func TestServeGoesOn(t *testing.T) {
 	}
 	r.write("site/machines/r1.yaml", strings.Replace(rackMachinesYAML, "serial: RACK0002", "serail: RACK0002", 1))
 	hup()
-	r.says(sv, "site not read again: the site folder has errors:\nmachines/r1.yaml:13:5: machine node-02 has no \"serial\"")
-	r.says(sv, "machines/r1.yaml:14:5: unknown key \"serail\" of a machine; did you mean \"serial\"?")
+	r.says(sv, "site not read again: the site folder has errors:\nmachines/r1.yaml:14:5: machine node-02 has no \"serial\"")
+	r.says(sv, "machines/r1.yaml:15:5: unknown key \"serail\" of a machine; did you mean \"serial\"?")
 	r.says(sv, "stays in force")
 	r.write("site/machines/r1.yaml", strings.Replace(rackMachinesYAML, "name: node-02", "name: node-03", 1))
 	hup()
