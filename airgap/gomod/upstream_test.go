@@ -235,8 +235,17 @@ func (s *side) goTool(t testing.TB, sumdb string) *goTool {
 	if err := os.Mkdir(g.dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// Telemetry off: its child of the go command lives longer than that, and
+	// writes into the folder that the test takes away.
+	telemetry := filepath.Join(home, ".config", "go", "telemetry")
+	if err := os.MkdirAll(telemetry, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(telemetry, "mode"), []byte("off\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, kv := range os.Environ() {
-		if k, _, _ := strings.Cut(kv, "="); !strings.HasPrefix(k, "GO") && k != "HOME" {
+		if k, _, _ := strings.Cut(kv, "="); !strings.HasPrefix(k, "GO") && k != "HOME" && k != "XDG_CONFIG_HOME" {
 			g.env = append(g.env, kv)
 		}
 	}
