@@ -110,3 +110,17 @@ func natural(a, b string) int {
 	}
 	return strings.Compare(a, b)
 }
+
+// Personalities lists the personalities that come with the package.
+func Personalities() []string {
+	entries, err := personalityFiles.ReadDir("personalities")
+	if err != nil { // they are compiled in
+		return nil
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, strings.TrimSuffix(e.Name(), ".json"))
+	}
+	slices.Sort(out)
+	return out
+}

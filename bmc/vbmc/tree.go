@@ -132,7 +132,7 @@ func newTree(res map[string]json.RawMessage, docs map[string][]byte) (*Tree, err
 		}
 		// A GPU baseboard is a System too; the host is the one that has a BIOS, or the first.
 		_, hasBIOS := o["Bios"]
-		if t.system == "" || hasBIOS && at0(t.body(t.system), "Bios") == nil {
+		if t.system == "" || hasBIOS && t.body(t.system)["Bios"] == nil {
 			t.system = uri
 		}
 	}
@@ -162,9 +162,6 @@ func newTree(res map[string]json.RawMessage, docs map[string][]byte) (*Tree, err
 	slices.Sort(t.nics)
 	return t, nil
 }
-
-// at0 is a property of an object that may be nil.
-func at0(o obj, name string) any { return o[name] }
 
 // readRegistry finds the attribute registry of the BIOS, where the tree has it.
 func (t *Tree) readRegistry() {

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 )
@@ -228,18 +227,4 @@ func (s *Server) twinSettings(c *call) (obj, error) {
 	defer s.mu.Unlock()
 	o["Attributes"] = obj(maps.Clone(s.bios.pending))
 	return o, nil
-}
-
-// Personalities lists the personalities that come with the package.
-func Personalities() []string {
-	entries, err := personalityFiles.ReadDir("personalities")
-	if err != nil { // they are compiled in
-		return nil
-	}
-	var out []string
-	for _, e := range entries {
-		out = append(out, strings.TrimSuffix(e.Name(), ".json"))
-	}
-	slices.Sort(out)
-	return out
 }

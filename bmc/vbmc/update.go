@@ -175,8 +175,8 @@ func (s *Server) upload(c *call) (reply, error) {
 	}
 }
 
-// flash reads an image and starts its task. What it holds runs when the task
-// has ended; the BIOS's, at the next boot of a real server, does so here too.
+// flash reads an image and starts its task. What it holds runs when the task has
+// ended: a real server's BIOS would wait for its next boot.
 func (s *Server) flash(r io.Reader, targets []string) (reply, error) {
 	component, version, err := parseFirmware(r)
 	if err == nil && len(targets) > 0 && !slices.Contains(targets, firmwarePath+"/"+component) {

@@ -24,8 +24,8 @@ func faultCommand(e *env) *cli.Command {
 		Name: "fault", Usage: "bring trouble over a machine: what a real rack does to you, on demand", ArgsUsage: "MACHINE KIND",
 		Description: "KIND is one of\n" + strings.Join(says, "\n") + "\n  none            it ends\n\n" +
 			"It shows in the machine's BMC, over Redfish and IPMI alike: sensors, health, event log. One kind at a time.\n" +
-			"It ends with none, or with the lab's daemon. power-loss switches the machine off without asking.",
-		Flags:  []cli.Flag{labFlag(), labsFlag()},
+			"It ends with none, or with the lab's daemon. power-loss switches the machine off, and needs a yes.",
+		Flags:  []cli.Flag{labFlag(), labsFlag(), &cli.BoolFlag{Name: "yes", Usage: "do it without asking"}},
 		Action: func(c *cli.Context) error { return labFault(c, e) },
 	}
 }
@@ -53,6 +53,11 @@ func labFault(c *cli.Context, e *env) error {
 				names[i] = k.Name
 			}
 			return usage("%v: give one of %s, or none", err, strings.Join(names, ", "))
+		}
+	}
+	if kind == "power-loss" {
+		if err := e.confirm(c.Bool("yes"), "cut the power of "+machine); err != nil {
+			return err
 		}
 	}
 	var a faultAnswer
