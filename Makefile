@@ -21,8 +21,13 @@ AGENT_TIME := $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ 
 images/agentbin/fettle-agent-linux-%: $(shell find agent cmd/fettle-agent -name '*.go') go.mod go.sum
 	CGO_ENABLED=0 GOOS=linux GOARCH=$* go build -trimpath -buildvcs=false -ldflags '-s -w -buildid= -X main.linkVersion=$(AGENT_COMMIT) -X main.linkTime=$(AGENT_TIME)' -o $@ ./cmd/fettle-agent
 
+# Kernels that keep files in large folios map a program's file in pages of 2 MiB
+# where its address allows that, and count all of it as the process's memory: 28
+# MB more at rest (2026-11-22, Linux 6.18). A start that is not a multiple of 2
+# MiB keeps it to the pages that are used.
+LINK := -extldflags=-Wl,-Ttext-segment=0x410000
 bin/fettle: $(SOURCES) $(AGENT)
-	go build $(TAGS) -ldflags '-X main.version=$(VERSION)' -o $@ ./cmd/fettle
+	go build $(TAGS) -ldflags '-X main.version=$(VERSION) $(LINK)' -o $@ ./cmd/fettle
 
 setup:
 	@.ci/setup demo

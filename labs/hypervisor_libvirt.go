@@ -43,6 +43,7 @@ func (l *libvirtd) connection() (*libvirt.Connect, error) {
 		l.conn.Close()
 		l.conn = nil
 	}
+	loadLibvirt()
 	c, err := libvirt.NewConnect(l.uri)
 	if err != nil {
 		return nil, explainConnect(l.uri, err)
