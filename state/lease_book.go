@@ -11,65 +11,118 @@ import (
 	"github.com/fettle-dev/fettle/site"
 )
 
-// leaseAt is an address of a network, leaseOf a machine on it, which has one of
-// each family.
-type (
-	leaseAt struct {
-		network string
-		addr    netip.Addr
-	}
-	leaseOf struct {
-		network string
-		mac     site.MAC
-		six     bool
-	}
-)
+// leaseOf is a machine on a network, which has an address of each family.
+type leaseOf struct {
+	network string
+	mac     site.MAC
+	six     bool
+}
 
 func holder(l Lease) leaseOf { return leaseOf{l.Network, l.MAC, l.Addr.Is6()} }
 
-// held is a lease, and when it ends by the clock that nobody sets.
+// held is a lease, and when it ends by the clock that nobody sets. It is not
+// changed once it is in a book.
 type held struct {
 	Lease
 	until time.Duration
 }
 
+func (h *held) who() leaseWho { return leaseWho{h.MAC, h.Addr.Is6()} }
+
 // leaseBook is every lease of an embedded store, in memory: its process is the
 // only one that writes the directory. It holds what is on disk, and nothing
 // else.
 type leaseBook struct {
-	mu     sync.RWMutex
-	byAddr map[leaseAt]held
-	byMAC  map[leaseOf]netip.Addr
+	mu       sync.RWMutex
+	networks map[string]*leaseNet
 }
 
-func newLeaseBook() *leaseBook {
-	return &leaseBook{byAddr: map[leaseAt]held{}, byMAC: map[leaseOf]netip.Addr{}}
+// leaseNet is the leases of one network, leaseWho one of its machines.
+type (
+	leaseNet struct {
+		name   string
+		prefix string // of its pages' keys
+		pages  map[netip.Addr]*leasePage
+		macs   map[leaseWho]netip.Addr
+	}
+	leaseWho struct {
+		mac site.MAC
+		six bool
+	}
+)
+
+func newLeaseBook() *leaseBook { return &leaseBook{networks: map[string]*leaseNet{}} }
+
+func (n *leaseNet) at(a netip.Addr) *held {
+	first, place := pageOf(a)
+	if p := n.pages[first]; p != nil {
+		return p[place]
+	}
+	return nil
 }
 
-func (b *leaseBook) at(k leaseAt) (held, bool) {
+func (n *leaseNet) set(a netip.Addr, h *held) {
+	first, place := pageOf(a)
+	p := n.pages[first]
+	if p == nil {
+		if h == nil {
+			return
+		}
+		p = &leasePage{}
+		n.pages[first] = p
+	}
+	if p[place] = h; h == nil && p.empty() {
+		delete(n.pages, first)
+	}
+}
+
+// net finds or makes a network. b.mu is held for writing, or nobody else writes
+// and the network is known.
+func (b *leaseBook) net(name string) *leaseNet {
+	n := b.networks[name]
+	if n == nil {
+		n = &leaseNet{name: name, prefix: pagePrefix(name), pages: map[netip.Addr]*leasePage{}, macs: map[leaseWho]netip.Addr{}}
+		b.networks[name] = n
+	}
+	return n
+}
+
+func (b *leaseBook) at(network string, a netip.Addr) (held, bool) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	h, ok := b.byAddr[k]
-	return h, ok
+	if n := b.networks[network]; n != nil {
+		if h := n.at(a); h != nil {
+			return *h, true
+		}
+	}
+	return held{}, false
 }
 
 func (b *leaseBook) of(k leaseOf) (held, bool) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	a, ok := b.byMAC[k]
-	if !ok {
-		return held{}, false
+	if n := b.networks[k.network]; n != nil {
+		if a, ok := n.macs[leaseWho{k.mac, k.six}]; ok {
+			if h := n.at(a); h != nil {
+				return *h, true
+			}
+		}
 	}
-	h, ok := b.byAddr[leaseAt{k.network, a}]
-	return h, ok
+	return held{}, false
 }
 
 func (b *leaseBook) all() []held {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
-	out := make([]held, 0, len(b.byAddr))
-	for _, h := range b.byAddr {
-		out = append(out, h)
+	var out []held
+	for _, n := range b.networks {
+		for _, p := range n.pages {
+			for _, h := range p {
+				if h != nil {
+					out = append(out, *h)
+				}
+			}
+		}
 	}
 	slices.SortFunc(out, func(x, y held) int {
 		return cmp.Or(cmp.Compare(x.Network, y.Network), x.Addr.Compare(y.Addr))
@@ -82,73 +135,98 @@ func (b *leaseBook) all() []held {
 func (b *leaseBook) replace(leases []held) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	clear(b.byAddr)
-	clear(b.byMAC)
-	for _, h := range leases {
-		b.byAddr[leaseAt{h.Network, h.Addr}] = h
+	clear(b.networks)
+	for i := range leases {
+		h := &leases[i]
+		n := b.net(h.Network)
+		n.set(h.Addr, h)
 		if h.Declined {
 			continue
 		}
-		of := holder(h.Lease)
-		if a, ok := b.byMAC[of]; ok && b.byAddr[leaseAt{h.Network, a}].until > h.until {
+		if a, ok := n.macs[h.who()]; ok && n.at(a).until > h.until {
 			continue
 		}
-		b.byMAC[of] = h.Addr
+		n.macs[h.who()] = h.Addr
 	}
+}
+
+// change is empty; the one before is over.
+func (b *leaseBook) change(room *leaseChange) *leaseChange {
+	if room.book != b {
+		*room = leaseChange{book: b, addr: map[addrOn]*held{}, mac: map[whoOn]netip.Addr{}}
+	}
+	clear(room.addr)
+	clear(room.mac)
+	return room
 }
 
 // leaseChange is what a batch of requests would change in a book, each
-// decided on what those before it left.
+// decided on what those before it left. Only one at a time is made, and nobody
+// else writes the book.
 type leaseChange struct {
 	book *leaseBook
-	addr map[leaseAt]*held      // nil: freed
-	mac  map[leaseOf]netip.Addr // invalid: none
+	addr map[addrOn]*held     // nil: freed
+	mac  map[whoOn]netip.Addr // invalid: none
 }
 
-func (b *leaseBook) change() *leaseChange {
-	return &leaseChange{book: b, addr: map[leaseAt]*held{}, mac: map[leaseOf]netip.Addr{}}
-}
-
-func (c *leaseChange) at(k leaseAt) (held, bool) {
-	if h, ok := c.addr[k]; ok {
-		if h == nil {
-			return held{}, false
-		}
-		return *h, true
+type (
+	addrOn struct {
+		net  *leaseNet
+		addr netip.Addr
 	}
-	return c.book.at(k)
+	whoOn struct {
+		net *leaseNet
+		who leaseWho
+	}
+)
+
+// net finds a network, or begins it.
+func (c *leaseChange) net(name string) *leaseNet {
+	if n := c.book.networks[name]; n != nil {
+		return n
+	}
+	c.book.mu.Lock()
+	defer c.book.mu.Unlock()
+	return c.book.net(name)
 }
 
-func (c *leaseChange) of(k leaseOf) (netip.Addr, bool) {
+// at is the lease of an address; nil when it has none.
+func (c *leaseChange) at(k addrOn) *held {
+	if h, ok := c.addr[k]; ok {
+		return h
+	}
+	return k.net.at(k.addr)
+}
+
+func (c *leaseChange) of(k whoOn) (netip.Addr, bool) {
 	if a, ok := c.mac[k]; ok {
 		return a, a.IsValid()
 	}
-	c.book.mu.RLock()
-	defer c.book.mu.RUnlock()
-	a, ok := c.book.byMAC[k]
+	a, ok := k.net.macs[k.who]
 	return a, ok
 }
 
 // put takes a lease in, or says who has its address.
-func (c *leaseChange) put(h held, elapsed time.Duration) error {
-	at, of := leaseAt{h.Network, h.Addr}, holder(h.Lease)
-	if old, ok := c.at(at); ok {
+func (c *leaseChange) put(h *held, elapsed time.Duration) error {
+	n := c.net(h.Network)
+	at, of := addrOn{n, h.Addr}, whoOn{n, h.who()}
+	if old := c.at(at); old != nil {
 		if err := refusal(old.Lease, elapsed < old.until, h.Lease); err != nil {
 			return err
 		}
 		if old.MAC != h.MAC && !old.Declined {
-			if former := holder(old.Lease); c.points(former, h.Addr) {
+			if former := (whoOn{n, old.who()}); c.points(former, h.Addr) {
 				c.mac[former] = netip.Addr{}
 			}
 		}
 	}
-	c.addr[at] = &h
+	c.addr[at] = h
 	former, had := c.of(of)
 	switch {
 	case h.Declined && had && former == h.Addr:
 		c.mac[of] = netip.Addr{}
 	case !h.Declined && had && former != h.Addr:
-		c.addr[leaseAt{h.Network, former}] = nil
+		c.addr[addrOn{n, former}] = nil
 		c.mac[of] = h.Addr
 	case !h.Declined && !had:
 		c.mac[of] = h.Addr
@@ -156,40 +234,75 @@ func (c *leaseChange) put(h held, elapsed time.Duration) error {
 	return nil
 }
 
-func (c *leaseChange) points(k leaseOf, a netip.Addr) bool {
+func (c *leaseChange) points(k whoOn, a netip.Addr) bool {
 	at, ok := c.of(k)
 	return ok && at == a
 }
 
 // drop frees an address.
-func (c *leaseChange) drop(k leaseAt) {
-	old, ok := c.at(k)
-	if !ok {
+func (c *leaseChange) drop(network string, a netip.Addr) {
+	k := addrOn{c.net(network), a}
+	old := c.at(k)
+	if old == nil {
 		return
 	}
 	c.addr[k] = nil
-	if of := holder(old.Lease); c.points(of, k.addr) {
+	if of := (whoOn{k.net, old.who()}); c.points(of, a) {
 		c.mac[of] = netip.Addr{}
+	}
+}
+
+// rewrite takes every lease in that is not in yet, as it is.
+func (c *leaseChange) rewrite() {
+	for _, n := range c.book.networks {
+		for _, p := range n.pages {
+			for _, h := range p {
+				if h == nil {
+					continue
+				}
+				if k := (addrOn{n, h.Addr}); c.addr[k] == nil {
+					if _, freed := c.addr[k]; !freed {
+						c.addr[k] = h
+					}
+				}
+			}
+		}
+	}
+}
+
+// pages calls f with each page that the change changes, as it will be.
+func (c *leaseChange) pages(f func(n *leaseNet, first netip.Addr, p *leasePage)) {
+	next := make(map[addrOn]*leasePage, 1+len(c.addr)/4)
+	for k, h := range c.addr {
+		first, place := pageOf(k.addr)
+		at := addrOn{k.net, first}
+		p := next[at]
+		if p == nil {
+			p = &leasePage{}
+			if now := k.net.pages[first]; now != nil {
+				*p = *now
+			}
+			next[at] = p
+		}
+		p[place] = h
+	}
+	for k, p := range next {
+		f(k.net, k.addr, p)
 	}
 }
 
 // apply makes the change the book's. It is on disk already.
 func (c *leaseChange) apply() {
-	b := c.book
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	c.book.mu.Lock()
+	defer c.book.mu.Unlock()
 	for k, h := range c.addr {
-		if h == nil {
-			delete(b.byAddr, k)
-		} else {
-			b.byAddr[k] = *h
-		}
+		k.net.set(k.addr, h)
 	}
 	for k, a := range c.mac {
 		if a.IsValid() {
-			b.byMAC[k] = a
+			k.net.macs[k.who] = a
 		} else {
-			delete(b.byMAC, k)
+			delete(k.net.macs, k.who)
 		}
 	}
 }

@@ -1,15 +1,17 @@
 package state
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"runtime"
+	"strconv"
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -19,6 +21,10 @@ const (
 	maxLeaseBatch = 512
 	// leaseQueue holds a burst of requests while a batch is being synced.
 	leaseQueueLen = 1024
+	// leaseGap is the least time between two batches, and leaseEnough how many
+	// requests do not wait for it.
+	leaseGap    = time.Millisecond
+	leaseEnough = 48
 	// clockCheck is how often an idle store looks for a clock that was set.
 	clockCheck = 10 * time.Second
 )
@@ -37,7 +43,11 @@ type leaseCommitter struct {
 	loaded   bool  // the book is what is on disk
 	revision int64 // ModRevision of keyLeaseSeq
 	seq      int64
+	old      bool // leases are on disk that have a key each
 	clock    leaseClock
+	began    time.Time // the last batch
+	gap      *time.Timer
+	room     leaseChange
 	pool     sync.Pool
 }
 
@@ -76,6 +86,8 @@ func (c *leaseCommitter) submit(ctx context.Context, l Lease, drop bool) error {
 func (c *leaseCommitter) run() {
 	tick := time.NewTicker(clockCheck)
 	defer tick.Stop()
+	c.gap = time.NewTimer(leaseGap)
+	defer c.gap.Stop()
 	batch := make([]*leaseRequest, 0, maxLeaseBatch)
 	for {
 		batch = batch[:0]
@@ -87,21 +99,44 @@ func (c *leaseCommitter) run() {
 			return
 		}
 		if len(batch) > 0 {
-			// On one processor those who would ask next have not run yet:
-			// without this every batch is of one.
-			runtime.Gosched()
-		}
-	more:
-		for len(batch) > 0 && len(batch) < maxLeaseBatch {
-			select {
-			case r := <-c.s.leaseQueue:
-				batch = append(batch, r)
-			default:
-				break more
-			}
+			batch = c.gather(batch)
 		}
 		c.write(batch)
 	}
+}
+
+// gather adds those who wait to a batch. A lone request is written at once; in
+// a burst, batches begin leaseGap apart: a disk that syncs quickly would have
+// them of one or two, and what etcd does for each is most of the work.
+func (c *leaseCommitter) gather(batch []*leaseRequest) []*leaseRequest {
+	if wait := leaseGap - time.Since(c.began); wait > 0 {
+		c.gap.Reset(wait)
+	gather:
+		for len(batch) < leaseEnough {
+			select {
+			case r := <-c.s.leaseQueue:
+				batch = append(batch, r)
+			case <-c.gap.C:
+				break gather
+			case <-c.s.ctx.Done():
+				break gather
+			}
+		}
+		c.gap.Stop()
+	} else {
+		// On one processor those who would ask next have not run yet.
+		runtime.Gosched()
+	}
+	c.began = time.Now() // of waiting, whatever clock the leases go by
+	for len(batch) < maxLeaseBatch {
+		select {
+		case r := <-c.s.leaseQueue:
+			batch = append(batch, r)
+		default:
+			return batch
+		}
+	}
+	return batch
 }
 
 // write decides on a batch, writes it and answers its requests. An empty one
@@ -135,20 +170,23 @@ func (c *leaseCommitter) commit(ctx context.Context, batch []*leaseRequest, errs
 			}
 		}
 		now, elapsed := c.s.now(), c.s.elapsed()
-		change := c.s.book.change()
+		change := c.s.book.change(&c.room)
 		clockSet := c.clock.jumped(now, elapsed)
 		if clockSet {
 			c.clock.shift(change, now, elapsed)
 		}
+		if c.old {
+			change.rewrite()
+		}
 		for i, r := range batch {
 			errs[i] = nil
 			if r.drop {
-				change.drop(leaseAt{r.lease.Network, r.lease.Addr})
+				change.drop(r.lease.Network, r.lease.Addr)
 				continue
 			}
 			errs[i] = change.put(hold(r.lease, now, elapsed), elapsed)
 		}
-		if len(change.addr) == 0 && !clockSet {
+		if len(change.addr) == 0 && !clockSet && !c.old {
 			return nil
 		}
 		if full := c.s.space(); full != nil {
@@ -171,8 +209,7 @@ func (c *leaseCommitter) commit(ctx context.Context, batch []*leaseRequest, errs
 
 // store writes a change if nothing was written since the book was loaded.
 func (c *leaseCommitter) store(ctx context.Context, change *leaseChange, clockSet bool, now time.Time, elapsed time.Duration) (bool, error) {
-	ops := make([]clientv3.Op, 0, 2+len(change.addr))
-	ops = append(ops, clientv3.OpPut(keyLeaseSeq, fmt.Sprint(c.seq+1)))
+	ops := append(make([]clientv3.Op, 0, 16), clientv3.OpPut(keyLeaseSeq, strconv.FormatInt(c.seq+1, 10)))
 	if clockSet {
 		c.clock.set(now, elapsed)
 		b, err := json.Marshal(c.clock)
@@ -181,57 +218,33 @@ func (c *leaseCommitter) store(ctx context.Context, change *leaseChange, clockSe
 		}
 		ops = append(ops, clientv3.OpPut(keyLeaseClock, string(b)))
 	}
-	for k, h := range change.addr {
-		if h == nil {
-			ops = append(ops, clientv3.OpDelete(leaseKey(k.network, k.addr)))
-			continue
-		}
-		v, err := encodeLease(h.Lease)
-		if err != nil {
-			return false, err
-		}
-		ops = append(ops, clientv3.OpPut(leaseKey(k.network, k.addr), v))
+	if c.old {
+		ops = append(ops, clientv3.OpDelete(prefixLeases, clientv3.WithPrefix()))
 	}
+	var room []byte
+	change.pages(func(n *leaseNet, first netip.Addr, p *leasePage) {
+		key := n.prefix + first.String()
+		if p.empty() {
+			ops = append(ops, clientv3.OpDelete(key))
+			return
+		}
+		room = p.encode(room[:0])
+		ops = append(ops, clientv3.OpPut(key, string(room)))
+	})
 	resp, err := c.s.txn(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(keyLeaseSeq), "=", c.revision)}, ops...)
 	if err != nil {
 		return false, err
 	}
 	if resp.Succeeded {
-		c.seq, c.revision = c.seq+1, resp.Header.Revision
+		c.seq, c.revision, c.old = c.seq+1, resp.Header.Revision, false
 	}
 	return resp.Succeeded, nil
 }
 
-// encodeLease is the lease as JSON; written by hand because a burst writes
-// thousands.
-func encodeLease(l Lease) (string, error) {
-	name, err := json.Marshal([2]string{l.Network, l.Hostname})
-	if err != nil {
-		return "", err
-	}
-	network, host, _ := bytes.Cut(name[1:len(name)-1], []byte(`",`))
-	b := make([]byte, 0, 224)
-	b = append(append(b, `{"network":`...), network...)
-	b = append(b, `","addr":"`...)
-	b = l.Addr.AppendTo(b)
-	b = append(append(b, `","mac":"`...), macText(l.MAC)...)
-	if b = append(b, '"'); l.Hostname != "" {
-		b = append(append(b, `,"hostname":`...), host...)
-	}
-	b = append(b, `,"granted":"`...)
-	b = l.Granted.AppendFormat(b, time.RFC3339Nano)
-	b = append(b, `","expires":"`...)
-	b = l.Expires.AppendFormat(b, time.RFC3339Nano)
-	b = append(b, '"')
-	if l.Declined {
-		b = append(b, `,"declined":true`...)
-	}
-	return string(append(b, '}')), nil
-}
-
 // load reads every lease, and what the clock was when they were written.
 func (c *leaseCommitter) load(ctx context.Context) error {
-	resp, err := c.s.txn(ctx, nil, clientv3.OpGet(keyLeaseSeq), clientv3.OpGet(keyLeaseClock), clientv3.OpGet(prefixLeases, clientv3.WithPrefix()))
+	resp, err := c.s.txn(ctx, nil, clientv3.OpGet(keyLeaseSeq), clientv3.OpGet(keyLeaseClock),
+		clientv3.OpGet(prefixLeases, clientv3.WithPrefix()), clientv3.OpGet(prefixLeasePages, clientv3.WithPrefix()))
 	if err != nil {
 		return err
 	}
@@ -253,28 +266,50 @@ func (c *leaseCommitter) load(ctx context.Context) error {
 	} else {
 		c.clock.unsaved = true
 	}
-	kvs := resp.Responses[2].GetResponseRange().Kvs
-	leases := make([]held, 0, len(kvs))
-	for _, kv := range kvs {
-		var l Lease
-		if err := json.Unmarshal(kv.Value, &l); err != nil {
-			return fmt.Errorf("%s is unreadable: %w", kv.Key, err)
-		}
-		leases = append(leases, c.clock.held(l, now, elapsed))
+	single, pages := resp.Responses[2].GetResponseRange().Kvs, resp.Responses[3].GetResponseRange().Kvs
+	all, err := readLeases(single, pages)
+	if err != nil {
+		return err
 	}
+	leases := make([]held, len(all))
+	for i, l := range all {
+		leases[i] = c.clock.held(l, now, elapsed)
+	}
+	c.old = len(single) > 0
 	c.s.book.replace(leases)
 	c.loaded = true
 	return nil
 }
 
+// readLeases decodes leases that have a key each, as a cluster and older
+// directories have them, and pages of them.
+func readLeases(single, pages []*mvccpb.KeyValue) ([]Lease, error) {
+	out := make([]Lease, 0, len(single)+len(pages)*pageSize)
+	for _, kv := range single {
+		var l Lease
+		if err := json.Unmarshal(kv.Value, &l); err != nil {
+			return nil, fmt.Errorf("%s is unreadable: %w", kv.Key, err)
+		}
+		out = append(out, l)
+	}
+	for _, kv := range pages {
+		on, err := decodePage(string(kv.Key), kv.Value)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, on...)
+	}
+	return out, nil
+}
+
 // hold is a new lease as the book keeps it.
-func hold(l Lease, now time.Time, elapsed time.Duration) held {
+func hold(l Lease, now time.Time, elapsed time.Duration) *held {
 	left := l.Expires.Sub(now) // right even if the clock was set since, in a process with a monotonic one
 	l.Granted, l.Expires = l.Granted.UTC().Round(0), l.Expires.UTC().Round(0)
 	if at := now.UTC().Round(0).Add(left); at.Sub(l.Expires).Abs() > clockSlack {
 		l.Expires = at
 	}
-	return held{l, elapsed + left}
+	return &held{l, elapsed + left}
 }
 
 // leaseOut is a lease as callers see it: it ends by the clock as it is now.

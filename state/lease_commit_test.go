@@ -1,9 +1,11 @@
 package state
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -150,12 +152,12 @@ func TestLostWrite(t *testing.T) {
 	c := newTwoClocks()
 	c.wall.Store(time.Now().UnixNano())
 	l := c.lease("192.0.2.10", 1)
-	v, err := encodeLease(l)
+	v, err := json.Marshal(l)
 	if err != nil {
 		t.Fatal(err)
 	}
 	// As if this had been given up by the committer and had arrived after all.
-	if _, err := s.txn(t.Context(), nil, clientv3.OpPut(leaseKey(l.Network, l.Addr), v), clientv3.OpPut(keyLeaseSeq, "7")); err != nil {
+	if _, err := s.txn(t.Context(), nil, clientv3.OpPut(leaseKey(l.Network, l.Addr), string(v)), clientv3.OpPut(keyLeaseSeq, "7")); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.PutLease(t.Context(), c.lease("192.0.2.10", 2)); !errors.Is(err, ErrAddressTaken) {
@@ -209,21 +211,77 @@ func TestLeaseBurst(t *testing.T) {
 	}
 }
 
-// TestMoveToCluster reads the leases of an embedded store from a cluster.
+// TestMoveToCluster reads the leases of an embedded store from a cluster, in
+// the form that they have now and in the one that they had.
 func TestMoveToCluster(t *testing.T) {
 	endpoint, conf := startCluster(t)
 	s := openConfig(t, Config{Endpoints: []string{endpoint}, TLS: conf})
 	c := newTwoClocks()
-	l := c.lease("192.0.2.10", 1)
-	v, err := encodeLease(l)
+	single, paged := c.lease("192.0.2.10", 1), c.lease("192.0.2.40", 2)
+	v, err := json.Marshal(single)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.txn(t.Context(), nil, clientv3.OpPut(leaseKey(l.Network, l.Addr), v), clientv3.OpPut(keyLeaseSeq, "1")); err != nil {
+	page := leasePage{8: &held{Lease: paged}}
+	if _, err := s.txn(t.Context(), nil, clientv3.OpPut(leaseKey("boot", single.Addr), string(v)), clientv3.OpPut(pagePrefix("boot")+"192.0.2.32", string(page.encode(nil))), clientv3.OpPut(keyLeaseSeq, "1")); err != nil {
 		t.Fatal(err)
 	}
 	s = openConfig(t, Config{Endpoints: []string{endpoint}, TLS: conf})
-	if got, ok, err := s.LeaseByMAC(t.Context(), "boot", l.MAC); err != nil || !ok || got.Addr != l.Addr {
-		t.Errorf("LeaseByMAC = %+v, %v, %v; want %v", got, ok, err, l.Addr)
+	for _, l := range []Lease{single, paged} {
+		if got, ok, err := s.LeaseByMAC(t.Context(), "boot", l.MAC); err != nil || !ok || got != l {
+			t.Errorf("LeaseByMAC(%v) = %+v, %v, %v; want %+v", l.MAC, got, ok, err, l)
+		}
+	}
+	if all, err := s.Leases(t.Context()); err != nil || len(all) != 2 {
+		t.Errorf("Leases = %v, %v; want 2", all, err)
+	}
+	if r, err := s.get(t.Context(), prefixLeasePages, clientv3.WithPrefix()); err != nil || r.Count != 0 {
+		t.Errorf("%v pages are left in the cluster, %v; want none", r.Kvs, err)
+	}
+}
+
+// TestOldLeases opens a directory whose leases have a key each: they hold, and
+// the next write gives them the form of now.
+func TestOldLeases(t *testing.T) {
+	conf := Config{Dir: t.TempDir()}
+	s := openConfig(t, conf)
+	c := newTwoClocks()
+	c.wall.Store(time.Now().UnixNano())
+	var want []Lease
+	for i := range byte(40) {
+		l := c.lease("192.0.2.1", i)
+		l.Addr = netip.AddrFrom4([4]byte{192, 0, 2, i})
+		v, err := json.Marshal(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.txn(t.Context(), nil, clientv3.OpPut(leaseKey(l.Network, l.Addr), string(v))); err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, l)
+	}
+	reopen := func() {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = openConfig(t, conf)
+	}
+	reopen()
+	if err := s.PutLease(t.Context(), c.lease("192.0.2.7", 99)); !errors.Is(err, ErrAddressTaken) {
+		t.Errorf("another machine got an address of an old lease: %v", err)
+	}
+	if err := s.DropLease(t.Context(), "boot", want[3].Addr); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.get(t.Context(), prefixLeases, clientv3.WithPrefix()); err != nil || r.Count != 0 {
+		t.Errorf("%d leases are left in the old form, %v; want none", r.Count, err)
+	}
+	want = append(want[:3:3], want[4:]...)
+	for range 2 {
+		got, err := s.Leases(t.Context())
+		if err != nil || !slices.Equal(got, want) {
+			t.Errorf("Leases = %v, %v; want %v", got, err, want)
+		}
+		reopen()
 	}
 }

@@ -63,10 +63,10 @@ func (s *Store) putLease(ctx context.Context, l Lease) error {
 	}
 }
 
-// indexLeases writes the index by MAC of leases that an embedded store wrote,
-// which has it in memory alone: the state was moved to this cluster.
+// indexLeases gives leases that an embedded store wrote the form that they have
+// in a cluster, a key each and an index by MAC: the state was moved to this one.
 func (s *Store) indexLeases(ctx context.Context) error {
-	resp, err := s.txn(ctx, nil, clientv3.OpGet(keyLeaseSeq), clientv3.OpGet(prefixLeases, clientv3.WithPrefix()))
+	resp, err := s.txn(ctx, nil, clientv3.OpGet(keyLeaseSeq), clientv3.OpGet(prefixLeases, clientv3.WithPrefix()), clientv3.OpGet(prefixLeasePages, clientv3.WithPrefix()))
 	if err != nil {
 		return err
 	}
@@ -74,11 +74,23 @@ func (s *Store) indexLeases(ctx context.Context) error {
 	if moved == nil {
 		return nil
 	}
+	single, pages := resp.Responses[1].GetResponseRange().Kvs, resp.Responses[2].GetResponseRange().Kvs
+	leases, err := readLeases(single, pages)
+	if err != nil {
+		return err
+	}
 	newest := map[string]Lease{}
-	for _, kv := range resp.Responses[1].GetResponseRange().Kvs {
-		var l Lease
-		if err := json.Unmarshal(kv.Value, &l); err != nil {
-			return fmt.Errorf("%s is unreadable: %w", kv.Key, err)
+	for i, l := range leases {
+		if i >= len(single) { // of a page
+			v, err := json.Marshal(l)
+			if err != nil {
+				return err
+			}
+			// Unless somebody else who opened it did, and wrote a newer one since.
+			key := leaseKey(l.Network, l.Addr)
+			if _, err := s.txn(ctx, []clientv3.Cmp{sameRevision(key, nil)}, clientv3.OpPut(key, string(v))); err != nil {
+				return err
+			}
 		}
 		key := leaseMACKey(holder(l))
 		if old, ok := newest[key]; !l.Declined && (!ok || old.Expires.Before(l.Expires)) {
@@ -90,7 +102,7 @@ func (s *Store) indexLeases(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err = s.txn(ctx, []clientv3.Cmp{sameRevision(keyLeaseSeq, moved)}, clientv3.OpDelete(keyLeaseSeq), clientv3.OpDelete(keyLeaseClock))
+	_, err = s.txn(ctx, []clientv3.Cmp{sameRevision(keyLeaseSeq, moved)}, clientv3.OpDelete(keyLeaseSeq), clientv3.OpDelete(keyLeaseClock), clientv3.OpDelete(prefixLeasePages, clientv3.WithPrefix()))
 	return err
 }
 
@@ -186,7 +198,7 @@ func (s *Store) leaseOf(ctx context.Context, of leaseOf) (Lease, bool, error) {
 // LeaseByAddr returns the lease of an address, expired or not.
 func (s *Store) LeaseByAddr(ctx context.Context, network string, addr netip.Addr) (Lease, bool, error) {
 	if s.book != nil {
-		h, ok := s.book.at(leaseAt{network, addr})
+		h, ok := s.book.at(network, addr)
 		return s.leaseFound(h, ok)
 	}
 	doing := fmt.Sprintf("reading the lease of %s on %s", addr, network)

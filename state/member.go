@@ -26,6 +26,9 @@ const (
 	quotaBytes      = 4 << 30
 	maxRequestBytes = 8 << 20
 	maxTxnOps       = 1 << 20 // a change of the clock rewrites every lease at once
+	raftLog         = 100     // entries
+	backendInterval = time.Second
+	backendWrites   = 50_000
 	closeTimeout    = 5 * time.Second
 	slowRequest     = 3 * time.Second
 )
@@ -132,6 +135,12 @@ func memberConfig(data string, log *slog.Logger, died *fatal) *embed.Config {
 	c.MaxTxnOps = maxTxnOps
 	c.BootstrapDefragThresholdMegabytes = 256
 	c.SnapshotCount = 10_000
+	// Nobody follows a lone member: its log need not stay in memory.
+	c.SnapshotCatchUpEntries = raftLog
+	// What is durable is the write-ahead log, synced before an answer and read
+	// again at a start. Bringing bbolt's file up to date holds up whoever waits
+	// for an answer: seldom, then.
+	c.BackendBatchInterval, c.BackendBatchLimit = backendInterval, backendWrites
 	// Its warnings quote whole requests, hundreds of lines on a disk that is
 	// busy: only what keeps machines waiting is worth them.
 	c.WarningApplyDuration, c.WarningUnaryRequestDuration = slowRequest, slowRequest

@@ -38,18 +38,19 @@ var (
 
 // Keys in etcd. STATE.md describes what is under each.
 const (
-	prefix          = "/fettle/"
-	keySeq          = prefix + "seq"
-	prefixEvents    = prefix + "events/"
-	prefixByMachine = prefix + "machine-events/"
-	prefixStatus    = prefix + "status/"
-	prefixInventory = prefix + "inventory/"
-	prefixLeases    = prefix + "leases/"
-	prefixLeaseMACs = prefix + "lease-macs/"
-	keyLeaseSeq     = prefix + "lease-seq"
-	keyLeaseClock   = prefix + "lease-clock"
-	prefixLocks     = prefix + "locks/"
-	prefixDocs      = prefix + "doc/"
+	prefix           = "/fettle/"
+	keySeq           = prefix + "seq"
+	prefixEvents     = prefix + "events/"
+	prefixByMachine  = prefix + "machine-events/"
+	prefixStatus     = prefix + "status/"
+	prefixInventory  = prefix + "inventory/"
+	prefixLeases     = prefix + "leases/"
+	prefixLeasePages = prefix + "lease-pages/"
+	prefixLeaseMACs  = prefix + "lease-macs/"
+	keyLeaseSeq      = prefix + "lease-seq"
+	keyLeaseClock    = prefix + "lease-clock"
+	prefixLocks      = prefix + "locks/"
+	prefixDocs       = prefix + "doc/"
 )
 
 // openTimeout bounds Open, probeTimeout its first request to a cluster, and

@@ -88,6 +88,9 @@ func (b *benchRig) perRound(rounds int, peers []benchPeer, answers string, measu
 	b.t.Helper()
 	for round := range rounds {
 		for _, peer := range peers {
+			if only := os.Getenv("FETTLE_BENCH_PEERS"); only != "" && !slices.Contains(strings.Split(only, ","), peer.name) {
+				continue
+			}
 			if !b.have(peer.tool) {
 				if round == 0 {
 					b.t.Logf("%s is not installed and is left out: pxe/peers.sh", peer.name)

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -418,9 +419,11 @@ func (b *benchRig) load(p *benchProc, l benchLoad) (r benchLoadResult, cpu time.
 	cmd := b.cli.command(ctx, "taskset", "-c", b.loadOn, fmt.Sprintf("/proc/%d/exe", os.Getpid()), "-test.run=^TestBenchLoad$")
 	cmd.SysProcAttr = nil
 	cmd.Env = append(b.env, benchLoadEnv+"="+string(text))
+	done := p.perf(l.Kind)
 	before := p.cpu()
 	out, err := cmd.CombinedOutput()
 	cpu = p.cpu() - before
+	done()
 	_, rest, ok := strings.Cut(string(out), "\nRESULT ")
 	line, _, _ := strings.Cut(rest, "\n")
 	if err != nil || !ok || json.Unmarshal([]byte(line), &r) != nil {
@@ -435,6 +438,31 @@ func (b *benchRig) load(p *benchProc, l benchLoad) (r benchLoadResult, cpu time.
 	return r, cpu
 }
 
+// perf lets perf(1) watch a server meanwhile, where FETTLE_BENCH_PERF names its
+// command and options, such as "record -g" or "stat -e instructions:u"; what
+// comes of it lies in FETTLE_BENCH_PERF_DIR.
+func (p *benchProc) perf(kind string) (done func()) {
+	args := strings.Fields(os.Getenv("FETTLE_BENCH_PERF"))
+	if len(args) == 0 {
+		return func() {}
+	}
+	var pids []string
+	for _, c := range p.cmds {
+		for _, pid := range append(p.children(c.Process.Pid), c.Process.Pid) {
+			pids = append(pids, strconv.Itoa(pid))
+		}
+	}
+	file := filepath.Join(os.Getenv("FETTLE_BENCH_PERF_DIR"), "perf-"+kind+"-"+p.name)
+	cmd := exec.Command("taskset", slices.Concat([]string{"-c", p.b.loadOn, "perf", args[0], "-o", file, "-p", strings.Join(pids, ",")}, args[1:])...)
+	if err := cmd.Start(); err != nil {
+		p.b.t.Fatal(err)
+	}
+	return func() {
+		cmd.Process.Signal(os.Interrupt)
+		cmd.Wait() // perf ends with the signal that it was sent
+	}
+}
+
 // storm runs fettle bench storm.
 func (b *benchRig) storm(p *benchProc, count int, limit time.Duration, series int, args ...string) (r load.StormResult, cpu time.Duration) {
 	b.t.Helper()
@@ -445,9 +473,11 @@ func (b *benchRig) storm(p *benchProc, count int, limit time.Duration, series in
 	cmd.SysProcAttr = nil
 	var out, errOut bytes.Buffer
 	cmd.Env, cmd.Stdout, cmd.Stderr = b.env, &out, &errOut
+	done := p.perf("storm")
 	before := p.cpu()
 	err := cmd.Run()
 	cpu = p.cpu() - before
+	done()
 	if jerr := json.Unmarshal(out.Bytes(), &r); jerr != nil {
 		b.t.Fatalf("fettle bench storm of %s: %v, %v\n%s%s\n%s", p.name, err, jerr, &out, &errOut, p.text())
 	}
