@@ -241,7 +241,7 @@ func TestKilledAnywhere(t *testing.T) {
 					t.Fatal(err)
 				}
 				for _, snap := range all {
-					if err := s.complete(snap); err != nil && snap.Name == "two" {
+					if err := s.complete(snap, nil); err != nil && snap.Name == "two" {
 						t.Errorf("snapshot %s: %v", snap.Name, err)
 					}
 				}

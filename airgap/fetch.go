@@ -136,26 +136,34 @@ func (f *Fetcher) acquire(ctx context.Context, host string) (release func(), err
 // All fetches the items that the blob store lacks, in parallel. It tries all
 // of them; the error names each that failed.
 func (f *Fetcher) All(ctx context.Context, items []Item) error {
+	_, err := f.all(ctx, items)
+	return err
+}
+
+// all is All; there are the sizes of those that did not have to be fetched.
+func (f *Fetcher) all(ctx context.Context, items []Item) (there map[blob.Digest]int64, err error) {
 	f.init()
 	var p Progress
 	var missing []Item
-	seen := map[blob.Digest]bool{}
+	there = make(map[blob.Digest]int64, len(items))
+	wanted := map[blob.Digest]bool{}
 	for _, it := range items {
-		if seen[it.SHA256] {
+		if _, ok := there[it.SHA256]; ok || wanted[it.SHA256] {
 			continue
 		}
-		seen[it.SHA256] = true
 		n, err := f.Blobs.Size(it.SHA256)
 		if err == nil && (it.Size < 0 || n == it.Size) {
+			there[it.SHA256] = n
 			continue
 		}
+		wanted[it.SHA256] = true
 		missing = append(missing, it)
 		p.FilesTotal++
 		p.BytesTotal += max(0, it.Size)
 	}
 	if len(missing) > 0 {
 		if err := checkFree(f.Blobs.Dir(), p.BytesTotal); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	var mu sync.Mutex
@@ -189,12 +197,12 @@ func (f *Fetcher) All(ctx context.Context, items []Item) error {
 	}
 	_ = g.Wait()
 	if err := errors.Join(ctx.Err(), f.Blobs.Flush()); err != nil {
-		return err
+		return nil, err
 	}
 	if n := len(errs); n > 20 {
 		errs = append(errs[:20], fmt.Errorf("and %d more", n-20))
 	}
-	return errors.Join(errs...)
+	return there, errors.Join(errs...)
 }
 
 // Get fetches one item into the blob store. add, when it is not nil, is told

@@ -56,7 +56,7 @@ func (s *Store) Import(ctx context.Context, b *OpenedBundle, o ImportOptions) (R
 	if err != nil {
 		return Receipt{}, err
 	}
-	if err := s.complete(snap); err != nil {
+	if err := s.complete(snap, nil); err != nil {
 		return Receipt{}, errors.Join(err, im.forget())
 	}
 	if err := im.documents(ctx); err != nil {
@@ -115,11 +115,16 @@ func (s *Store) admit(b *OpenedBundle, rollback bool) error {
 	return nil
 }
 
-// complete tells whether the store has every file of a snapshot.
-func (s *Store) complete(snap Snapshot) error {
+// complete tells whether the store has every file of a snapshot. there are the
+// sizes of blobs that were looked at just now; it may be nil.
+func (s *Store) complete(snap Snapshot, there map[blob.Digest]int64) error {
 	var missing []error
 	snap.Blobs(func(f File) {
-		n, err := s.blobs.Size(f.SHA256)
+		n, ok := there[f.SHA256]
+		var err error
+		if !ok {
+			n, err = s.blobs.Size(f.SHA256)
+		}
 		if err == nil && n != f.Size {
 			err = fmt.Errorf("blob %s has %d bytes; it must have %d", f.SHA256, n, f.Size)
 		}

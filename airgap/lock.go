@@ -4,11 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"slices"
+	"strings"
+
+	jsonv2 "github.com/go-json-experiment/json"
 
 	"github.com/fettle-dev/fettle/blob"
 )
@@ -159,6 +160,9 @@ func (m LockedMirror) check() error {
 
 // CheckURL refuses what cannot stand in a lock as the address of a file.
 func CheckURL(raw string) error {
+	if plainURL(raw) {
+		return nil
+	}
 	u, err := url.Parse(raw)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
 		return fmt.Errorf("%q is no http or https address", raw)
@@ -167,6 +171,32 @@ func CheckURL(raw string) error {
 		return fmt.Errorf("the address of %s has a password in it, which would end up in git and on the other side", u.Host)
 	}
 	return nil
+}
+
+// plainURL tells whether raw is one of the many addresses that need no parser:
+// a name or IPv4 address, perhaps a port, and a path of letters, digits and
+// marks that stand for themselves (RFC 3986 §2.3).
+func plainURL(raw string) bool {
+	rest, ok := strings.CutPrefix(raw, "http://")
+	if !ok {
+		if rest, ok = strings.CutPrefix(raw, "https://"); !ok {
+			return false
+		}
+	}
+	host, rest, _ := strings.Cut(rest, "/")
+	host, port, has := strings.Cut(host, ":")
+	if host == "" || has && (port == "" || strings.Trim(port, "0123456789") != "") {
+		return false
+	}
+	plain := func(s, marks string) bool {
+		for i := range len(s) {
+			if c := s[i]; c|0x20-'a' > 'z'-'a' && c-'0' > 9 && strings.IndexByte(marks, c) < 0 {
+				return false
+			}
+		}
+		return true
+	}
+	return plain(host, ".-") && plain(rest, "/.-_~+")
 }
 
 // MarshalLock writes a lock: one item a line.
@@ -230,15 +260,9 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// unmarshal is strict: no unknown keys, nothing behind the value.
+// unmarshal is strict: no unknown key, none twice or in other case, nothing
+// behind the value. Locks and snapshots are large; see AIRGAP.md for the
+// library.
 func unmarshal(data []byte, v any) error {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
-		return err
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return errors.New("something stands behind its end")
-	}
-	return nil
+	return jsonv2.Unmarshal(data, v, jsonv2.RejectUnknownMembers(true))
 }

@@ -127,6 +127,9 @@ func itemKey(it Item) string {
 }
 
 func diffItems(a, b []Item) []string {
+	if len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0]) {
+		return nil // nothing was resolved anew
+	}
 	of := func(items []Item) map[string][]Item {
 		out := map[string][]Item{}
 		for _, it := range items {

@@ -118,7 +118,7 @@ func TestCollect(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := s.complete(snap); err != nil {
+		if err := s.complete(snap, nil); err != nil {
 			t.Errorf("snapshot %s after Collect: %v", name, err)
 		}
 	}

@@ -9,9 +9,12 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/fettle-dev/fettle/blob"
 )
@@ -173,18 +176,30 @@ func (s *Store) Snapshot(name string) (Snapshot, blob.Digest, error) {
 	return snap, blob.FromBytes(data), nil
 }
 
-// Snapshots are all snapshots, in order of serial, then name.
-func (s *Store) Snapshots() ([]Snapshot, error) {
+// snapshotNames are the names of all snapshots, sorted.
+func (s *Store) snapshotNames() ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(s.dir, "snapshots"))
 	if err != nil {
 		return nil, fmt.Errorf("listing snapshots: %w", err)
 	}
-	var out []Snapshot
+	var out []string
 	for _, e := range entries {
-		name, ok := strings.CutSuffix(e.Name(), ".json")
-		if !ok || CheckName("snapshot", name) != nil {
-			continue
+		if name, ok := strings.CutSuffix(e.Name(), ".json"); ok && CheckName("snapshot", name) == nil {
+			out = append(out, name)
 		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// Snapshots are all snapshots, in order of serial, then name.
+func (s *Store) Snapshots() ([]Snapshot, error) {
+	names, err := s.snapshotNames()
+	if err != nil {
+		return nil, err
+	}
+	var out []Snapshot
+	for _, name := range names {
 		snap, _, err := s.Snapshot(name)
 		if err != nil {
 			return nil, err
@@ -198,11 +213,47 @@ func (s *Store) Snapshots() ([]Snapshot, error) {
 // Latest is the snapshot with the greatest serial; ok is false when there is
 // none.
 func (s *Store) Latest() (snap Snapshot, ok bool, err error) {
-	all, err := s.Snapshots()
-	if err != nil || len(all) == 0 {
+	names, err := s.snapshotNames()
+	if err != nil || len(names) == 0 {
 		return Snapshot{}, false, err
 	}
-	return all[len(all)-1], true, nil
+	best, most := "", int64(-1)
+	for _, name := range names { // in order: of equal serials, the last name
+		n, err := s.serial(name)
+		if err != nil {
+			return Snapshot{}, false, err
+		}
+		if n >= most {
+			best, most = name, n
+		}
+	}
+	snap, _, err = s.Snapshot(best)
+	return snap, err == nil, err
+}
+
+// serial is a snapshot's serial number. It stands at the beginning of its
+// file; the rest, which is large, is read only when it does not.
+func (s *Store) serial(name string) (int64, error) {
+	f, err := os.Open(s.snapshotPath(name))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	dec := jsontext.NewDecoder(f)
+	for range 6 { // {, two keys with their values, the third key
+		if _, err := dec.ReadToken(); err != nil {
+			return 0, fmt.Errorf("%s: %w", f.Name(), err)
+		}
+	}
+	if dec.StackPointer() == "/serial" {
+		if t, err := dec.ReadToken(); err == nil && t.Kind() == '0' {
+			if n, err := strconv.ParseInt(t.String(), 10, 64); err == nil {
+				return n, nil
+			}
+		}
+	}
+	snap, _, err := s.Snapshot(name)
+	return snap.Serial, err
 }
 
 // add keeps a snapshot. The store is locked. The same snapshot may be added
@@ -235,6 +286,15 @@ func (s *Store) Served() (string, error) {
 func (s *Store) Use(name string) error {
 	if _, _, err := s.Snapshot(name); err != nil {
 		return err
+	}
+	return s.serve(name)
+}
+
+// serve is Use of a snapshot that was read. Nothing is written when it is
+// served already.
+func (s *Store) serve(name string) error {
+	if was, err := s.Served(); err == nil && was == name {
+		return nil
 	}
 	return writeFile(filepath.Join(s.dir, "served"), []byte(name+"\n"))
 }

@@ -113,7 +113,8 @@ func (s *Syncer) Sync(ctx context.Context, lock Lock, name string) (snap Snapsho
 	for _, m := range lock.Mirrors {
 		items = append(items, m.Items...)
 	}
-	if err := s.Fetch.All(ctx, items); err != nil {
+	there, err := s.Fetch.all(ctx, items)
+	if err != nil {
 		return Snapshot{}, false, err
 	}
 	last, ok, err := s.Store.Latest()
@@ -121,8 +122,8 @@ func (s *Syncer) Sync(ctx context.Context, lock Lock, name string) (snap Snapsho
 		return Snapshot{}, false, err
 	}
 	// The inputs of a lock are everything that its trees are made of.
-	if same := name == "" || name == last.Name; ok && same && reflect.DeepEqual(last.Lock, lock) && s.Store.complete(last) == nil {
-		return last, false, s.Store.Use(last.Name)
+	if same := name == "" || name == last.Name; ok && same && reflect.DeepEqual(last.Lock, lock) && s.Store.complete(last, there) == nil {
+		return last, false, s.Store.serve(last.Name)
 	}
 	now := s.Now().UTC().Truncate(time.Second)
 	snap = Snapshot{Version: snapshotVersion, Name: cmp.Or(name, now.Format("20060102T150405Z")), Created: now, Lock: lock}
@@ -134,7 +135,7 @@ func (s *Syncer) Sync(ctx context.Context, lock Lock, name string) (snap Snapsho
 		snap.Trees = append(snap.Trees, Tree{m.Name, m.Format, files})
 	}
 	if same := name == "" || name == last.Name; ok && same && reflect.DeepEqual(last.Trees, snap.Trees) && len(Diff(last.Lock, lock)) == 0 {
-		return last, false, s.Store.Use(last.Name)
+		return last, false, s.Store.serve(last.Name)
 	}
 	snap.Serial = last.Serial + 1
 	if _, err := os.Lstat(s.Store.snapshotPath(snap.Name)); err == nil && name == "" {
@@ -150,7 +151,7 @@ func (s *Syncer) Sync(ctx context.Context, lock Lock, name string) (snap Snapsho
 	if err := s.Store.add(snap, data); err != nil {
 		return Snapshot{}, false, err
 	}
-	return snap, true, s.Store.Use(snap.Name)
+	return snap, true, s.Store.serve(snap.Name)
 }
 
 func (s *Syncer) publish(ctx context.Context, m LockedMirror) ([]File, error) {

@@ -47,7 +47,7 @@ func (d Digest) Validate() error {
 		return fmt.Errorf("digest %q: it has %d hex digits; sha256 has %d", string(d), len(h), 2*sha256.Size)
 	}
 	for i := range len(h) {
-		if c := h[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
+		if c := h[i]; c-'0' > 9 && c-'a' > 5 { // what is below wraps around
 			return fmt.Errorf("digest %q: %q is not a lower case hex digit", string(d), string(c))
 		}
 	}

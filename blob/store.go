@@ -22,7 +22,8 @@ var ErrMismatch = errors.New("digest mismatch")
 // Store is a folder of blobs. Its methods may be called concurrently, also by
 // several processes on the same folder.
 type Store struct {
-	dir string
+	dir  string
+	root string // of the blobs, with a separator
 
 	mu     sync.Mutex
 	synced map[string]bool // folders whose own names are durable
@@ -37,7 +38,7 @@ func Open(dir string) (*Store, error) {
 			return nil, fmt.Errorf("opening blob store %s: %w", dir, err)
 		}
 	}
-	return &Store{dir: dir, synced: map[string]bool{}, dirty: map[string]bool{}}, nil
+	return &Store{dir: dir, root: filepath.Join(dir, "sha256") + string(filepath.Separator), synced: map[string]bool{}, dirty: map[string]bool{}}, nil
 }
 
 // Dir is the folder of the store.
@@ -49,7 +50,7 @@ func (s *Store) Path(d Digest) string {
 	if h == "" {
 		return ""
 	}
-	return filepath.Join(s.dir, "sha256", h[:2], h)
+	return s.root + h[:2] + string(filepath.Separator) + h
 }
 
 // syncName makes the name of a folder of blobs durable, once for each.
@@ -99,15 +100,16 @@ func (s *Store) Has(d Digest) bool {
 // Size is the size of the blob d; the error is fs.ErrNotExist when there is
 // none.
 func (s *Store) Size(d Digest) (int64, error) {
-	if err := d.Validate(); err != nil {
-		return 0, err
+	path := s.Path(d)
+	if path == "" {
+		return 0, d.Validate()
 	}
-	fi, err := os.Stat(s.Path(d))
+	fi, err := os.Stat(path)
 	if err != nil {
 		return 0, fmt.Errorf("blob %s: %w", d, err)
 	}
 	if !fi.Mode().IsRegular() {
-		return 0, fmt.Errorf("blob %s: %s is not a regular file; remove it", d, s.Path(d))
+		return 0, fmt.Errorf("blob %s: %s is not a regular file; remove it", d, path)
 	}
 	return fi.Size(), nil
 }

@@ -291,12 +291,12 @@ func (e *env) resolve(c *cli.Context, m *mirroring) (airgap.Lock, error) {
 	if err := m.policy.Check(lock, time.Now(), nil); err != nil {
 		return airgap.Lock{}, airgapFail(err)
 	}
-	data, err := airgap.MarshalLock(lock)
-	if err != nil {
-		return airgap.Lock{}, err
-	}
 	changes := airgap.Diff(m.old, lock)
 	if !m.hasLock || len(changes) > 0 {
+		data, err := airgap.MarshalLock(lock)
+		if err != nil {
+			return airgap.Lock{}, err
+		}
 		if err := replaceFile(m.lockPath, data); err != nil {
 			return airgap.Lock{}, err
 		}
