@@ -35,6 +35,8 @@ import (
 // Events is the part of a state store that a Provisioner writes and reads.
 // *state.Store is one.
 type Events interface {
+	// Ready waits while the store can be neither read nor written and mends itself.
+	Ready(ctx context.Context) error
 	Append(ctx context.Context, events ...state.Event) (int64, error)
 	Events(ctx context.Context, q state.Query) ([]state.Event, error)
 	Status(ctx context.Context, machine string) (state.Status, error)

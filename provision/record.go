@@ -69,6 +69,11 @@ func (p *Provisioner) recordLoop(ctx context.Context) {
 		case e := <-p.exchanges:
 			batch = append(batch, e)
 		}
+		// While the state is being opened again exchanges wait, so that the
+		// timeline tells of the outage too; what the queue cannot hold is counted.
+		if p.c.Store.Ready(ctx) != nil {
+			return // ctx or the store ended
+		}
 		begun := time.Now() // of the work, whatever clock the logic has
 	more:
 		for len(batch) < state.MaxAppend {

@@ -304,6 +304,7 @@ func (x *exchange6) refuse(kind, text string, err error) {
 		x.record(kind, text+": this server has none for it", nil)
 	case errors.Is(err, context.Canceled):
 	default:
+		x.s.unanswered("DHCPv6", err)
 		x.record(kind, text+": "+err.Error(), err)
 	}
 }

@@ -188,6 +188,7 @@ func (x *exchange) refuse(kind, text string, err error) {
 		x.record(kind, text+": this server has none for it", nil)
 	case errors.Is(err, context.Canceled):
 	default:
+		x.s.unanswered("DHCP", err)
 		x.record(kind, text+": "+err.Error(), err)
 	}
 }

@@ -430,3 +430,31 @@ func TestStallIsExplained(t *testing.T) {
 		t.Errorf("a boot that ended before TFTP is not explained: %s", f.timeline.text())
 	}
 }
+
+// TestUnstoredLeases has the disk fail under the leases: machines get no
+// answer, which is counted and on their timeline, until leases are stored again.
+func TestUnstoredLeases(t *testing.T) {
+	f := newFixture(t)
+	f.leases.err = errors.New("disk broken")
+	request := func() *reply {
+		return f.ask(dhcpv4.MessageTypeRequest, uefiOpts, func(p *dhcpv4.DHCPv4) {
+			p.UpdateOption(dhcpv4.OptRequestedIPAddress(testAddr.AsSlice()))
+			p.UpdateOption(dhcpv4.OptServerIdentifier(net.IPv4(192, 0, 2, 1)))
+		})
+	}
+	for range 3 {
+		if p := request(); p != nil {
+			t.Fatalf("answer to a REQUEST whose lease is not stored = %v; want none", decode(t, p))
+		}
+	}
+	if got := f.Drops()["DHCP: "+errUnstored.Error()]; got != 3 {
+		t.Errorf("Drops()[%q] = %d; want 3", errUnstored, got)
+	}
+	if _, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "dhcp.request" && strings.Contains(e.Text, "disk broken") }); !ok {
+		t.Errorf("timeline:\n%s\nwant the reason", f.timeline.text())
+	}
+	f.leases.err = nil
+	if p := request(); p == nil || decode(t, p).MessageType() != dhcpv4.MessageTypeAck {
+		t.Error("a REQUEST got no ACK although its lease is stored")
+	}
+}

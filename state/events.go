@@ -163,7 +163,8 @@ func parseEvent(kv *mvccpb.KeyValue) (Event, error) {
 // Watch yields the events that q selects, first those of the past (the newest
 // q.Limit of them), then each new one as it is written, in order, with none
 // left out and none twice. It ends without an error when ctx does, and with
-// one when the store is closed or etcd stops answering.
+// one when the store is closed or a cluster stops answering. While an embedded
+// etcd that failed is being opened again it waits, and then goes on.
 //
 // A progress event that is replaced before a slow watcher reads it may be
 // left out.
@@ -179,6 +180,13 @@ func (s *Store) Watch(ctx context.Context, q Query) iter.Seq2[Event, error] {
 			if compacted(err) {
 				q = next
 				continue
+			}
+			if errors.Is(err, ErrUnavailable) && s.Ready(ctx) == nil {
+				q = next
+				continue
+			}
+			if ctx.Err() != nil {
+				return
 			}
 			yield(Event{}, err)
 			return
@@ -207,12 +215,16 @@ func (s *Store) watchOnce(ctx context.Context, q Query, yield func(Event, error)
 func (s *Store) follow(ctx context.Context, q Query, revision int64, yield func(Event, error) bool) (Query, error) {
 	watchCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
+	x := s.session.Load()
+	defer context.AfterFunc(x.ctx, cancel)()
 	// WithRequireLeader: a member cut off from its cluster says so.
-	changes := s.cli.Watch(clientv3.WithRequireLeader(watchCtx), prefixEvents, clientv3.WithPrefix(),
+	changes := x.cli.Watch(clientv3.WithRequireLeader(watchCtx), prefixEvents, clientv3.WithPrefix(),
 		clientv3.WithRev(revision), clientv3.WithFilterDelete())
 	for resp := range changes {
 		if err := resp.Err(); err != nil {
+			if x.ctx.Err() != nil {
+				err = context.Cause(x.ctx)
+			}
 			return q, s.wrap(ctx, "watching events", err)
 		}
 		if n := len(resp.Events); n > 0 {
@@ -234,8 +246,8 @@ func (s *Store) follow(ctx context.Context, q Query, revision int64, yield func(
 			q.After = e.Seq
 		}
 	}
-	if s.ctx.Err() != nil {
-		return q, fmt.Errorf("watching events: %w", context.Cause(s.ctx))
+	if x.ctx.Err() != nil {
+		return q, fmt.Errorf("watching events: %w", context.Cause(x.ctx))
 	}
 	return q, errors.New("watching events: etcd ended the watch; watch again")
 }
@@ -245,11 +257,15 @@ func (s *Store) follow(ctx context.Context, q Query, revision int64, yield func(
 // (mvcc.watchableStoreTxnWrite.End). Without it, the status that is read on an
 // event could be the one before it.
 func (s *Store) settle(ctx context.Context, revision int64) error {
-	r, err := s.cli.Get(ctx, keySeq, s.reads(clientv3.WithCountOnly())...)
+	ctx, cancel := s.bound(ctx)
+	defer cancel()
+	r, err := s.get(ctx, keySeq, clientv3.WithCountOnly())
 	if err != nil || r.Header.Revision >= revision {
 		return err
 	}
-	_, err = s.cli.Get(ctx, keySeq, clientv3.WithCountOnly()) // linearizable: waits for what is committed
+	_, err = do(ctx, s, func(ctx context.Context, cli *clientv3.Client) (*clientv3.GetResponse, error) {
+		return cli.Get(ctx, keySeq, clientv3.WithCountOnly()) // linearizable: waits for what is committed
+	})
 	return err
 }
 

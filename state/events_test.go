@@ -224,7 +224,7 @@ func TestWatch(t *testing.T) {
 		s := openTest(t)
 		seq := mustAppend(t, s, Event{Kind: "test"}, Event{Kind: "test"})
 		// A watch from a revision that is compacted away meanwhile.
-		resp, err := s.cli.Get(t.Context(), keySeq)
+		resp, err := s.session.Load().cli.Get(t.Context(), keySeq)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -232,11 +232,11 @@ func TestWatch(t *testing.T) {
 		for range 5 {
 			seq = mustAppend(t, s, Event{Kind: "test"})
 		}
-		resp, err = s.cli.Get(t.Context(), keySeq)
+		resp, err = s.session.Load().cli.Get(t.Context(), keySeq)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.cli.Compact(t.Context(), resp.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
+		if _, err := s.session.Load().cli.Compact(t.Context(), resp.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
 			t.Fatal(err)
 		}
 		next, err := s.follow(t.Context(), Query{After: 2}, old, func(Event, error) bool { t.Error("an event of a compacted revision"); return false })

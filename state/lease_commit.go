@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -147,7 +148,7 @@ func (c *leaseCommitter) write(batch []*leaseRequest) {
 	errs := make([]error, len(batch))
 	if err := c.commit(ctx, batch, errs); err != nil {
 		c.loaded = false // unknown whether it was written
-		if len(batch) == 0 && c.s.ctx.Err() == nil {
+		if len(batch) == 0 && c.s.ctx.Err() == nil && !errors.Is(err, ErrUnavailable) {
 			c.s.log.Warn("leases after a change of the clock are not written yet", "err", err)
 		}
 		for i := range errs {

@@ -219,7 +219,8 @@ func (s *Store) LeaseByAddr(ctx context.Context, network string, addr netip.Addr
 	return l, true, nil
 }
 
-// leaseFound is a lease of the book, while the store lives.
+// leaseFound is a lease of the book, until the store is closed: it holds what
+// is on disk also while that cannot be written.
 func (s *Store) leaseFound(h held, ok bool) (Lease, bool, error) {
 	if s.ctx.Err() != nil {
 		return Lease{}, false, s.wrap(s.ctx, "reading a lease", s.ctx.Err())

@@ -30,20 +30,21 @@ type Lock struct {
 // second, is how long others wait after a holder died.
 func (s *Store) Lock(ctx context.Context, name string, ttl time.Duration) (*Lock, error) {
 	doing := fmt.Sprintf("locking %s", name)
-	if s.ctx.Err() != nil {
-		return nil, fmt.Errorf("%s: %w", doing, context.Cause(s.ctx))
+	x := s.session.Load()
+	if x.ctx.Err() != nil {
+		return nil, fmt.Errorf("%s: %w", doing, context.Cause(x.ctx))
 	}
 	seconds := max(1, int((ttl+time.Second-1)/time.Second))
 	grantCtx, cancel := s.bound(ctx)
 	defer cancel()
-	grant, err := do(grantCtx, s, func(ctx context.Context) (*clientv3.LeaseGrantResponse, error) {
-		return s.cli.Grant(ctx, int64(seconds))
+	grant, err := do(grantCtx, s, func(ctx context.Context, cli *clientv3.Client) (*clientv3.LeaseGrantResponse, error) {
+		return cli.Grant(ctx, int64(seconds))
 	})
 	if err != nil {
 		return nil, s.wrap(grantCtx, doing, err)
 	}
-	session, err := concurrency.NewSession(s.cli, concurrency.WithTTL(seconds),
-		concurrency.WithLease(grant.ID), concurrency.WithContext(s.ctx))
+	session, err := concurrency.NewSession(x.cli, concurrency.WithTTL(seconds),
+		concurrency.WithLease(grant.ID), concurrency.WithContext(x.ctx))
 	if err != nil {
 		return nil, s.wrap(ctx, doing, errors.Join(err, s.revoke(ctx, grant.ID)))
 	}
@@ -54,8 +55,10 @@ func (s *Store) Lock(ctx context.Context, name string, ttl time.Duration) (*Lock
 	}
 	waitCtx, stop := context.WithCancel(ctx)
 	defer stop()
-	defer context.AfterFunc(s.ctx, stop)()
-	if err := l.mutex.Lock(waitCtx); err != nil {
+	defer context.AfterFunc(x.ctx, stop)()
+	if _, err := do(waitCtx, s, func(ctx context.Context, _ *clientv3.Client) (struct{}, error) {
+		return struct{}{}, l.mutex.Lock(ctx)
+	}); err != nil {
 		session.Orphan()
 		return nil, s.wrap(ctx, doing, errors.Join(err, s.revoke(ctx, grant.ID)))
 	}
@@ -77,7 +80,7 @@ func (l *Lock) guard() {
 }
 
 // Lost is closed when the lock is no longer held although Unlock was not
-// called: its lease ran out, or the store was closed. What the lock guards
+// called: its lease ran out, its etcd failed, or the store was closed. What the lock guards
 // must stop then.
 func (l *Lock) Lost() <-chan struct{} { return l.lost }
 
@@ -104,8 +107,8 @@ func (l *Lock) Unlock(ctx context.Context) error {
 func (s *Store) revoke(ctx context.Context, id clientv3.LeaseID) error {
 	ctx, cancel := s.bound(context.WithoutCancel(ctx))
 	defer cancel()
-	_, err := do(ctx, s, func(ctx context.Context) (*clientv3.LeaseRevokeResponse, error) {
-		return s.cli.Revoke(ctx, id)
+	_, err := do(ctx, s, func(ctx context.Context, cli *clientv3.Client) (*clientv3.LeaseRevokeResponse, error) {
+		return cli.Revoke(ctx, id)
 	})
 	return err
 }

@@ -76,7 +76,7 @@ func TestLock(t *testing.T) {
 		t.Fatalf("Lock after Unlock = %v; want nil", err)
 	}
 	// The lease runs out, as after a long pause of the process.
-	if _, err := s.cli.Revoke(t.Context(), again.session.Lease()); err != nil {
+	if _, err := s.session.Load().cli.Revoke(t.Context(), again.session.Lease()); err != nil {
 		t.Fatal(err)
 	}
 	expectLost(t, again)

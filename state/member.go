@@ -21,7 +21,7 @@ import (
 // Limits of the embedded etcd. It preallocates two write-ahead files of 64 MB,
 // and one more whenever one is full.
 const (
-	minFreeBytes    = 240 << 20 // to start with
+	minFreeBytes    = 240 << 20 // to begin with
 	freeReserve     = 96 << 20  // below this nothing is written
 	quotaBytes      = 4 << 30
 	maxRequestBytes = 8 << 20
@@ -30,6 +30,7 @@ const (
 	backendInterval = time.Second
 	backendWrites   = 50_000
 	closeTimeout    = 5 * time.Second
+	deadTimeout     = time.Second // for what is left of an etcd that gave up
 	slowRequest     = 3 * time.Second
 )
 
@@ -37,35 +38,46 @@ const (
 // its client calls the server's functions.
 type member struct {
 	etcd *embed.Etcd
+	data string // its folder
 	lock *os.File
 	died *fatal
+
+	closing sync.Once
+	err     error // of close
 }
 
-// startMember starts etcd in dir. dead is called at most once, when etcd gives
-// up later on: its own answer would be to exit the process.
-func startMember(ctx context.Context, dir string, log *slog.Logger, dead func(error)) (_ *member, err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot be made: %w", err)
-	}
-	lock, err := lockDir(dir)
-	if err != nil {
-		return nil, err
-	}
+// startMember starts etcd in dir, which needs so many bytes of free disk, and
+// owns the directory's lock from then on, also when it fails. dead is called at
+// most once, when etcd gives up later on: its own answer would be to exit the
+// process.
+func startMember(ctx context.Context, dir string, lock *os.File, need uint64, log *slog.Logger, dead func(error)) (_ *member, err error) {
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, lock.Close())
 		}
 	}()
-	data := filepath.Join(dir, "etcd")
-	if err := checkSpace(dir); err != nil {
+	if err := checkSpace(dir, need); err != nil {
 		return nil, err
 	}
+	data := filepath.Join(dir, "etcd")
 	died := newFatal(dead)
 	e, err := startEtcd(ctx, memberConfig(data, log, died), died)
 	if err != nil {
-		return nil, fmt.Errorf("etcd cannot open %s: %w; restore it from a backup, or move it away to begin with empty state", data, err)
+		return nil, errors.Join(fmt.Errorf("etcd cannot open %s: %w; restore it from a backup, or move it away to begin with empty state", data, err), fenceData(data))
 	}
-	return &member{etcd: e, lock: lock, died: died}, nil
+	return &member{etcd: e, data: data, lock: lock, died: died}, nil
+}
+
+// fenceData is fence of a folder by any path to it.
+func fenceData(data string) error {
+	real, err := filepath.EvalSymlinks(data)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return fence(real)
 }
 
 // lockDir takes the directory for this process. The lock ends with the file,
@@ -95,14 +107,14 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 // checkSpace refuses a disk on which etcd would die halfway through its start.
-func checkSpace(dir string) error {
+func checkSpace(dir string, need uint64) error {
 	free, err := freeBytes(dir)
 	if err != nil {
 		return fmt.Errorf("cannot be examined: %w", err)
 	}
-	if free < minFreeBytes {
+	if free < need {
 		return fmt.Errorf("has %d MiB free and needs %d MiB: free some space or choose another directory: %w",
-			free>>20, minFreeBytes>>20, unix.ENOSPC)
+			free>>20, need>>20, unix.ENOSPC)
 	}
 	return nil
 }
@@ -198,23 +210,37 @@ func startEtcd(ctx context.Context, c *embed.Config, died *fatal) (*embed.Etcd, 
 func (m *member) client() *clientv3.Client { return v3client.New(m.etcd.Server) }
 
 // close stops etcd and its client, and frees the directory. An etcd that gave
-// up may never stop; it is left behind then.
+// up may never stop: what is left of it then can write no more. It may be
+// called twice.
 func (m *member) close(cli *clientv3.Client) error {
+	m.closing.Do(func() { m.err = m.end(cli) })
+	return m.err
+}
+
+func (m *member) end(cli *clientv3.Client) error {
 	stopped := make(chan error, 1)
 	go func() {
 		err := closeClient(cli)
 		m.etcd.Close()
 		stopped <- err
 	}()
-	timer := time.NewTimer(closeTimeout)
+	within := closeTimeout
+	if m.died.Err() != nil {
+		within = deadTimeout
+	}
+	timer := time.NewTimer(within)
 	defer timer.Stop()
 	var err error
 	select {
 	case err = <-stopped:
 	case <-timer.C:
-		err = fmt.Errorf("etcd did not stop within %s", closeTimeout)
-	case <-m.died.done:
-		err = fmt.Errorf("etcd gave up: %w", m.died.Err())
+		err = fmt.Errorf("etcd did not stop within %s", within)
+	}
+	if died := m.died.Err(); died != nil {
+		err = fmt.Errorf("etcd gave up: %w", died)
+	}
+	if err != nil {
+		err = errors.Join(err, fenceData(m.data))
 	}
 	return errors.Join(err, m.lock.Close())
 }

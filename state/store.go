@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -34,6 +36,10 @@ var (
 	ErrAddressTaken = errors.New("the address is leased to another machine")
 	ErrDirInUse     = errors.New("another process has the state directory open")
 	ErrLockLost     = errors.New("the lock was lost")
+	// ErrUnavailable is of an embedded store whose etcd gave up, as on an I/O
+	// error. It is opened again until that works: nothing is lost that was
+	// acknowledged, and nothing else is acknowledged meanwhile.
+	ErrUnavailable = errors.New("the state store has failed and is being opened again")
 )
 
 // Keys in etcd. STATE.md describes what is under each.
@@ -62,13 +68,15 @@ const (
 )
 
 // Store is state kept in etcd. Its methods may be called concurrently, and
-// several Stores may share one cluster. After Close they fail with ErrClosed.
+// several Stores may share one cluster. After Close they fail with ErrClosed,
+// and while an embedded etcd that failed is being opened again with
+// ErrUnavailable; leases can be read then too.
 type Store struct {
-	cli    *clientv3.Client
-	member *member // nil when the cluster is external
-	where  string  // for errors
-	log    *slog.Logger
-	now    func() time.Time
+	session atomic.Pointer[session]
+	dir     string // "" for a cluster
+	where   string // for errors
+	log     *slog.Logger
+	now     func() time.Time
 
 	// Of an embedded store: leases in memory and their writer; nil for a
 	// cluster, which others write to as well.
@@ -79,7 +87,7 @@ type Store struct {
 	boot       string                 // which start of the machine that clock is of
 	free       func() (uint64, error) // bytes that the directory's disk has left; nil for a cluster
 
-	// ctx ends when the store is closed or its etcd fails; its cause says which.
+	// ctx ends when the store is closed.
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
@@ -125,8 +133,9 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, err
 	}
 	s.done.Go(s.appendLoop)
-	if s.committer != nil {
+	if s.embedded() {
 		s.done.Go(s.committer.run)
+		s.done.Go(s.supervise)
 	}
 	return s, nil
 }
@@ -136,28 +145,55 @@ func (s *Store) openDir(ctx context.Context, dir string) error {
 	if err != nil {
 		return fmt.Errorf("state directory %s: %w", dir, err)
 	}
-	s.where = "state directory " + dir
+	s.dir, s.where = dir, "state directory "+dir
 	s.free = func() (uint64, error) { return freeBytes(dir) }
-	m, err := startMember(ctx, dir, s.log, func(err error) {
-		s.cancel(fmt.Errorf("%s: %w", s.where, err))
-	})
+	s.book, s.leaseQueue = newLeaseBook(), make(chan *leaseRequest, leaseQueueLen)
+	s.committer = &leaseCommitter{s: s}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("%s: cannot be made: %w", s.where, err)
+	}
+	lock, err := lockDir(dir)
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.where, err)
 	}
-	s.member, s.cli = m, m.client()
-	// Nobody else can hold a lock of a directory that only we have open: what
-	// a killed process left would only delay us.
-	if _, err := s.txn(ctx, nil, clientv3.OpDelete(prefixLocks, clientv3.WithPrefix())); err != nil {
-		err = s.wrap(ctx, "clearing old locks", err)
-		return errors.Join(err, s.closeEtcd())
+	need := uint64(minFreeBytes)
+	if _, err := os.Stat(filepath.Join(dir, "etcd", "member", "wal")); err == nil {
+		need = freeReserve // its log has its space already
 	}
-	s.book, s.leaseQueue = newLeaseBook(), make(chan *leaseRequest, leaseQueueLen)
-	s.committer = &leaseCommitter{s: s}
+	x, err := s.openSession(ctx, lock, need)
+	if err != nil {
+		return err
+	}
+	s.session.Store(x)
 	if err := s.committer.load(ctx); err != nil {
 		err = s.wrap(ctx, "reading leases", err)
 		return errors.Join(err, s.closeEtcd())
 	}
 	return nil
+}
+
+// openSession starts etcd in the directory whose lock was taken. It needs so
+// many bytes of free disk.
+func (s *Store) openSession(ctx context.Context, lock *os.File, need uint64) (*session, error) {
+	x := s.newSession()
+	m, err := startMember(ctx, s.dir, lock, need, s.log, func(err error) {
+		x.cancel(fmt.Errorf("%s: %w: %w", s.where, ErrUnavailable, err))
+	})
+	if err != nil {
+		x.cancel(err)
+		return nil, fmt.Errorf("%s: %w", s.where, err)
+	}
+	x.member, x.cli = m, m.client()
+	// Nobody else can hold a lock of a directory that only we have open: what
+	// a killed process left would only delay us.
+	if _, err := x.cli.Delete(ctx, prefixLocks, clientv3.WithPrefix()); err != nil {
+		if x.ctx.Err() != nil {
+			err = context.Cause(x.ctx)
+		}
+		x.cancel(err)
+		return nil, errors.Join(fmt.Errorf("clearing old locks: %w", err), m.close(x.cli))
+	}
+	return x, nil
 }
 
 func (s *Store) openCluster(ctx context.Context, c Config) error {
@@ -174,7 +210,9 @@ func (s *Store) openCluster(ctx context.Context, c Config) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.where, err)
 	}
-	s.cli = cli
+	x := s.newSession()
+	x.cli = cli
+	s.session.Store(x)
 	probe, stop := context.WithTimeout(ctx, probeTimeout)
 	defer stop()
 	if _, err := cli.Get(probe, keySeq); err != nil {
@@ -199,11 +237,12 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) closeEtcd() error {
+	x := s.session.Load()
 	var err error
-	if s.member != nil {
-		err = s.member.close(s.cli)
+	if x.member != nil {
+		err = x.member.close(x.cli)
 	} else {
-		err = closeClient(s.cli)
+		err = closeClient(x.cli)
 	}
 	if err != nil {
 		return fmt.Errorf("closing %s: %w", s.where, err)
@@ -219,16 +258,6 @@ func closeClient(cli *clientv3.Client) error {
 	return err
 }
 
-// errSlow is the cause of a request that took longer than opTimeout.
-var errSlow = fmt.Errorf("no answer within %s; is its disk or network stuck?", opTimeout)
-
-// bound gives one request its time limit, and ends it when the store does.
-func (s *Store) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeoutCause(ctx, opTimeout, errSlow)
-	unhook := context.AfterFunc(s.ctx, cancel)
-	return ctx, func() { unhook(); cancel() }
-}
-
 // wrap says what failed and, when the store itself ended or was too slow,
 // why. ctx is the bounded one of the request.
 func (s *Store) wrap(ctx context.Context, doing string, err error) error {
@@ -237,6 +266,8 @@ func (s *Store) wrap(ctx context.Context, doing string, err error) error {
 		return nil
 	case s.ctx.Err() != nil:
 		err = context.Cause(s.ctx)
+	case errors.Is(context.Cause(ctx), ErrUnavailable):
+		err = context.Cause(ctx)
 	case errors.Is(context.Cause(ctx), errSlow):
 		err = fmt.Errorf("%s: %w", s.where, errSlow)
 	case isNoSpace(err) && !errors.Is(err, unix.ENOSPC):
@@ -259,51 +290,24 @@ func (s *Store) space() error {
 		s.where, free>>20, freeReserve>>20, unix.ENOSPC)
 }
 
-// do makes a request of etcd. An embedded etcd that gave up leaves requests
-// hanging whatever their context says: the request is left behind then, in
-// its goroutine, and s.ctx tells why.
-func do[T any](ctx context.Context, s *Store, request func(context.Context) (T, error)) (T, error) {
-	var none T
-	if s.ctx.Err() != nil {
-		return none, context.Cause(s.ctx)
-	}
-	type answer struct {
-		value T
-		err   error
-	}
-	answered := make(chan answer, 1)
-	go func() {
-		value, err := request(ctx)
-		answered <- answer{value, err}
-	}()
-	select {
-	case a := <-answered:
-		return a.value, a.err
-	case <-s.ctx.Done():
-		return none, context.Cause(s.ctx)
-	case <-ctx.Done():
-		return none, ctx.Err()
-	}
-}
-
 // txn does then if every cmp holds; with no cmp it always does.
 func (s *Store) txn(ctx context.Context, cmps []clientv3.Cmp, then ...clientv3.Op) (*clientv3.TxnResponse, error) {
-	return do(ctx, s, func(ctx context.Context) (*clientv3.TxnResponse, error) {
-		return s.cli.Txn(ctx).If(cmps...).Then(then...).Commit()
+	return do(ctx, s, func(ctx context.Context, cli *clientv3.Client) (*clientv3.TxnResponse, error) {
+		return cli.Txn(ctx).If(cmps...).Then(then...).Commit()
 	})
 }
 
 // get reads a key or a range of keys.
 func (s *Store) get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
-	return do(ctx, s, func(ctx context.Context) (*clientv3.GetResponse, error) {
-		return s.cli.Get(ctx, key, s.reads(opts...)...)
+	return do(ctx, s, func(ctx context.Context, cli *clientv3.Client) (*clientv3.GetResponse, error) {
+		return cli.Get(ctx, key, s.reads(opts...)...)
 	})
 }
 
 // reads are the options of a read. An embedded store has one member, whose
 // own copy is the newest; a cluster must be asked for its latest.
 func (s *Store) reads(more ...clientv3.OpOption) []clientv3.OpOption {
-	if s.member != nil {
+	if s.embedded() {
 		more = append(more, clientv3.WithSerializable())
 	}
 	return more

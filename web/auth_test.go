@@ -296,7 +296,7 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		`fettle_machines{phase="ready"} 2`, "fettle_events_total 2",
+		`fettle_machines{phase="ready"} 2`, "fettle_events_total 2", "fettle_state_up 1",
 		`fettle_http_requests_total{method="GET",route="/api/v1/machines/{name}",status="200"} 1`,
 	} {
 		if !strings.Contains(string(text), want) {

@@ -27,6 +27,7 @@ func newMetrics(ctx context.Context, store *state.Store, reg *prometheus.Registr
 		ctx:      ctx,
 		store:    store,
 		machines: prometheus.NewDesc("fettle_machines", "Machines in each phase.", []string{"phase"}, nil),
+		up:       prometheus.NewDesc("fettle_state_up", "1 while state can be read and written, 0 while it is opened again after a failure of its disk.", nil, nil),
 		events:   prometheus.NewDesc("fettle_events_total", "Events ever appended.", nil, nil),
 	})
 	m.handler = promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
@@ -39,13 +40,14 @@ func (m *metrics) count(route, method string, status int) {
 
 // stateCollector reads the store on every scrape.
 type stateCollector struct {
-	ctx              context.Context // of the server: the interface passes none
-	store            *state.Store
-	machines, events *prometheus.Desc
+	ctx                  context.Context // of the server: the interface passes none
+	store                *state.Store
+	up, machines, events *prometheus.Desc
 }
 
 // Describe implements prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- c.up
 	ch <- c.machines
 	ch <- c.events
 }
@@ -54,6 +56,11 @@ func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(c.ctx, 5*time.Second)
 	defer cancel()
+	if c.store.Err() != nil {
+		ch <- prometheus.MustNewConstMetric(c.up, prometheus.GaugeValue, 0)
+		return
+	}
+	ch <- prometheus.MustNewConstMetric(c.up, prometheus.GaugeValue, 1)
 	statuses, err := c.store.Overview(ctx)
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(c.machines, err)

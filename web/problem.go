@@ -63,6 +63,8 @@ func problemOf(err error) *Problem {
 		return problem(http.StatusRequestEntityTooLarge, "send fewer machines at once", "the request is larger than %d bytes", tooLarge.Limit)
 	case errors.Is(err, state.ErrClosed):
 		return problem(http.StatusServiceUnavailable, "try again when fettle has started", "fettle is stopping")
+	case errors.Is(err, state.ErrUnavailable):
+		return problem(http.StatusServiceUnavailable, "see that its disk works and has space; fettle goes on by itself then", "%v", err)
 	case errors.Is(err, context.DeadlineExceeded):
 		return problem(http.StatusGatewayTimeout, "try again", "%v", err)
 	default:
