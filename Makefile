@@ -69,6 +69,18 @@ e2e: bin/fettle
 bench:
 	go test $(TAGS) -run '^$$' -bench . -benchmem ./...
 
+# Every fuzz target in turn, one processor each: make fuzz FUZZTIME=10m PKG=./pxe
+# goes through one package's. What fell is below the package's testdata/fuzz.
+.PHONY: fuzz
+FUZZTIME := 1m
+PKG := ./...
+fuzz: $(AGENT)
+	@go list $(TAGS) -f '{{.Dir}}' $(PKG) | while read -r dir; do \
+		for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(f \*testing.F).*/\1/p' "$$dir"/*_test.go 2>/dev/null); do \
+			echo "$$dir $$f" && (cd "$$dir" && go test $(TAGS) -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -parallel 1 . </dev/null) || exit 1; \
+		done; \
+	done
+
 # The boot server beside others, on one wire, in rounds: pxe/BENCH.md. The peers
 # come from pxe/peers.sh; one that is absent is left out. ROWS=dhcp,http
 # measures some rows alone.
