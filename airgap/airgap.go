@@ -52,6 +52,8 @@ type Mirror struct {
 	Bootstrap bool `json:"bootstrap,omitempty"`
 	Sources   bool `json:"sources,omitempty"`   // apt: source packages of what is taken
 	Installer bool `json:"installer,omitempty"` // apt: udebs and netboot files of the Debian installer
+	// Udebs (apt) are patterns of those that are wanted; none: all.
+	Udebs []string `json:"udebs,omitempty"`
 }
 
 // WantChecked is files that the site wants by a list of digests that is signed.

@@ -19,6 +19,14 @@ type Configurer interface {
 	ClientConfig(ctx context.Context, client string, r ClientRequest) ([]ClientFile, error)
 }
 
+// Asker is what a [Configurer] also is that configures programs that no
+// installed machine has, such as an installer: only who asks for one by its name
+// gets its files, from ClientConfig.
+type Asker interface {
+	Configurer
+	ClientsByName() []string
+}
+
 // ClientRequest says where clients find what is served, and what.
 type ClientRequest struct {
 	// HTTP and HTTPS are where clients reach the [Handler], without a slash at

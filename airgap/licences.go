@@ -26,6 +26,17 @@ type Licensed interface {
 	Licences(ctx context.Context, it Item, r io.Reader) ([]string, error)
 }
 
+// OpenBlob opens bytes by their digest; those that are not there are
+// [fs.ErrNotExist].
+type OpenBlob func(context.Context, blob.Digest) (io.ReadCloser, error)
+
+// LicensedAcross is a [Licensed] whose items name other blobs that say it. What
+// it answers is not kept, since it depends on which of them are there.
+type LicensedAcross interface {
+	Licensed
+	LicencesAcross(ctx context.Context, it Item, r io.Reader, open OpenBlob) ([]string, error)
+}
+
 // licencesVersion changes when the same bytes give other licences.
 const licencesVersion = "1"
 
@@ -100,6 +111,15 @@ func (s *Store) licencesOf(ctx context.Context, f Licensed, it Item) ([]string, 
 		return nil, err
 	}
 	defer r.Close()
+	if f, ok := f.(LicensedAcross); ok {
+		return f.LicencesAcross(ctx, it, r, func(ctx context.Context, d blob.Digest) (io.ReadCloser, error) {
+			r, err := s.blobs.Open(ctx, d)
+			if err != nil {
+				return nil, err // and no reader that is nil within its interface
+			}
+			return r, nil
+		})
+	}
 	ls, err := f.Licences(ctx, it, r)
 	if err != nil {
 		return nil, err

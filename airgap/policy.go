@@ -17,8 +17,8 @@ var ErrPolicy = errors.New("refused by the site's policy")
 type Policy struct {
 	Allow         []string // none: everything
 	Deny          []string // wins over Allow
-	AllowLicences []string // none: every licence; else one that is not known is refused
-	DenyLicences  []string // wins over AllowLicences
+	AllowLicences []string // none: every licence; else one that is not known is refused, unless "unknown" is listed
+	DenyLicences  []string // wins over AllowLicences; "unknown": what is not known
 	MaxAge        time.Duration
 	OnlySigned    bool
 }
@@ -156,18 +156,47 @@ func (p Policy) item(m LockedMirror, it Item, licences func(Item) []string) (Ref
 		return Refusal{}, false
 	}
 	ls := licences(it)
-	if len(ls) == 0 && len(p.AllowLicences) > 0 {
-		return refuse("allow-licences", "its licence is not known")
+	if len(ls) == 0 {
+		const unknown = "its licence is not known"
+		if pat, ok := unknownIn(p.DenyLicences, m.Name); ok {
+			return refuse("deny-licences "+pat, unknown)
+		}
+		if _, ok := unknownIn(p.AllowLicences, m.Name); len(p.AllowLicences) > 0 && !ok {
+			return refuse("allow-licences", unknown)
+		}
 	}
-	for _, l := range ls {
-		if pat, ok := matches(p.DenyLicences, m.Name, l); ok {
-			return refuse("deny-licences "+pat, "it is under "+l)
+	for _, text := range ls {
+		l, under := ParseLicence(text), ""
+		if len(l.Parts) > 0 {
+			under = " (of " + text + ")"
 		}
-		if _, ok := matches(p.AllowLicences, m.Name, l); len(p.AllowLicences) > 0 && !ok {
-			return refuse("allow-licences", "it is under "+l)
+		denied := func(name string) (string, bool) { return matches(p.DenyLicences, m.Name, name) }
+		name, bad := l.refused(func(name string) bool {
+			_, deny := denied(name)
+			_, allow := matches(p.AllowLicences, m.Name, name)
+			return deny || len(p.AllowLicences) > 0 && !allow
+		})
+		if !bad {
+			continue
 		}
+		if pat, ok := denied(name); ok {
+			return refuse("deny-licences "+pat, "it is under "+name+under)
+		}
+		return refuse("allow-licences", "it is under "+name+under)
 	}
 	return Refusal{}, false
+}
+
+// unknownLicence, in a list of licences, means things whose licence is not
+// known. No other pattern does.
+const unknownLicence = "unknown"
+
+func unknownIn(patterns []string, mirror string) (string, bool) {
+	i := slices.IndexFunc(patterns, func(p string) bool { return strings.EqualFold(strings.TrimPrefix(p, mirror+":"), unknownLicence) })
+	if i < 0 {
+		return "", false
+	}
+	return patterns[i], true
 }
 
 // matches finds the pattern that matches name, or MIRROR:name.

@@ -38,6 +38,8 @@ func TestPolicy(t *testing.T) {
 		{"too old", Policy{MaxAge: 11 * 24 * time.Hour}, []string{"debian: suite bookworm: refused by the rule max-age 11d (it is as of 2026-11-10"}},
 		{"only signed", Policy{OnlySigned: true}, []string{"fw: the mirror: refused by the rule only-signed (it is trusted because of the site file)"}},
 		{"licence denied", Policy{DenyLicences: []string{"npsl"}}, []string{"nmap 1: refused by the rule deny-licences npsl (it is under NPSL)"}},
+		{"a licence that is not known denied", Policy{DenyLicences: []string{"unknown"}}, []string{"bios.bin: refused by the rule deny-licences unknown (its licence is not known)"}},
+		{"and allowed", Policy{AllowLicences: []string{"*GPL*", "NPSL", "fw:unknown"}}, nil},
 		{"licences allowed", Policy{AllowLicences: []string{"GPL*", "LGPL*"}}, []string{"nmap 1: refused by the rule allow-licences (it is under NPSL)", "bios.bin: refused by the rule allow-licences (its licence is not known)"}},
 		{"a pattern that never matches", Policy{Deny: []string{"[x"}}, []string{"[x"}},
 	} {

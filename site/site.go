@@ -285,6 +285,7 @@ type Mirror struct {
 	Recommends bool         // apt: what packages recommend comes too
 	Sources    bool         // apt: source packages too
 	Installer  bool         // apt: udebs and netboot files of the Debian installer
+	Udebs      []string     // apt: those of the installer's packages that are wanted; none: all
 	Bootstrap  bool         // apt: what debootstrap installs
 	Resign     bool         // apt: sign a whole mirror with the site's key
 	Files      []MirrorFile // files: each by address and digest

@@ -401,7 +401,8 @@ func tables() *object {
 		{key: "keyrings", goName: "Keyrings", kind: list{of: mirrorPath}, doc: "apt, rpm, files: files of OpenPGP keys, relative to the site folder; apt needs them with urls; oci: cosign public keys, one of which must have signed each image"},
 		{key: "recommends", goName: "Recommends", kind: truth{}, doc: "apt, rpm: what packages recommend comes too"},
 		{key: "sources", goName: "Sources", kind: truth{}, doc: "apt: the source packages of what is taken come too"},
-		{key: "installer", goName: "Installer", kind: truth{}, doc: "apt: the Debian installer's packages (udebs) and netboot files come too"},
+		{key: "installer", goName: "Installer", kind: truth{}, doc: "apt: the Debian installer's packages (udebs) and netboot files come too, and, with packages, the base system and what it installs by itself"},
+		{key: "udebs", goName: "Udebs", kind: list{of: kindText("pattern")}, doc: "apt: with installer and packages: the installer's packages that come, names or patterns; unsaid: all"},
 		{key: "bootstrap", goName: "Bootstrap", kind: truth{}, doc: "apt: what debootstrap installs first comes too"},
 		{key: "resign", goName: "Resign", kind: truth{}, doc: "apt, rpm: sign a whole mirror with the site's key; apt: without an end of validity"},
 		{key: "files", goName: "Files", kind: list{of: mirrorFile}, doc: "files: each by address and digest"},
@@ -422,8 +423,8 @@ func tables() *object {
 	packagePolicy := &object{name: "packages", doc: "What may be mirrored and carried over a gap. Patterns such as nmap* or debian:nmap are of a name, or of a mirror and a name.", fields: []field{
 		{key: "allow", goName: "Allow", kind: patterns, doc: "only these; unsaid: all"},
 		{key: "deny", goName: "Deny", kind: patterns, doc: "never these"},
-		{key: "allow-licences", goName: "AllowLicences", kind: patterns, doc: "only these licences, such as GPL-2*; unsaid: all; one that is not known is refused"},
-		{key: "deny-licences", goName: "DenyLicences", kind: patterns, doc: "never these licences"},
+		{key: "allow-licences", goName: "AllowLicences", kind: patterns, doc: "only these licences, such as GPL-2*; unsaid: all; one that is not known is refused, unless the word unknown is listed"},
+		{key: "deny-licences", goName: "DenyLicences", kind: patterns, doc: "never these licences; the word unknown: nothing whose licence is not known"},
 		{key: "max-age", goName: "MaxAge", kind: kindAge(), doc: "how old a signed index may be, such as 14d"},
 		{key: "only-signed", goName: "OnlySigned", kind: truth{}, doc: "only what a signature vouches for, not a digest alone"},
 	}}

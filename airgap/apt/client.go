@@ -19,9 +19,15 @@ const (
 // Clients implements airgap.Configurer.
 func (*Format) Clients() []string { return []string{"apt"} }
 
+// ClientsByName implements airgap.Asker.
+func (*Format) ClientsByName() []string { return []string{clientInstaller} }
+
 // ClientConfig implements airgap.Configurer: apt's sources, and nothing else
 // beside them.
-func (*Format) ClientConfig(ctx context.Context, _ string, r airgap.ClientRequest) ([]airgap.ClientFile, error) {
+func (*Format) ClientConfig(ctx context.Context, client string, r airgap.ClientRequest) ([]airgap.ClientFile, error) {
+	if client == clientInstaller {
+		return preseed(r)
+	}
 	if !slices.ContainsFunc(r.Snapshot.Trees, func(t airgap.Tree) bool { return t.Format == "apt" }) {
 		return nil, nil
 	}

@@ -162,10 +162,8 @@ func (j *joined) read(ctx context.Context, env airgap.Env, number int) error {
 	for _, p := range j.pkgs {
 		p.mirror = number
 	}
-	for _, p := range j.udebs {
-		if err := j.take(p, "the Debian installer"); err != nil {
-			return err
-		}
+	if err := j.takeUdebs(); err != nil {
+		return err
 	}
 	for _, it := range j.netboot {
 		if err := j.put(it); err != nil {
@@ -331,7 +329,7 @@ func pickWorld(js []*joined, u *universe, found map[root]bool, missing map[root]
 // bootstrap adds what debootstrap(8) installs before apt is there. It looks
 // into one suite, so that a newer version in another pocket is no help.
 func (j *joined) bootstrap() error {
-	if !j.m.Bootstrap || j.m.Whole() {
+	if !j.m.Bootstrap && !j.m.Installer || j.m.Whole() {
 		return nil
 	}
 	for _, s := range j.suites {
@@ -352,6 +350,9 @@ func (j *joined) bootstrap() error {
 				if len(u.byName[name]) > 0 {
 					sets = append(sets, []root{{name, why, -1}})
 				}
+			}
+			if j.m.Installer {
+				sets = append(sets, installerRoots(u, s.suite))
 			}
 			for _, roots := range sets {
 				got, err := u.closure(roots, func(int) bool { return false })

@@ -158,6 +158,15 @@ func remake(ctx context.Context, env airgap.Env, lm airgap.LockedMirror, files m
 	if _, err := put(keyFile, signer.Public); err != nil {
 		return err
 	}
+	if lm.Spec.Installer {
+		overlay, err := installerOverlay(signer.Public)
+		if err != nil {
+			return err
+		}
+		if _, err := put(overlayFile, overlay); err != nil {
+			return err
+		}
+	}
 	for _, s := range suites {
 		if err := remakeSuite(ctx, env, s, kept, signer, put); err != nil {
 			return fmt.Errorf("suite %s: %w", s.name, err)
@@ -202,6 +211,13 @@ func remakeSuite(ctx context.Context, env airgap.Env, s remadeSuite, kept map[st
 			sums[file] = fmt.Sprintf(" %s %d %s\n", d.Hex(), len(b), file)
 		}
 		component, arch := ix.parts()
+		if file, text := archRelease(s, ix); file != "" {
+			d, err := put(at(file), []byte(text))
+			if err != nil {
+				return err
+			}
+			sums[file] = fmt.Sprintf(" %s %d %s\n", d.Hex(), len(text), file)
+		}
 		if component != "" {
 			components = append(components, component)
 		}

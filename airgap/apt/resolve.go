@@ -292,6 +292,9 @@ func indexesOf(m airgap.Mirror, s suite) (read []wanted, items []airgap.Item, er
 			if !m.Installer || arch == "all" {
 				continue
 			}
+			if file := comp + "/binary-" + arch + "/Release"; !remade(m) && s.rel.files[file].size > 0 {
+				items = append(items, item(file)) // choose-mirror asks for it
+			}
 			// Not every pocket has an installer.
 			if err := add(ofUdebs, comp+"/debian-installer/binary-"+arch+"/Packages", false); err != nil {
 				return nil, nil, err

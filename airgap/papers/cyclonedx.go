@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha1"
 	"fmt"
+	"slices"
 	"strings"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
@@ -47,6 +48,9 @@ func CycloneDX(c airgap.Carried, all []Component, tool string) ([]byte, error) {
 				} else {
 					ls = append(ls, cdx.LicenseChoice{License: &cdx.License{ID: id}})
 				}
+			}
+			if slices.ContainsFunc(ids, func(id string) bool { return strings.Contains(id, " ") }) {
+				ls = cdx.Licenses{{Expression: expression(ids)}} // it may stand only alone
 			}
 			p.Licenses = &ls
 		}

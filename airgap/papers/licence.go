@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/fettle-dev/fettle/airgap"
 )
 
 // spdxNames are SPDX identifiers of licences as debian/copyright and package
@@ -30,22 +32,38 @@ var notIDString = regexp.MustCompile(`[^A-Za-z0-9.-]+`)
 func licenceIDs(names []string, refs map[string]string) []string {
 	known := spdxNames()
 	var out []string
-	for _, n := range names {
-		id, ok := known[strings.ToLower(n)]
-		if !ok {
-			id = "LicenseRef-" + strings.Trim(notIDString.ReplaceAllString(strings.ReplaceAll(n, "+", "-or-later"), "-"), "-.")
-			if id == "LicenseRef-" {
-				continue
-			}
-			refs[id] = n
+	identifier := func(n string) string {
+		// An exception is an identifier beside its licence.
+		base, exception, _ := strings.Cut(n, " WITH ")
+		if id, ok := known[strings.ToLower(base)]; ok {
+			return strings.TrimSuffix(id+" WITH "+exception, " WITH ")
 		}
-		if !slices.Contains(out, id) {
+		if spdxShaped.MatchString(base) {
+			return n
+		}
+		id := "LicenseRef-" + strings.Trim(notIDString.ReplaceAllString(strings.ReplaceAll(n, "+", "-or-later"), "-"), "-.")
+		if id == "LicenseRef-" {
+			return ""
+		}
+		refs[id] = n
+		return id
+	}
+	for _, n := range names {
+		l := airgap.ParseLicence(n)
+		id := l.String(identifier)
+		if len(l.Parts) > 0 && len(names) > 1 {
+			id = "(" + id + ")"
+		}
+		if id != "" && !slices.Contains(out, id) {
 			out = append(out, id)
 		}
 	}
 	slices.Sort(out)
 	return out
 }
+
+// spdxShaped are identifiers that the list has in forms that nothing else uses.
+var spdxShaped = regexp.MustCompile(`^(?:A?L?GPL-[123]\.[01]-(?:only|or-later)|GFDL-1\.[123]-(?:only|or-later))$`)
 
 // expression joins identifiers: a package whose files have several licences is
 // under all of them.

@@ -167,6 +167,9 @@ func (r *Report) components(data []byte) error {
 		}
 		if c.Licenses != nil {
 			for _, l := range *c.Licenses {
+				if l.Expression != "" {
+					e.Licences = append(e.Licences, l.Expression)
+				}
 				if l.License != nil {
 					e.Licences = append(e.Licences, cmp.Or(l.License.ID, l.License.Name))
 				}

@@ -168,7 +168,7 @@ func mirrorsOf(s *site.Site, formats []airgap.Format, only []string) ([]airgap.M
 		}
 		known = append(known, m.Name)
 		am := airgap.Mirror{Name: m.Name, Format: m.Format, URLs: m.URLs, Suites: m.Suites, Components: m.Components, Archs: m.Archs,
-			Packages: m.Packages, Recommends: m.Recommends, Resign: m.Resign, Sources: m.Sources, Installer: m.Installer, Bootstrap: m.Bootstrap, Keyrings: m.Keyrings,
+			Packages: m.Packages, Recommends: m.Recommends, Resign: m.Resign, Sources: m.Sources, Installer: m.Installer, Udebs: m.Udebs, Bootstrap: m.Bootstrap, Keyrings: m.Keyrings,
 			Images: m.Images, Moving: m.Moving, Secret: m.Secret,
 			Lockfiles: m.Lockfiles, Python: m.Python, Omit: m.Omit, Signed: m.Signed}
 		for _, f := range m.Files {

@@ -39,11 +39,15 @@ func clientNames() []string {
 		if c, ok := f.(airgap.Configurer); ok {
 			out = append(out, c.Clients()...)
 		}
+		if a, ok := f.(airgap.Asker); ok {
+			out = append(out, a.ClientsByName()...)
+		}
 	}
 	return out
 }
 
-// clientFiles are the files that a client needs; client "" is all clients.
+// clientFiles are the files that a client needs; client "" is all that
+// machines have.
 func clientFiles(ctx context.Context, client string, r airgap.ClientRequest) ([]airgap.ClientFile, error) {
 	var out []airgap.ClientFile
 	for _, f := range mirrorFormats("") {
@@ -51,7 +55,11 @@ func clientFiles(ctx context.Context, client string, r airgap.ClientRequest) ([]
 		if !ok {
 			continue
 		}
-		for _, name := range c.Clients() {
+		names := c.Clients()
+		if a, ok := f.(airgap.Asker); ok && slices.Contains(a.ClientsByName(), client) {
+			names = []string{client}
+		}
+		for _, name := range names {
 			if client != "" && client != name {
 				continue
 			}
