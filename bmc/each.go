@@ -11,6 +11,9 @@ type EachOptions struct {
 	Parallel int
 	// Done is told of each machine as it ends, one at a time; may be nil.
 	Done func(name string, err error)
+	// Begin is asked before a BMC is opened, and what it returns is called once
+	// it is closed; an error is the machine's. May be nil.
+	Begin func(ctx context.Context, t Target) (end func(), err error)
 }
 
 // Result is what came of one machine.
@@ -38,7 +41,7 @@ func Each[T any](ctx context.Context, targets []Target, o EachOptions, f func(ct
 	for range min(o.Parallel, len(targets)) {
 		wg.Go(func() {
 			for i := range next {
-				out[i] = one(ctx, targets[i], f)
+				out[i] = one(ctx, targets[i], o, f)
 				if o.Done != nil {
 					mu.Lock()
 					o.Done(targets[i].Name, out[i].Err)
@@ -55,11 +58,19 @@ func Each[T any](ctx context.Context, targets []Target, o EachOptions, f func(ct
 	return out
 }
 
-func one[T any](ctx context.Context, t Target, f func(context.Context, *Client) (T, error)) (r Result[T]) {
+func one[T any](ctx context.Context, t Target, o EachOptions, f func(context.Context, *Client) (T, error)) (r Result[T]) {
 	r.Target = t
 	if err := ctx.Err(); err != nil {
 		r.Err = t.fail("not begun", err)
 		return r
+	}
+	if o.Begin != nil {
+		end, err := o.Begin(ctx, t)
+		if err != nil {
+			r.Err = err
+			return r
+		}
+		defer end()
 	}
 	c, err := Open(ctx, t)
 	if err != nil {

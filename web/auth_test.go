@@ -18,12 +18,12 @@ import (
 )
 
 // fill makes a path of a route's pattern.
-var fill = strings.NewReplacer("{name}", "gpu-01", "{network}", "boot", "{addr}", "192.0.2.9", "{file}", "style.css", "{$}", "")
+var fill = strings.NewReplacer("{name}", "gpu-01", "{network}", "boot", "{addr}", "192.0.2.9", "{file}", "style.css", "{operation}", "power", "{$}", "")
 
 // body is a good request for a route.
 func body(path string) string {
 	switch path {
-	case "/api/v1/plan", "/api/v1/inspect":
+	case "/api/v1/plan", "/api/v1/inspect", "/api/v1/bmc/{operation}":
 		return `{"machines":["gpu-01"]}`
 	case "/api/v1/discovered/scan":
 		return `{"prefixes":["192.0.2.0/30"]}`

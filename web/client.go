@@ -263,6 +263,12 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	return c.do(req)
+}
+
+// do sends a request whose answer is a success; the caller closes its body.
+func (c *Client) do(req *http.Request) (*http.Response, error) {
+	ctx := req.Context()
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
@@ -273,14 +279,14 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 		}
 		return nil, fmt.Errorf("fettle does not answer at %s; is fettle serve running there? %w", c.where, err)
 	}
-	if resp.StatusCode/100 == 2 {
+	if resp.StatusCode/100 == 2 || resp.StatusCode == http.StatusSwitchingProtocols {
 		return resp, nil
 	}
 	defer resp.Body.Close()
 	p := &Problem{}
 	err = json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(p)
 	if err != nil || p.Detail == "" {
-		return nil, problem(resp.StatusCode, "is it fettle?", "%s answered %s %s with %s", c.where, method, path, resp.Status)
+		return nil, problem(resp.StatusCode, "is it fettle?", "%s answered %s %s with %s", c.where, req.Method, req.URL.Path, resp.Status)
 	}
 	p.Status = resp.StatusCode
 	return nil, p

@@ -36,6 +36,8 @@ func (p *Problem) Is(target error) bool {
 		return p.Status == http.StatusConflict
 	case ErrNobody:
 		return p.Status == http.StatusUnauthorized
+	case state.ErrNeedsYes:
+		return p.Status == http.StatusPreconditionRequired
 	default:
 		return false
 	}
@@ -59,6 +61,8 @@ func problemOf(err error) *Problem {
 		return problem(http.StatusUnauthorized, "send a token as Authorization: Bearer, or sign in at /login", "%v", err)
 	case errors.Is(err, state.ErrPlanChanged):
 		return problem(http.StatusConflict, "", "%v", err)
+	case errors.Is(err, state.ErrNeedsYes):
+		return problem(http.StatusPreconditionRequired, "send yes: true once somebody has", "%v", err)
 	case errors.As(err, &tooLarge):
 		return problem(http.StatusRequestEntityTooLarge, "send fewer machines at once", "the request is larger than %d bytes", tooLarge.Limit)
 	case errors.Is(err, state.ErrClosed):

@@ -8,6 +8,7 @@
 package web
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -53,6 +54,8 @@ type Config struct {
 	Discoverer Discoverer
 	// Reload reads the site folder again; nil: the server cannot.
 	Reload func(ctx context.Context) (*site.Site, error)
+	// BMCs may be nil: then the server speaks to no BMCs.
+	BMCs BMCs
 }
 
 // Server is the API and the pages, an http.Handler. Give its listeners'
@@ -102,43 +105,48 @@ type route struct {
 	method, path string
 	role         Role // the least that may; "" = anybody
 	handle       func(http.ResponseWriter, *http.Request) error
+	body         int64 // the longest; 0 = maxBody, -1 = whatever the handler takes
 }
 
 // apiRoutes are the routes of openapi.json; a test compares the two.
 func (s *Server) apiRoutes() []route {
 	return []route{
-		{"GET", "/api/v1/health", "", s.getHealth},
-		{"GET", "/api/v1/openapi.json", "", s.getOpenAPI},
-		{"GET", "/api/v1/machines", RoleViewer, s.getMachines},
-		{"GET", "/api/v1/machines/{name}", RoleViewer, s.getMachine},
-		{"GET", "/api/v1/machines/{name}/events", RoleViewer, s.getEvents},
-		{"GET", "/api/v1/machines/{name}/why", RoleViewer, s.getWhy},
-		{"GET", "/api/v1/events", RoleViewer, s.getEvents},
-		{"GET", "/api/v1/site", RoleViewer, s.getSite},
-		{"GET", "/api/v1/leases", RoleViewer, s.getLeases},
-		{"DELETE", "/api/v1/leases/{network}/{addr}", RoleAdmin, s.deleteLease},
-		{"POST", "/api/v1/plan", RoleOperator, s.postPlan},
-		{"POST", "/api/v1/deploy", RoleOperator, s.postDeploy},
-		{"POST", "/api/v1/inspect", RoleOperator, s.postInspect},
-		{"POST", "/api/v1/machines/{name}/abort", RoleOperator, s.postAbort},
-		{"GET", "/api/v1/discovered", RoleViewer, s.getDiscovered},
-		{"DELETE", "/api/v1/discovered/{name}", RoleOperator, s.deleteDiscovered},
-		{"POST", "/api/v1/discovered/scan", RoleOperator, s.postScan},
-		{"POST", "/api/v1/site/reload", RoleOperator, s.postReload},
-		{"GET", "/metrics", RoleViewer, s.getMetrics},
+		{"GET", "/api/v1/health", "", s.getHealth, 0},
+		{"GET", "/api/v1/openapi.json", "", s.getOpenAPI, 0},
+		{"GET", "/api/v1/machines", RoleViewer, s.getMachines, 0},
+		{"GET", "/api/v1/machines/{name}", RoleViewer, s.getMachine, 0},
+		{"GET", "/api/v1/machines/{name}/events", RoleViewer, s.getEvents, 0},
+		{"GET", "/api/v1/machines/{name}/why", RoleViewer, s.getWhy, 0},
+		{"GET", "/api/v1/events", RoleViewer, s.getEvents, 0},
+		{"GET", "/api/v1/site", RoleViewer, s.getSite, 0},
+		{"GET", "/api/v1/leases", RoleViewer, s.getLeases, 0},
+		{"DELETE", "/api/v1/leases/{network}/{addr}", RoleAdmin, s.deleteLease, 0},
+		{"POST", "/api/v1/plan", RoleOperator, s.postPlan, 0},
+		{"POST", "/api/v1/deploy", RoleOperator, s.postDeploy, 0},
+		{"POST", "/api/v1/inspect", RoleOperator, s.postInspect, 0},
+		{"POST", "/api/v1/machines/{name}/abort", RoleOperator, s.postAbort, 0},
+		{"GET", "/api/v1/discovered", RoleViewer, s.getDiscovered, 0},
+		{"DELETE", "/api/v1/discovered/{name}", RoleOperator, s.deleteDiscovered, 0},
+		{"POST", "/api/v1/discovered/scan", RoleOperator, s.postScan, 0},
+		{"POST", "/api/v1/site/reload", RoleOperator, s.postReload, 0},
+		{"GET", "/api/v1/bmc", RoleViewer, s.getBMC, 0},
+		{"POST", "/api/v1/bmc/files", RoleOperator, s.postBMCFile, -1},
+		{"POST", "/api/v1/bmc/{operation}", RoleViewer, s.postBMC, maxOrder}, // and what the operation needs
+		{"GET", "/api/v1/machines/{name}/console", RoleOperator, s.getConsole, 0},
+		{"GET", "/metrics", RoleViewer, s.getMetrics, 0},
 	}
 }
 
 func (s *Server) pageRoutes() []route {
 	return []route{
-		{"GET", "/{$}", RoleViewer, s.pageMachines},
-		{"GET", "/machines/{name}", RoleViewer, s.pageMachine},
-		{"GET", "/discovered", RoleViewer, s.pageDiscovered},
-		{"GET", "/events", RoleViewer, s.pageEvents},
-		{"GET", "/login", "", s.pageLogin},
-		{"POST", "/login", "", s.postLogin},
-		{"POST", "/logout", "", s.postLogout},
-		{"GET", "/static/{file}", "", s.getStatic},
+		{"GET", "/{$}", RoleViewer, s.pageMachines, 0},
+		{"GET", "/machines/{name}", RoleViewer, s.pageMachine, 0},
+		{"GET", "/discovered", RoleViewer, s.pageDiscovered, 0},
+		{"GET", "/events", RoleViewer, s.pageEvents, 0},
+		{"GET", "/login", "", s.pageLogin, 0},
+		{"POST", "/login", "", s.postLogin, 0},
+		{"POST", "/logout", "", s.postLogout, 0},
+		{"GET", "/static/{file}", "", s.getStatic, 0},
 	}
 }
 
@@ -166,7 +174,9 @@ func (s *Server) guard(rt route, fail func(http.ResponseWriter, *http.Request, e
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		out := &recorder{ResponseWriter: w, status: http.StatusOK}
 		defer func() { s.metrics.count(rt.path, r.Method, out.status) }()
-		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		if rt.body >= 0 {
+			r.Body = http.MaxBytesReader(w, r.Body, cmp.Or(rt.body, maxBody))
+		}
 		if rt.role != "" {
 			who, err := s.c.Authenticate(r)
 			if err == nil && !who.Role.includes(rt.role) {

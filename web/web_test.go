@@ -105,7 +105,7 @@ func newBench(t *testing.T) *bench {
 		t.Fatal(err)
 	}
 	b.server, err = New(t.Context(), Config{
-		Store: store, Site: testSite, Operator: b.op, Logger: log, Authenticate: Authenticator(tokens), Discoverer: b.op,
+		Store: store, Site: testSite, Operator: b.op, Logger: log, Authenticate: Authenticator(tokens), Discoverer: b.op, BMCs: b.op,
 		Reload: func(context.Context) (*site.Site, error) {
 			s := testSite()
 			s.Machines = append(s.Machines, site.Machine{Name: "gpu-03", Serial: "SN3", NICs: []site.NIC{{MAC: site.MAC{2, 0, 0, 0, 9, 2}}}})

@@ -8,43 +8,44 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/fettle-dev/fettle/bmc"
+	"github.com/fettle-dev/fettle/web"
 )
 
 // targetsFunc finds the BMCs of selected machines.
 type targetsFunc func(c *cli.Context, sel []string) ([]bmc.Target, error)
 
 // bmcCommands speak to BMCs.
-func bmcCommands(e *env, targets func(c *cli.Context, sel []string) ([]bmc.Target, error)) []*cli.Command {
-	b := &bmcCommand{e: e, targets: targets}
+func bmcCommands(e *env, targets targetsFunc, server serverFunc) []*cli.Command {
+	b := &bmcCommand{e: e, targets: targets, server: server}
 	which := func(more ...cli.Flag) []cli.Flag {
-		return append([]cli.Flag{siteFlag(), secretIdentityFlag(), labFlag(), labsFlag(), directFlag(),
-			&cli.IntFlag{Name: "parallel", Value: 32, Usage: "BMCs spoken to at once"}}, more...)
+		return slices.Concat([]cli.Flag{siteFlag(), secretIdentityFlag(), directFlag(),
+			&cli.IntFlag{Name: "parallel", Value: 32, Usage: "BMCs spoken to at once, at most"}}, connFlags(), more)
 	}
 	yes := &cli.BoolFlag{Name: "yes", Usage: "do it without asking"}
 	var power, boot, identify []*cli.Command
-	power = append(power, &cli.Command{Name: "status", Usage: "show the power state", ArgsUsage: "SELECTOR...", Flags: which(), Action: b.powerStatus})
+	power = append(power, &cli.Command{Name: "status", Usage: "show the power state", ArgsUsage: "SELECTOR...", Flags: which(),
+		Action: func(c *cli.Context) error { return b.power(c, bmc.OpPower) }})
 	for _, p := range []struct {
-		a     bmc.Action
+		name  string
+		op    bmc.Operation[bmc.None, bmc.Power]
 		usage string
-		asks  string
 	}{
-		{bmc.PowerOn, "switch on", ""},
-		{bmc.PowerOff, "switch off at once, without asking the operating system", "power off"},
-		{bmc.Shutdown, "ask the operating system to shut down", "shut down"},
-		{bmc.PowerCycle, "switch off, then on", "power off and on again"},
-		{bmc.Reset, "restart at once, without asking the operating system", "restart"},
+		{"on", bmc.OpPowerOn, "switch on"},
+		{"off", bmc.OpPowerOff, "switch off at once, without asking the operating system"},
+		{"soft", bmc.OpShutdown, "ask the operating system to shut down"},
+		{"cycle", bmc.OpPowerCycle, "switch off, then on"},
+		{"reset", bmc.OpReset, "restart at once, without asking the operating system"},
 	} {
 		flags := which()
-		if p.asks != "" {
+		if p.op.Asks != "" {
 			flags = which(yes)
 		}
-		power = append(power, &cli.Command{Name: string(p.a), Usage: p.usage, ArgsUsage: "SELECTOR...", Flags: flags,
-			Action: func(c *cli.Context) error { return b.power(c, p.a, p.asks) }})
+		power = append(power, &cli.Command{Name: p.name, Usage: p.usage, ArgsUsage: "SELECTOR...", Flags: flags,
+			Action: func(c *cli.Context) error { return b.power(c, p.op) }})
 	}
 	power = append(power, &cli.Command{Name: "nmi", Usage: "send a non-maskable interrupt, for a crash dump", ArgsUsage: "SELECTOR...", Flags: which(yes), Action: b.nmi})
 	for _, d := range []struct {
@@ -65,8 +66,9 @@ func bmcCommands(e *env, targets func(c *cli.Context, sel []string) ([]bmc.Targe
 	}
 	return []*cli.Command{{
 		Name: "bmc", Usage: "speak to machines' BMCs: power, next boot, sensors, event log, BIOS settings, media, firmware, users and more",
-		Description: "Goes to the BMCs of the site itself, not through fettle serve, and notes that in a file on this\n" +
-			"machine; while fettle serve runs here it needs --direct. With --lab, to the lab's virtual BMCs.\n" +
+		Description: "Goes by the fettle serve of this machine, or of --server, where one runs: it keeps the passwords, lets one at a\n" +
+			"time at each BMC, and writes who did what into the events. Where none runs, or with --direct, goes to the BMCs\n" +
+			"of the site folder itself, and notes that in a file on this machine. With --lab, to the lab's virtual BMCs.\n" +
 			"SELECTOR is a name, a range such as gpu-[01-32], rack=NAME or profile=NAME. Flags go before it.\n" +
 			"One login per BMC; every change is read back. Exit status: 0 when every machine did it, 1 when one did not,\n" +
 			"4 when a program is missing, 5 when a yes is needed.",
@@ -84,70 +86,18 @@ func bmcCommands(e *env, targets func(c *cli.Context, sel []string) ([]bmc.Targe
 	}}
 }
 
+// serverFunc finds the server that a command goes to; nil: directly.
+type serverFunc func(c *cli.Context) (*web.Client, error)
+
 // bmcCommand is what the commands share.
 type bmcCommand struct {
 	e       *env
 	targets targetsFunc
+	server  serverFunc // nil: there is none
 }
 
-// pick are the BMCs that the arguments select. asks is what a person must
-// agree to first, or "". What goes past a server's events is noted.
-func (b *bmcCommand) pick(c *cli.Context, asks string) ([]bmc.Target, error) {
-	sel := c.Args().Slice()
-	if len(sel) == 0 {
-		return nil, usage("say which machines: names, a range such as gpu-[01-32], rack=NAME or profile=NAME")
-	}
-	if i := slices.IndexFunc(sel, func(s string) bool { return strings.HasPrefix(s, "-") }); i >= 0 {
-		return nil, usage("flags go before the machines: put %s before %s", sel[i], sel[0])
-	}
-	if c.Int("parallel") < 1 {
-		return nil, usage("--parallel %d: give 1 or more", c.Int("parallel"))
-	}
-	ts, err := b.targets(c, sel)
-	if err != nil {
-		return nil, err
-	}
-	if len(ts) == 0 {
-		return nil, fail(exitInput, fmt.Errorf("no machine matches %s", strings.Join(sel, " ")))
-	}
-	if asks != "" {
-		names := make([]string, len(ts))
-		for i, t := range ts {
-			names[i] = t.Name
-		}
-		if err := b.e.confirm(c.Bool("yes"), fmt.Sprintf("%s %s", asks, count(names))); err != nil {
-			return nil, err
-		}
-	}
-	if c.String("lab") == "" {
-		b.e.noteDirect(c, ts, time.Now())
-	}
-	return ts, nil
-}
-
-func (b *bmcCommand) powerStatus(c *cli.Context) error {
-	ts, err := b.pick(c, "")
-	if err != nil {
-		return err
-	}
-	res := bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, func(ctx context.Context, cl *bmc.Client) (bmc.Power, error) {
-		return cl.Power(ctx)
-	})
-	return report(b.e, res, "power", []string{"MACHINE", "POWER"}, func(p bmc.Power) []string { return []string{string(p)} })
-}
-
-func (b *bmcCommand) power(c *cli.Context, a bmc.Action, asks string) error {
-	ts, err := b.pick(c, asks)
-	if err != nil {
-		return err
-	}
-	res := bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, func(ctx context.Context, cl *bmc.Client) (bmc.Power, error) {
-		if err := cl.SetPower(ctx, a); err != nil {
-			return bmc.PowerUnknown, err
-		}
-		return cl.Power(ctx)
-	})
-	return report(b.e, res, "power", []string{"MACHINE", "POWER"}, func(p bmc.Power) []string { return []string{string(p)} })
+func (b *bmcCommand) power(c *cli.Context, op bmc.Operation[bmc.None, bmc.Power]) error {
+	return ask(b, c, bmcOrder[bmc.None, bmc.Power]{op: op, what: "power", head: []string{"POWER"}, row: func(p bmc.Power) []string { return []string{string(p)} }})
 }
 
 // count is "gpu-01" or "3 machines: gpu-01, gpu-02, gpu-03".
@@ -159,26 +109,14 @@ func count(names []string) string {
 }
 
 func (b *bmcCommand) boot(c *cli.Context, d bmc.Device) error {
-	ts, err := b.pick(c, "")
-	if err != nil {
-		return err
-	}
 	nb := bmc.NextBoot{Device: d, Permanent: c.Bool("permanent"), UEFI: c.Bool("uefi") || d == bmc.BootHTTP}
-	res := bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, func(ctx context.Context, cl *bmc.Client) (bmc.NextBoot, error) {
-		return nb, cl.SetNextBoot(ctx, nb)
-	})
-	return report(b.e, res, "boot", []string{"MACHINE", "NEXT BOOT"}, func(n bmc.NextBoot) []string { return []string{n.String()} })
+	return ask(b, c, bmcOrder[bmc.NextBoot, bmc.NextBoot]{op: bmc.OpBoot, args: nb, what: "boot", head: []string{"NEXT BOOT"},
+		row: func(n bmc.NextBoot) []string { return []string{n.String()} }})
 }
 
 func (b *bmcCommand) identify(c *cli.Context, on bool) error {
-	ts, err := b.pick(c, "")
-	if err != nil {
-		return err
-	}
-	res := bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, func(ctx context.Context, cl *bmc.Client) (bool, error) {
-		return on, cl.Identify(ctx, on)
-	})
-	return report(b.e, res, "identify", []string{"MACHINE", "LIGHT"}, func(on bool) []string { return []string{light(on)} })
+	return ask(b, c, bmcOrder[bmc.Switch, bool]{op: bmc.OpIdentify, args: bmc.Switch{On: on}, what: "identify", head: []string{"LIGHT"},
+		row: func(on bool) []string { return []string{light(on)} }})
 }
 
 func light(on bool) string {
@@ -189,27 +127,16 @@ func light(on bool) string {
 }
 
 func (b *bmcCommand) status(c *cli.Context) error {
-	ts, err := b.pick(c, "")
-	if err != nil {
-		return err
-	}
-	res := bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, func(ctx context.Context, cl *bmc.Client) (bmc.Status, error) {
-		return cl.Status(ctx)
-	})
-	return report(b.e, res, "status", []string{"MACHINE", "POWER", "HEALTH", "NEXT BOOT", "LIGHT", "VENDOR", "MODEL", "SERIAL", "BIOS", "BMC"}, func(s bmc.Status) []string {
-		return []string{string(s.Power), s.Health, s.Boot.String(), light(s.Identify), s.Vendor, s.Model, s.Serial, s.BIOS, s.Firmware}
-	})
+	return ask(b, c, bmcOrder[bmc.None, bmc.Status]{op: bmc.OpStatus, what: "status",
+		head: []string{"POWER", "HEALTH", "NEXT BOOT", "LIGHT", "VENDOR", "MODEL", "SERIAL", "BIOS", "BMC"},
+		row: func(s bmc.Status) []string {
+			return []string{string(s.Power), s.Health, s.Boot.String(), light(s.Identify), s.Vendor, s.Model, s.Serial, s.BIOS, s.Firmware}
+		}})
 }
 
 func (b *bmcCommand) inventory(c *cli.Context) error {
-	ts, err := b.pick(c, "")
-	if err != nil {
-		return err
-	}
-	res := bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, func(ctx context.Context, cl *bmc.Client) (bmc.Inventory, error) {
-		return cl.Inventory(ctx)
-	})
-	return report(b.e, res, "inventory", []string{"MACHINE", "PART", "ID", "MODEL", "SERIAL OR MAC", "SIZE", "HEALTH"}, nil, inventoryRows)
+	return ask(b, c, bmcOrder[bmc.None, bmc.Inventory]{op: bmc.OpInventory, what: "inventory",
+		head: []string{"PART", "ID", "MODEL", "SERIAL OR MAC", "SIZE", "HEALTH"}, rows: inventoryRows})
 }
 
 // inventoryRows are a line a part.
@@ -247,7 +174,7 @@ func inventoryRows(in bmc.Inventory) (rows [][]string) {
 
 // report prints a result per machine and a summary, and gives the exit status
 // by the worst. rows may print several lines a machine instead of one.
-func report[T any](e *env, res []bmc.Result[T], what string, head []string, row func(T) []string, rows ...func(T) [][]string) error {
+func report[T any](e *env, res []bmc.Result[T], what string, head []string, row func(T) []string, rows func(T) [][]string) error {
 	failed := 0
 	worst := exitOK
 	for _, r := range res {
@@ -280,7 +207,7 @@ func report[T any](e *env, res []bmc.Result[T], what string, head []string, row 
 			case row != nil:
 				fmt.Fprintf(w, "%s\t%s\n", r.Target.Name, strings.Join(row(r.Value), "\t"))
 			default:
-				for _, l := range rows[0](r.Value) {
+				for _, l := range rows(r.Value) {
 					fmt.Fprintf(w, "%s\t%s\n", r.Target.Name, strings.Join(l, "\t"))
 				}
 			}

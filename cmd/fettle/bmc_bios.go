@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,6 +10,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/fettle-dev/fettle/bmc"
+	"github.com/fettle-dev/fettle/provision"
 	"github.com/fettle-dev/fettle/site"
 )
 
@@ -31,19 +30,7 @@ func (b *bmcCommand) biosCommand(which func(...cli.Flag) []cli.Flag, yes cli.Fla
 }
 
 func (b *bmcCommand) biosShow(c *cli.Context) error {
-	ts, err := b.pick(c, "")
-	if err != nil {
-		return err
-	}
-	part := strings.ToLower(c.String("name"))
-	res := bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, func(ctx context.Context, cl *bmc.Client) (bmc.BIOS, error) {
-		all, err := cl.BIOS(ctx)
-		all.Attributes = slices.DeleteFunc(all.Attributes, func(a bmc.Attribute) bool {
-			return !strings.Contains(strings.ToLower(a.Name), part) && !strings.Contains(strings.ToLower(a.Title), part)
-		})
-		return all, err
-	})
-	return report(b.e, res, "bios", []string{"MACHINE", "SETTING", "VALUE", "PENDING", "TYPE", "TAKES"}, nil, func(x bmc.BIOS) (rows [][]string) {
+	return ask(b, c, bmcOrder[bmc.Filter, bmc.BIOS]{op: bmc.OpBIOS, args: bmc.Filter{Name: c.String("name")}, what: "bios", head: []string{"SETTING", "VALUE", "PENDING", "TYPE", "TAKES"}, rows: func(x bmc.BIOS) (rows [][]string) {
 		for _, a := range x.Attributes {
 			takes := strings.Join(a.Allowed, ", ")
 			if a.ReadOnly {
@@ -52,7 +39,7 @@ func (b *bmcCommand) biosShow(c *cli.Context) error {
 			rows = append(rows, []string{a.Name, setting(a.Value), setting(a.Pending), a.Type, takes})
 		}
 		return rows
-	})
+	}})
 }
 
 // setting is a value for people.
@@ -106,32 +93,17 @@ func wanted(c *cli.Context) (map[string]any, error) {
 }
 
 // ofProfiles are the settings that the machines' profiles name, by machine.
-func ofProfiles(s *site.Site, ts []bmc.Target) (map[string]map[string]any, error) {
-	all, err := bmc.Meanings()
-	if err != nil {
-		return nil, err
-	}
-	out := map[string]map[string]any{}
-	for _, t := range ts {
-		m, ok := s.Machine(t.Name)
+func ofProfiles(s *site.Site, names []string) (map[string]map[string]any, error) {
+	var ms []site.Machine
+	for _, name := range names {
+		m, ok := s.Machine(name)
 		if !ok {
-			return nil, fail(exitInput, fmt.Errorf("the site has no machine %s: say what is wanted with --set NAME=VALUE", t.Name))
+			return nil, fail(exitInput, fmt.Errorf("the site has no machine %s: say what is wanted with --set NAME=VALUE", name))
 		}
-		p, ok := s.Profile(m.Profile)
-		if !ok || len(p.BIOS) == 0 {
-			return nil, usage("machine %s: its profile says no firmware settings: add bios: to it in the site file, or say what is wanted with --set NAME=VALUE; fettle bmc bios show lists the names", t.Name)
-		}
-		want := map[string]any{}
-		for k, v := range p.BIOS {
-			// A meaning is on or off; YAML may have made a boolean of it.
-			if on, ok := v.(bool); ok && slices.ContainsFunc(all, func(m bmc.Meaning) bool { return m.Name == k }) {
-				v = map[bool]string{true: "on", false: "off"}[on]
-			}
-			want[k] = v
-		}
-		out[t.Name] = want
+		ms = append(ms, m)
 	}
-	return out, nil
+	out, err := provision.ProfileBIOS(s, ms)
+	return out, fail(exitUsage, err)
 }
 
 // siteOf is the site that the command is about: a lab's, or that of --site.
@@ -152,45 +124,8 @@ func siteOf(c *cli.Context) (*site.Site, error) {
 	return s, fail(exitInput, err)
 }
 
-// plans reads every machine and compares with --set, or with its profile.
-func (b *bmcCommand) plans(c *cli.Context) ([]bmc.Result[bmc.BIOSPlan], error) {
-	want, err := wanted(c)
-	if err != nil {
-		return nil, err
-	}
-	ts, err := b.pick(c, "")
-	if err != nil {
-		return nil, err
-	}
-	by := map[string]map[string]any{}
-	if want == nil {
-		s, err := siteOf(c)
-		if err != nil {
-			return nil, err
-		}
-		if by, err = ofProfiles(s, ts); err != nil {
-			return nil, err
-		}
-	}
-	return bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, func(ctx context.Context, cl *bmc.Client) (bmc.BIOSPlan, error) {
-		now, err := cl.BIOS(ctx)
-		if err != nil {
-			return bmc.BIOSPlan{}, err
-		}
-		mine := want
-		if mine == nil {
-			mine = by[cl.Name()]
-		}
-		p, err := bmc.PlanBIOS(now, mine)
-		if err != nil {
-			return p, fmt.Errorf("%s: %w", cl.Name(), err)
-		}
-		return p, nil
-	}), nil
-}
-
-func (b *bmcCommand) reportPlans(res []bmc.Result[bmc.BIOSPlan]) error {
-	return report(b.e, res, "plan", []string{"MACHINE", "SETTING", "NOW", "WANTED", "STATE"}, nil, func(p bmc.BIOSPlan) (rows [][]string) {
+var biosPlanOrder = bmcOrder[bmc.BIOSWant, bmc.BIOSPlan]{op: bmc.OpBIOSPlan, what: "plan", head: []string{"SETTING", "NOW", "WANTED", "STATE"},
+	rows: func(p bmc.BIOSPlan) (rows [][]string) {
 		for _, ch := range p.Changes {
 			rows = append(rows, []string{ch.Name, setting(ch.From), setting(ch.To), "to change, at a boot"})
 		}
@@ -201,71 +136,73 @@ func (b *bmcCommand) reportPlans(res []bmc.Result[bmc.BIOSPlan]) error {
 			rows = append(rows, []string{n, setting(p.Want[n]), setting(p.Want[n]), "as wanted"})
 		}
 		return rows
-	})
+	}}
+
+// plans reads every machine and compares with --set, or with its profile.
+func (b *bmcCommand) plans(c *cli.Context) (way, []bmc.Result[bmc.BIOSPlan], error) {
+	want, err := wanted(c)
+	if err != nil {
+		return way{}, nil, err
+	}
+	w, err := b.pick(c, "")
+	if err != nil {
+		return w, nil, err
+	}
+	o := biosPlanOrder
+	o.args.Set = want
+	if want == nil && w.server == nil { // a server knows the profiles
+		s, err := siteOf(c)
+		if err != nil {
+			return w, nil, err
+		}
+		if o.args.Machines, err = ofProfiles(s, w.names); err != nil {
+			return w, nil, err
+		}
+	}
+	res, err := do(b, c, w, o)
+	return w, res, err
 }
 
 func (b *bmcCommand) biosPlan(c *cli.Context) error {
-	res, err := b.plans(c)
+	_, res, err := b.plans(c)
 	if err != nil {
 		return err
 	}
-	return b.reportPlans(res)
+	return show(b, res, biosPlanOrder)
 }
 
 // biosApply changes nothing unless every machine can have what is wanted.
 func (b *bmcCommand) biosApply(c *cli.Context) error {
-	res, err := b.plans(c)
+	w, res, err := b.plans(c)
 	if err != nil {
 		return err
 	}
 	todo := map[string]bmc.BIOSPlan{}
-	var ts []bmc.Target
 	failed := false
 	for _, r := range res {
 		failed = failed || r.Err != nil
 		if r.Err == nil && (len(r.Value.Changes) > 0 || c.Bool("restart") && r.Value.Reboot()) {
-			todo[r.Target.Name], ts = r.Value, append(ts, r.Target)
+			todo[r.Target.Name] = r.Value
 		}
 	}
-	if failed || !b.e.json || len(ts) == 0 {
-		if err := b.reportPlans(res); err != nil || len(ts) == 0 {
+	if failed || !b.e.json || len(todo) == 0 {
+		if err := show(b, res, biosPlanOrder); err != nil || len(todo) == 0 {
 			return err
 		}
 	}
-	asks := "change BIOS settings of"
+	asks := bmc.OpBIOSApply.Asks
 	if c.Bool("restart") {
-		asks = "change BIOS settings of, and restart,"
+		asks += ", and restart,"
 	}
-	if err := b.e.confirm(c.Bool("yes"), asks+" "+count(slices.Sorted(maps.Keys(todo)))); err != nil {
+	names := slices.Sorted(maps.Keys(todo))
+	if err := b.e.confirm(c.Bool("yes"), asks+" "+count(names)); err != nil {
 		return err
 	}
-	done := bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, func(ctx context.Context, cl *bmc.Client) (string, error) {
-		p := todo[cl.Name()]
-		if err := cl.SetBIOS(ctx, p); err != nil {
-			return "", err
-		}
-		if !c.Bool("restart") {
-			return "changes at the next boot", nil
-		}
-		if err := restart(ctx, cl); err != nil {
-			return "", err
-		}
-		return "changed and verified", cl.VerifyBIOS(ctx, p.Want, c.Duration("wait"))
-	})
-	return report(b.e, done, "bios", []string{"MACHINE", "BIOS"}, func(s string) []string { return []string{s} })
-}
-
-// restart boots a machine, whether it is on or off.
-func restart(ctx context.Context, cl *bmc.Client) error {
-	now, err := cl.Power(ctx)
+	o := bmcOrder[bmc.BIOSOrder, string]{op: bmc.OpBIOSApply, args: bmc.BIOSOrder{Plans: todo, Restart: c.Bool("restart"), Wait: c.Duration("wait")},
+		what: "bios", head: []string{"BIOS"}, row: func(s string) []string { return []string{s} }, only: names}
+	done, err := do(b, c, w, o)
 	if err != nil {
 		return err
 	}
-	switch now {
-	case bmc.On:
-		return cl.SetPower(ctx, bmc.Reset)
-	case bmc.Off:
-		return cl.SetPower(ctx, bmc.PowerOn)
-	}
-	return errors.New(cl.Name() + ": its power state is not known: restart it by hand")
+	return show(b, done, o)
 }

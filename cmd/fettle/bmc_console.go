@@ -41,14 +41,17 @@ func (l logged) Write(p []byte) (int, error) {
 }
 
 func (b *bmcCommand) console(c *cli.Context) error {
-	ts, err := b.pick(c, "")
+	w, err := b.pick(c, "")
 	if err != nil {
 		return err
 	}
-	if len(ts) != 1 {
-		return usage("one console at a time; %d machines were selected", len(ts))
+	if len(w.names) != 1 {
+		return usage("one console at a time; %d machines were selected", len(w.names))
 	}
-	t := ts[0]
+	if w.server != nil {
+		return b.servedConsole(c, w)
+	}
+	t := w.targets[0]
 	if t.Protocol != bmc.IPMI {
 		t.Protocol, t.Address = bmc.IPMI, netip.AddrPortFrom(t.Address.Addr(), uint16(c.Int("ipmi-port")))
 	}
@@ -89,4 +92,14 @@ func (b *bmcCommand) console(c *cli.Context) error {
 		return fail(bmcStatus(err), err)
 	}
 	return nil
+}
+
+// servedConsole is a console that a server opens, and keeps the log of.
+func (b *bmcCommand) servedConsole(c *cli.Context, w way) error {
+	conn, err := w.server.Console(c.Context, w.names[0], c.Bool("take"), c.Int("ipmi-port"))
+	if err != nil {
+		return servedError(err)
+	}
+	err = b.e.attach(c.Context, conn)
+	return errors.Join(err, conn.Close())
 }

@@ -1,12 +1,13 @@
 package main
 
 import (
-	"context"
+	"cmp"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -26,9 +27,9 @@ func (b *bmcCommand) operateCommands(which func(...cli.Flag) []cli.Flag, yes cli
 			{Name: "eject", Usage: "empty the drive", ArgsUsage: sel, Flags: which(), Action: b.mediaEject},
 		}},
 		{Name: "secure-boot", Usage: "show and set UEFI Secure Boot", Subcommands: []*cli.Command{
-			{Name: "show", Usage: "show whether it is on, and will be", ArgsUsage: sel, Flags: which(), Action: b.secureBootShow},
-			{Name: "on", Usage: "switch it on from the next boot", ArgsUsage: sel, Flags: which(), Action: b.secureBootSet(true)},
-			{Name: "off", Usage: "switch it off from the next boot", ArgsUsage: sel, Flags: which(yes), Action: b.secureBootSet(false)},
+			{Name: "show", Usage: "show whether it is on, and will be", ArgsUsage: sel, Flags: which(), Action: b.secureBoot(bmc.OpSecureBoot)},
+			{Name: "on", Usage: "switch it on from the next boot", ArgsUsage: sel, Flags: which(), Action: b.secureBoot(bmc.OpSecureBootOn)},
+			{Name: "off", Usage: "switch it off from the next boot", ArgsUsage: sel, Flags: which(yes), Action: b.secureBoot(bmc.OpSecureBootOff)},
 			{Name: "reset-keys", Usage: "put the keys back, or delete them", ArgsUsage: sel,
 				Flags: which(yes, &cli.StringFlag{Name: "to", Value: "default", Usage: "default, none (setup mode), or no-pk"}), Action: b.secureBootKeys},
 		}},
@@ -47,8 +48,8 @@ func (b *bmcCommand) operateCommands(which func(...cli.Flag) []cli.Flag, yes cli
 				Action: b.networkSet},
 		}},
 		{Name: "clock", Usage: "show and set the BMCs' clocks", Subcommands: []*cli.Command{
-			{Name: "show", Usage: "show the time and how far it is off", ArgsUsage: sel, Flags: which(), Action: b.clockShow},
-			{Name: "set", Usage: "set it to this machine's time", ArgsUsage: sel, Flags: which(), Action: b.clockSet},
+			{Name: "show", Usage: "show the time and how far it is off", ArgsUsage: sel, Flags: which(), Action: b.clock(bmc.OpClock)},
+			{Name: "set", Usage: "set it to this machine's time", ArgsUsage: sel, Flags: which(), Action: b.clock(bmc.OpSetClock)},
 		}},
 		{Name: "reset", Usage: "restart the BMCs themselves, not the machines", ArgsUsage: sel, Flags: which(yes), Action: b.resetBMC},
 		{Name: "firmware", Usage: "show and update firmware", Subcommands: []*cli.Command{
@@ -64,59 +65,36 @@ func (b *bmcCommand) operateCommands(which func(...cli.Flag) []cli.Flag, yes cli
 	}
 }
 
-// each does f to every machine and reports a line of each.
-func each[T any](b *bmcCommand, c *cli.Context, asks, what string, head []string, f func(context.Context, *bmc.Client) (T, error), row func(T) []string, rows ...func(T) [][]string) error {
-	ts, err := b.pick(c, asks)
-	if err != nil {
-		return err
-	}
-	res := bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, f)
-	return report(b.e, res, what, append([]string{"MACHINE"}, head...), row, rows...)
+func (b *bmcCommand) mediaShow(c *cli.Context) error {
+	return ask(b, c, bmcOrder[bmc.None, []bmc.Media]{op: bmc.OpMedia, what: "media", head: []string{"DRIVE", "TAKES", "HOLDS"}, rows: func(ms []bmc.Media) (rows [][]string) {
+		for _, m := range ms {
+			holds := m.Image
+			if !m.Inserted {
+				holds = "-"
+			}
+			rows = append(rows, []string{m.Slot, strings.Join(m.Types, ", "), holds})
+		}
+		return rows
+	}})
 }
 
-func (b *bmcCommand) mediaShow(c *cli.Context) error {
-	return each(b, c, "", "media", []string{"DRIVE", "TAKES", "HOLDS"}, func(ctx context.Context, cl *bmc.Client) ([]bmc.Media, error) { return cl.Media(ctx) }, nil,
-		func(ms []bmc.Media) (rows [][]string) {
-			for _, m := range ms {
-				holds := m.Image
-				if !m.Inserted {
-					holds = "-"
-				}
-				rows = append(rows, []string{m.Slot, strings.Join(m.Types, ", "), holds})
-			}
-			return rows
-		})
-}
+func holds(s string) []string { return []string{s} }
 
 func (b *bmcCommand) mediaInsert(c *cli.Context) error {
-	uri := c.String("image")
-	return each(b, c, "", "image", []string{"HOLDS"}, func(ctx context.Context, cl *bmc.Client) (string, error) { return uri, cl.InsertMedia(ctx, uri) },
-		func(s string) []string { return []string{s} })
+	return ask(b, c, bmcOrder[bmc.Image, string]{op: bmc.OpInsertMedia, args: bmc.Image{URI: c.String("image")}, what: "image", head: []string{"HOLDS"}, row: holds})
 }
 
 func (b *bmcCommand) mediaEject(c *cli.Context) error {
-	return each(b, c, "", "image", []string{"HOLDS"}, func(ctx context.Context, cl *bmc.Client) (string, error) { return "-", cl.EjectMedia(ctx) },
-		func(s string) []string { return []string{s} })
+	return ask(b, c, bmcOrder[bmc.None, string]{op: bmc.OpEjectMedia, what: "image", head: []string{"HOLDS"}, row: holds})
 }
+
+var secureBootHead = []string{"SECURE BOOT", "MODE"}
 
 func secureBootRow(s bmc.SecureBoot) []string { return []string{s.String(), s.Mode} }
 
-func (b *bmcCommand) secureBootShow(c *cli.Context) error {
-	return each(b, c, "", "secure_boot", []string{"SECURE BOOT", "MODE"}, func(ctx context.Context, cl *bmc.Client) (bmc.SecureBoot, error) { return cl.SecureBoot(ctx) }, secureBootRow)
-}
-
-func (b *bmcCommand) secureBootSet(on bool) cli.ActionFunc {
+func (b *bmcCommand) secureBoot(op bmc.Operation[bmc.None, bmc.SecureBoot]) cli.ActionFunc {
 	return func(c *cli.Context) error {
-		asks := ""
-		if !on {
-			asks = "switch Secure Boot off on"
-		}
-		return each(b, c, asks, "secure_boot", []string{"SECURE BOOT", "MODE"}, func(ctx context.Context, cl *bmc.Client) (bmc.SecureBoot, error) {
-			if err := cl.SetSecureBoot(ctx, on); err != nil {
-				return bmc.SecureBoot{}, err
-			}
-			return cl.SecureBoot(ctx)
-		}, secureBootRow)
+		return ask(b, c, bmcOrder[bmc.None, bmc.SecureBoot]{op: op, what: "secure_boot", head: secureBootHead, row: secureBootRow})
 	}
 }
 
@@ -125,12 +103,8 @@ func (b *bmcCommand) secureBootKeys(c *cli.Context) error {
 	if !ok {
 		return usage("--to %q: give default, none or no-pk", c.String("to"))
 	}
-	return each(b, c, "reset the Secure Boot keys ("+c.String("to")+") of", "secure_boot", []string{"SECURE BOOT", "MODE"}, func(ctx context.Context, cl *bmc.Client) (bmc.SecureBoot, error) {
-		if err := cl.ResetSecureBootKeys(ctx, how); err != nil {
-			return bmc.SecureBoot{}, err
-		}
-		return cl.SecureBoot(ctx)
-	}, secureBootRow)
+	return ask(b, c, bmcOrder[bmc.Keys, bmc.SecureBoot]{op: bmc.OpSecureBootKeys, args: bmc.Keys{To: how}, asks: "reset the Secure Boot keys (" + c.String("to") + ") of",
+		what: "secure_boot", head: secureBootHead, row: secureBootRow})
 }
 
 func limitRow(l bmc.PowerLimit) []string {
@@ -150,16 +124,11 @@ func limitRow(l bmc.PowerLimit) []string {
 var limitHead = []string{"LIMIT", "DRAWN", "LEAST", "MOST"}
 
 func (b *bmcCommand) limitShow(c *cli.Context) error {
-	return each(b, c, "", "power_limit", limitHead, func(ctx context.Context, cl *bmc.Client) (bmc.PowerLimit, error) { return cl.PowerLimit(ctx) }, limitRow)
+	return ask(b, c, bmcOrder[bmc.None, bmc.PowerLimit]{op: bmc.OpLimit, what: "power_limit", head: limitHead, row: limitRow})
 }
 
 func (b *bmcCommand) setLimit(c *cli.Context, watts float64) error {
-	return each(b, c, "", "power_limit", limitHead, func(ctx context.Context, cl *bmc.Client) (bmc.PowerLimit, error) {
-		if err := cl.SetPowerLimit(ctx, watts); err != nil {
-			return bmc.PowerLimit{}, err
-		}
-		return cl.PowerLimit(ctx)
-	}, limitRow)
+	return ask(b, c, bmcOrder[bmc.PowerCap, bmc.PowerLimit]{op: bmc.OpSetLimit, args: bmc.PowerCap{Watts: watts}, what: "power_limit", head: limitHead, row: limitRow})
 }
 
 func (b *bmcCommand) limitSet(c *cli.Context) error {
@@ -172,17 +141,7 @@ func (b *bmcCommand) limitSet(c *cli.Context) error {
 func (b *bmcCommand) limitOff(c *cli.Context) error { return b.setLimit(c, 0) }
 
 func (b *bmcCommand) telemetry(c *cli.Context) error {
-	part := strings.ToLower(c.String("name"))
-	return each(b, c, "", "metrics", []string{"METRIC", "VALUE", "REPORT"}, func(ctx context.Context, cl *bmc.Client) ([]bmc.MetricValue, error) {
-		all, err := cl.Telemetry(ctx)
-		out := []bmc.MetricValue{}
-		for _, v := range all {
-			if strings.Contains(strings.ToLower(v.ID+" "+v.Property), part) {
-				out = append(out, v)
-			}
-		}
-		return out, err
-	}, nil, func(vs []bmc.MetricValue) (rows [][]string) {
+	return ask(b, c, bmcOrder[bmc.Filter, []bmc.MetricValue]{op: bmc.OpTelemetry, args: bmc.Filter{Name: c.String("name")}, what: "metrics", head: []string{"METRIC", "VALUE", "REPORT"}, rows: func(vs []bmc.MetricValue) (rows [][]string) {
 		for _, v := range vs {
 			id := v.ID
 			if id == "" {
@@ -191,30 +150,29 @@ func (b *bmcCommand) telemetry(c *cli.Context) error {
 			rows = append(rows, []string{id, v.Value, v.Report})
 		}
 		return rows
-	})
+	}})
 }
 
 func (b *bmcCommand) networkShow(c *cli.Context) error {
-	return each(b, c, "", "networks", []string{"INTERFACE", "MAC", "ADDRESS", "BY", "GATEWAY", "VLAN"}, func(ctx context.Context, cl *bmc.Client) ([]bmc.Network, error) { return cl.Networks(ctx) }, nil,
-		func(ns []bmc.Network) (rows [][]string) {
-			for _, n := range ns {
-				by, addr, gw, vlan := "static", "-", "-", "-"
-				if n.DHCP {
-					by = "DHCP"
-				}
-				if n.Address.IsValid() {
-					addr = n.Address.String()
-				}
-				if n.Gateway.IsValid() {
-					gw = n.Gateway.String()
-				}
-				if n.VLAN > 0 {
-					vlan = strconv.Itoa(n.VLAN)
-				}
-				rows = append(rows, []string{n.ID, n.MAC, addr, by, gw, vlan})
+	return ask(b, c, bmcOrder[bmc.None, []bmc.Network]{op: bmc.OpNetworks, what: "networks", head: []string{"INTERFACE", "MAC", "ADDRESS", "BY", "GATEWAY", "VLAN"}, rows: func(ns []bmc.Network) (rows [][]string) {
+		for _, n := range ns {
+			by, addr, gw, vlan := "static", "-", "-", "-"
+			if n.DHCP {
+				by = "DHCP"
 			}
-			return rows
-		})
+			if n.Address.IsValid() {
+				addr = n.Address.String()
+			}
+			if n.Gateway.IsValid() {
+				gw = n.Gateway.String()
+			}
+			if n.VLAN > 0 {
+				vlan = strconv.Itoa(n.VLAN)
+			}
+			rows = append(rows, []string{n.ID, n.MAC, addr, by, gw, vlan})
+		}
+		return rows
+	}})
 }
 
 func (b *bmcCommand) networkSet(c *cli.Context) error {
@@ -240,60 +198,34 @@ func (b *bmcCommand) networkSet(c *cli.Context) error {
 	if !n.DHCP {
 		to = n.Address.String()
 	}
-	return each(b, c, "change the BMC's address to "+to+" on", "address", []string{"NOW"}, func(ctx context.Context, cl *bmc.Client) (string, error) { return to, cl.SetNetwork(ctx, n) },
-		func(s string) []string { return []string{s + "; write it into the site file"} })
+	return ask(b, c, bmcOrder[bmc.Network, string]{op: bmc.OpSetNetwork, args: n, asks: "change the BMC's address to " + to + " on", what: "address", head: []string{"NOW"},
+		row: func(s string) []string { return []string{s + "; write it into the site file"} }})
 }
 
-// clockState is a BMC's clock beside ours.
-type clockState struct {
-	Time time.Time `json:"time"`
-	Off  float64   `json:"off_seconds"`
-}
-
-func clockRow(s clockState) []string {
-	return []string{s.Time.UTC().Format(time.RFC3339), (time.Duration(s.Off) * time.Second).String()}
-}
-
-var clockHead = []string{"TIME", "AHEAD BY"}
-
-func readClock(ctx context.Context, cl *bmc.Client) (clockState, error) {
-	t, err := cl.Clock(ctx)
-	return clockState{t, float64(int(time.Until(t).Seconds()))}, err
-}
-
-func (b *bmcCommand) clockShow(c *cli.Context) error {
-	return each(b, c, "", "clock", clockHead, readClock, clockRow)
-}
-
-func (b *bmcCommand) clockSet(c *cli.Context) error {
-	return each(b, c, "", "clock", clockHead, func(ctx context.Context, cl *bmc.Client) (clockState, error) {
-		if err := cl.SetClock(ctx, time.Now); err != nil {
-			return clockState{}, err
-		}
-		return readClock(ctx, cl)
-	}, clockRow)
+func (b *bmcCommand) clock(op bmc.Operation[bmc.None, bmc.ClockState]) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		return ask(b, c, bmcOrder[bmc.None, bmc.ClockState]{op: op, what: "clock", head: []string{"TIME", "AHEAD BY"}, row: func(s bmc.ClockState) []string {
+			return []string{s.Time.UTC().Format(time.RFC3339), (time.Duration(s.Off) * time.Second).String()}
+		}})
+	}
 }
 
 func (b *bmcCommand) resetBMC(c *cli.Context) error {
-	return each(b, c, "restart the BMC of", "reset", []string{"BMC"}, func(ctx context.Context, cl *bmc.Client) (bool, error) { return true, cl.ResetBMC(ctx) },
-		func(bool) []string { return []string{"restarts; it answers again in a minute or more"} })
+	return ask(b, c, bmcOrder[bmc.None, bool]{op: bmc.OpResetBMC, what: "reset", head: []string{"BMC"},
+		row: func(bool) []string { return []string{"restarts; it answers again in a minute or more"} }})
 }
 
 func (b *bmcCommand) nmi(c *cli.Context) error {
-	return each(b, c, "send a non-maskable interrupt, which may crash the system, to", "nmi", []string{"NMI"}, func(ctx context.Context, cl *bmc.Client) (bool, error) { return true, cl.Interrupt(ctx) },
-		func(bool) []string { return []string{"sent"} })
+	return ask(b, c, bmcOrder[bmc.None, bool]{op: bmc.OpInterrupt, what: "nmi", head: []string{"NMI"}, row: func(bool) []string { return []string{"sent"} }})
 }
 
 func (b *bmcCommand) firmwareShow(c *cli.Context) error {
-	return each(b, c, "", "firmware", []string{"ID", "NAME", "VERSION"}, func(ctx context.Context, cl *bmc.Client) ([]bmc.Firmware, error) {
-		in, err := cl.Inventory(ctx)
-		return in.Firmware, err
-	}, nil, func(fs []bmc.Firmware) (rows [][]string) {
+	return ask(b, c, bmcOrder[bmc.None, []bmc.Firmware]{op: bmc.OpFirmware, what: "firmware", head: []string{"ID", "NAME", "VERSION"}, rows: func(fs []bmc.Firmware) (rows [][]string) {
 		for _, f := range fs {
 			rows = append(rows, []string{f.ID, f.Name, f.Version})
 		}
 		return rows
-	})
+	}})
 }
 
 func (b *bmcCommand) firmwareUpdate(c *cli.Context) error {
@@ -301,58 +233,49 @@ func (b *bmcCommand) firmwareUpdate(c *cli.Context) error {
 	if (file == "") == (uri == "") {
 		return usage("give --file or --uri")
 	}
-	src := bmc.UpdateSource{URI: uri, Targets: c.StringSlice("target")}
-	what := uri
+	o := bmcOrder[bmc.FirmwareOrder, bmc.Update]{op: bmc.OpUpdateFirmware, args: bmc.FirmwareOrder{URI: uri, Targets: c.StringSlice("target")}, what: "update", head: []string{"CHANGED"},
+		row: func(u bmc.Update) []string {
+			if u.Pending {
+				return []string{"nothing yet: the versions read as before; many parts start new firmware at the next restart"}
+			}
+			return []string{strings.Join(u.Changed(), "; ")}
+		}}
 	if file != "" {
-		src, what = bmc.FileSource(file, c.StringSlice("target")), file
-		f, err := src.Open()
+		f, err := os.Open(file)
 		if err != nil {
 			return fail(exitInput, fmt.Errorf("--file: %w", err))
 		}
 		_ = f.Close() // it was only looked at
+		o.file, o.args.File, o.args.Name = file, file, filepath.Base(file)
 	}
-	var mu sync.Mutex
-	said := map[string]string{}
-	progress := func(machine string) func(bmc.UpdateState) {
-		return func(s bmc.UpdateState) {
-			text := s.Task
-			switch {
-			case s.Task == "" && s.Size > 0:
-				text = fmt.Sprintf("sent %d%% of %s", s.Sent*100/s.Size/10*10, bytesText(s.Size))
-			case s.Task != "":
-				text = fmt.Sprintf("%s %d%%", s.Task, s.Percent)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			if text != "" && said[machine] != text && !b.e.json {
-				said[machine] = text
-				fmt.Fprintf(b.e.stderr, "%-12s %s\n", machine, text)
-			}
+	w, err := b.pick(c, "install the firmware "+cmp.Or(uri, file)+" on")
+	if err != nil {
+		return err
+	}
+	if w.server != nil && file != "" {
+		if o.args.File, err = b.sendImage(c.Context, w.server, file); err != nil {
+			return err
 		}
 	}
-	return each(b, c, "install the firmware "+what+" on", "update", []string{"CHANGED"}, func(ctx context.Context, cl *bmc.Client) (bmc.Update, error) {
-		return cl.UpdateFirmware(ctx, src, progress(cl.Name()))
-	}, func(u bmc.Update) []string {
-		if u.Pending {
-			return []string{"nothing yet: the versions read as before; many parts start new firmware at the next restart"}
-		}
-		return []string{strings.Join(u.Changed(), "; ")}
-	})
+	res, err := do(b, c, w, o)
+	if err != nil {
+		return err
+	}
+	return show(b, res, o)
 }
 
 func (b *bmcCommand) usersShow(c *cli.Context) error {
-	return each(b, c, "", "users", []string{"SLOT", "USER", "ROLE", "STATE"}, func(ctx context.Context, cl *bmc.Client) ([]bmc.Account, error) { return cl.Accounts(ctx) }, nil,
-		func(as []bmc.Account) (rows [][]string) {
-			for _, a := range as {
-				st := "enabled"
-				if !a.Enabled {
-					st = "disabled"
-				}
-				if a.Locked {
-					st += ", locked"
-				}
-				rows = append(rows, []string{a.ID, a.User, a.Role, st})
+	return ask(b, c, bmcOrder[bmc.None, []bmc.Account]{op: bmc.OpUsers, what: "users", head: []string{"SLOT", "USER", "ROLE", "STATE"}, rows: func(as []bmc.Account) (rows [][]string) {
+		for _, a := range as {
+			st := "enabled"
+			if !a.Enabled {
+				st = "disabled"
 			}
-			return rows
-		})
+			if a.Locked {
+				st += ", locked"
+			}
+			rows = append(rows, []string{a.ID, a.User, a.Role, st})
+		}
+		return rows
+	}})
 }

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -28,56 +26,42 @@ func (b *bmcCommand) recordCommand(which func(...cli.Flag) []cli.Flag) *cli.Comm
 }
 
 func (b *bmcCommand) record(c *cli.Context) error {
-	ts, err := b.pick(c, "")
-	if err != nil {
-		return err
-	}
-	if len(ts) != 1 {
-		return usage("record one machine at a time; %d were selected", len(ts))
-	}
-	out := c.String("out")
-	f, err := os.CreateTemp(filepath.Dir(out), ".record-")
-	if err != nil {
-		return fail(exitInput, fmt.Errorf("--out: %w", err))
-	}
-	defer os.Remove(f.Name()) // gone already when all went well
-	defer f.Close()
 	key := make([]byte, 32)
 	if _, err := rand.Read(key); err != nil {
 		return err
 	}
-	var mu sync.Mutex
-	var said time.Time
-	progress := func(read, known int) {
-		mu.Lock()
-		defer mu.Unlock()
-		if now := time.Now(); !b.e.json && now.Sub(said) >= time.Second {
-			said = now
-			if b.e.tty {
-				fmt.Fprintf(b.e.stderr, "\r%d of %d resources\x1b[K", read, known)
-			} else {
-				fmt.Fprintf(b.e.stderr, "%d of %d resources\n", read, known)
-			}
-		}
+	return writeOne(b, c, c.String("out"), bmcOrder[bmc.RecordKey, bmc.Recording]{op: bmc.OpRecord, args: bmc.RecordKey{Key: key}, what: "recording",
+		head: []string{"RESOURCES", "REPLACED VALUES", "NOT READ"},
+		row: func(r bmc.Recording) []string {
+			return []string{fmt.Sprint(r.Resources), fmt.Sprint(r.Redacted), fmt.Sprint(len(r.Missing))}
+		}})
+}
+
+// writeOne does an operation at one machine that writes a file, which appears
+// when it is whole.
+func writeOne[A, T any](b *bmcCommand, c *cli.Context, out string, o bmcOrder[A, T]) error {
+	w, err := b.pick(c, "")
+	if err != nil {
+		return err
 	}
-	res := bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: 1}, func(ctx context.Context, cl *bmc.Client) (bmc.Recording, error) {
-		return cl.Record(ctx, f, key, progress)
-	})
-	if b.e.tty && !b.e.json {
-		fmt.Fprint(b.e.stderr, "\r\x1b[K")
+	if len(w.names) != 1 {
+		return usage("one machine at a time; %d were selected", len(w.names))
+	}
+	f, err := os.CreateTemp(filepath.Dir(out), ".fettle-")
+	if err != nil {
+		return fail(exitInput, fmt.Errorf("writing %s: %w", out, err))
+	}
+	defer os.Remove(f.Name()) // gone already when all went well
+	defer f.Close()
+	o.out = f
+	res, err := do(b, c, w, o)
+	if err != nil {
+		return err
 	}
 	if res[0].Err == nil {
-		if err := f.Sync(); err != nil {
+		if err := errors.Join(f.Chmod(0o644), f.Sync(), os.Rename(f.Name(), out)); err != nil {
 			return fail(exitFailed, fmt.Errorf("writing %s: %w", out, err))
 		}
-		if err := os.Rename(f.Name(), out); err != nil {
-			return fail(exitFailed, err)
-		}
-		if err := os.Chmod(out, 0o644); err != nil {
-			return fail(exitFailed, err)
-		}
 	}
-	return report(b.e, res, "recording", []string{"MACHINE", "RESOURCES", "REPLACED VALUES", "NOT READ"}, func(r bmc.Recording) []string {
-		return []string{fmt.Sprint(r.Resources), fmt.Sprint(r.Redacted), fmt.Sprint(len(r.Missing))}
-	})
+	return show(b, res, o)
 }

@@ -29,7 +29,7 @@ func TestBMCRecord(t *testing.T) {
 		want   string
 	}{
 		{"two machines", []string{"record", "--out", out, "gpu-01", "gpu-02"}, exitUsage, "one machine at a time"},
-		{"no folder", []string{"record", "--out", filepath.Join(t.TempDir(), "no", "x"), "gpu-01"}, exitInput, "--out"},
+		{"no folder", []string{"record", "--out", filepath.Join(t.TempDir(), "no", "x"), "gpu-01"}, exitInput, "no such file"},
 		{"wrong password", []string{"record", "--out", out, "gpu-03"}, exitFailed, "refused the user name or password"},
 		{"no such personality", []string{"serve-virtual", "--personality", "cray-1"}, exitUsage, "dgx-h100"},
 		{"no tree", []string{"serve-virtual", "--tree", os.Args[0]}, exitInput, "fettle bmc record"},
@@ -46,7 +46,7 @@ func TestBMCRecord(t *testing.T) {
 	if err != nil || string(after) != string(b) {
 		t.Errorf("a recording that failed changed the file: %v", err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(out), ".record-*")); len(left) > 0 {
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(out), ".fettle-*")); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
 	}
 }

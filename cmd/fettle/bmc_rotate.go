@@ -41,7 +41,7 @@ func (b *bmcCommand) rotate(c *cli.Context) error {
 	if c.String("lab") != "" {
 		return usage("a lab's BMCs have the lab's own passwords, which end with it: nothing to rotate")
 	}
-	ts, err := b.pick(c, "")
+	ts, err := b.past(c)
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,21 @@ func (b *bmcCommand) rotate(c *cli.Context) error {
 			out[i].Value.State = "not begun"
 		}
 	}
-	return report(b.e, out, "password", []string{"MACHINE", "PASSWORD", "SECRET"}, func(r rotated) []string { return []string{r.State, r.Secret} })
+	return report(b.e, out, "password", []string{"MACHINE", "PASSWORD", "SECRET"}, func(r rotated) []string { return []string{r.State, r.Secret} }, nil)
+}
+
+// past are the selected BMCs, for what this machine does itself: it changes the
+// site folder. Beside a server that runs somebody must say so.
+func (b *bmcCommand) past(c *cli.Context) ([]bmc.Target, error) {
+	w, err := b.choose(c)
+	if err != nil {
+		return nil, err
+	}
+	if w.server != nil {
+		return nil, fail(exitRefused, fmt.Errorf("passwords are changed with the site folder, not by the server at %s: see that no run is under way (fettle machine ls), and say --direct", w.server.Where()))
+	}
+	b.e.noteDirect(c, w.targets, time.Now())
+	return w.targets, nil
 }
 
 // canaryFirst moves the canary to the front.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"strconv"
 	"time"
 
@@ -21,30 +20,8 @@ func (b *bmcCommand) sensorCommands(which func(...cli.Flag) []cli.Flag, yes cli.
 }
 
 func (b *bmcCommand) sensors(c *cli.Context) error {
-	ts, err := b.pick(c, "")
-	if err != nil {
-		return err
-	}
-	only := c.Bool("problems")
-	res := bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, func(ctx context.Context, cl *bmc.Client) (bmc.Readings, error) {
-		r, err := cl.Sensors(ctx)
-		if only {
-			r.Sensors = problems(r.Sensors)
-		}
-		return r, err
-	})
-	return report(b.e, res, "readings", []string{"MACHINE", "SENSOR", "KIND", "READING", "UNIT", "LOW", "HIGH", "HEALTH"}, nil, sensorRows)
-}
-
-// problems are the sensors that are not OK.
-func problems(all []bmc.Sensor) []bmc.Sensor {
-	out := []bmc.Sensor{} // an empty list, not null, in JSON
-	for _, s := range all {
-		if s.Health != "OK" && s.Health != "" {
-			out = append(out, s)
-		}
-	}
-	return out
+	return ask(b, c, bmcOrder[bmc.Filter, bmc.Readings]{op: bmc.OpSensors, args: bmc.Filter{Problems: c.Bool("problems")}, what: "readings",
+		head: []string{"SENSOR", "KIND", "READING", "UNIT", "LOW", "HIGH", "HEALTH"}, rows: sensorRows})
 }
 
 // sensorRows are a line a sensor; "-" is what there is not.
@@ -65,22 +42,11 @@ func sensorRows(r bmc.Readings) (rows [][]string) {
 }
 
 func (b *bmcCommand) sel(c *cli.Context) error {
-	asks := ""
+	op := bmc.OpLog
 	if c.Bool("clear") {
-		asks = "empty the event log of"
+		op = bmc.OpClearLog
 	}
-	ts, err := b.pick(c, asks)
-	if err != nil {
-		return err
-	}
-	res := bmc.Each(c.Context, ts, bmc.EachOptions{Parallel: c.Int("parallel")}, func(ctx context.Context, cl *bmc.Client) ([]bmc.LogEntry, error) {
-		es, err := cl.Log(ctx)
-		if err == nil && asks != "" {
-			err = cl.ClearLog(ctx)
-		}
-		return es, err
-	})
-	return report(b.e, res, "log", []string{"MACHINE", "TIME", "SEVERITY", "SENSOR", "EVENT"}, nil, func(es []bmc.LogEntry) (rows [][]string) {
+	return ask(b, c, bmcOrder[bmc.None, []bmc.LogEntry]{op: op, what: "log", head: []string{"TIME", "SEVERITY", "SENSOR", "EVENT"}, rows: func(es []bmc.LogEntry) (rows [][]string) {
 		for _, e := range es {
 			when := "-"
 			if !e.Time.IsZero() {
@@ -89,5 +55,5 @@ func (b *bmcCommand) sel(c *cli.Context) error {
 			rows = append(rows, []string{when, e.Severity, e.Sensor, e.Message})
 		}
 		return rows
-	})
+	}})
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/fettle-dev/fettle/bmc"
 	"github.com/fettle-dev/fettle/bmc/vbmc"
+	"github.com/fettle-dev/fettle/web"
 )
 
 // bmcRig runs bmc commands in memory against two virtual BMCs; a third target
@@ -30,6 +31,7 @@ type bmcRig struct {
 	mem     map[string]*vbmc.Memory
 	srv     map[string]*vbmc.Server
 	targets []bmc.Target
+	server  func(*cli.Context) (*web.Client, error) // nil: directly
 }
 
 func newBMCRig(t *testing.T) *bmcRig {
@@ -92,7 +94,7 @@ func (r *bmcRig) run(t *testing.T, stdin string, opt func(*env), args ...string)
 	if opt != nil {
 		opt(e)
 	}
-	app := &cli.App{Name: "fettle", Writer: &out, ErrWriter: &errb, Commands: bmcCommands(e, r.find), ExitErrHandler: func(*cli.Context, error) {}}
+	app := &cli.App{Name: "fettle", Writer: &out, ErrWriter: &errb, Commands: bmcCommands(e, r.find, r.server), ExitErrHandler: func(*cli.Context, error) {}}
 	err := app.RunContext(t.Context(), append([]string{"fettle", "bmc"}, args...))
 	return runResult{out.String(), errb.String(), err, exitStatus(err)}
 }
@@ -193,7 +195,7 @@ func TestServeVirtual(t *testing.T) {
 	defer cancel()
 	pr, pw := io.Pipe()
 	e := &env{stdout: pw, stderr: io.Discard, getenv: func(k string) string { return map[string]string{"FETTLE_BMC_PASSWORD": "s3cret"}[k] }, log: slog.New(slog.DiscardHandler)}
-	app := &cli.App{Name: "fettle", Writer: io.Discard, ErrWriter: io.Discard, Commands: bmcCommands(e, nil), ExitErrHandler: func(*cli.Context, error) {}}
+	app := &cli.App{Name: "fettle", Writer: io.Discard, ErrWriter: io.Discard, Commands: bmcCommands(e, nil, nil), ExitErrHandler: func(*cli.Context, error) {}}
 	done := make(chan error, 1)
 	go func() {
 		err := app.RunContext(ctx, []string{"fettle", "bmc", "serve-virtual", "--listen", "127.0.0.1:0", "--ipmi-listen", "127.0.0.1:0"})

@@ -128,9 +128,6 @@ func (e *env) bmcTargets(c *cli.Context, sel []string) ([]bmc.Target, error) {
 	if c.String("lab") != "" {
 		return labTargets(c, sel)
 	}
-	if err := e.mayGoDirect(c); err != nil {
-		return nil, err
-	}
 	s, err := site.Load(c.String("site"))
 	if err != nil {
 		return nil, fail(exitInput, err)

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // directRun runs the whole command line as a user whose state lives in home and
@@ -24,7 +27,7 @@ func directRun(ctx context.Context, t *testing.T, home, sock, site string, args 
 }
 
 // TestBMCDirect is break-glass: it is marked, it leaves a line, and beside a
-// server that runs it needs --direct.
+// server that runs it happens with --direct alone.
 func TestBMCDirect(t *testing.T) {
 	dir, err := os.MkdirTemp("/tmp", "fd") // a socket's name is short
 	if err != nil {
@@ -59,10 +62,17 @@ func TestBMCDirect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ln.Close()
+	// A server that is older than the API for BMCs.
+	old := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(http.StatusNotFound)
+		io.WriteString(w, `{"status": 404, "detail": "there is nothing here"}`)
+	})}
+	go old.Serve(ln)
+	defer old.Close()
 	r = directRun(t.Context(), t, home, sock, site, "bmc", "status", "node-01")
-	if r.status != exitRefused || !strings.Contains(r.stderr, "fettle serves at "+sock) || !strings.Contains(r.stderr, "--direct") {
-		t.Errorf("beside a server = %d, %s; want %d and --direct", r.status, r.stderr, exitRefused)
+	if r.status != exitMissing || !strings.Contains(r.stderr, "older than this one") || !strings.Contains(r.stderr, "--direct") {
+		t.Errorf("beside an old server = %d, %s; want %d and --direct", r.status, r.stderr, exitMissing)
 	}
 	r = directRun(interrupted, t, home, sock, site, "bmc", "status", "--direct", "node-01")
 	if r.status != exitInterrupted || !strings.Contains(r.stderr, "directly to the BMC") {

@@ -164,7 +164,7 @@ func isZombie(pid int) bool {
 const escape = 0x1d
 
 // attach joins the terminal with a console until Ctrl-] or the end of input.
-func (e *env) attach(ctx context.Context, conn net.Conn) error {
+func (e *env) attach(ctx context.Context, conn io.ReadWriter) error {
 	if f, ok := e.stdin.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		old, err := term.MakeRaw(int(f.Fd()))
 		if err != nil {

@@ -119,7 +119,7 @@ func labDaemon(c *cli.Context, e *env) (err error) {
 		site: func() *site.Site { return plan.Site }, images: store, ca: keys.ca, log: log,
 		state: state.Config{Dir: lab.StateDir(), Logger: log},
 		stack: labStack{lab}, target: d.target, apiPath: filepath.Join(dir, labAPISocket),
-		limits: d.limits(), mirror: mirror,
+		limits: d.limits(), mirror: mirror, bmcDir: filepath.Join(dir, "bmc"),
 	}
 	if f.Options.Trap {
 		d.watch = newMirrorWatch()

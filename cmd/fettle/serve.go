@@ -117,6 +117,10 @@ func serve(c *cli.Context, e *env) error {
 	if sv.apiPath == "" {
 		sv.apiPath = defaultSocket(e)
 	}
+	sv.bmcDir = stateHome(e)
+	if d := c.String("state"); d != "" {
+		sv.bmcDir = d + "-bmc"
+	}
 	if err := etcdFlags(c, e, &sv.state); err != nil {
 		return err
 	}

@@ -241,6 +241,48 @@ func TestServeGoesOn(t *testing.T) {
 	}
 }
 
+// TestServeBMC gives commands about a BMC to a fettle serve that runs: it goes
+// by its socket, changes are in its events, and after it has ended the same
+// command goes directly.
+func TestServeBMC(t *testing.T) {
+	r := newRackRig(t)
+	info := virtualInfo()
+	info.Name, info.Serial = "node-02", "RACK0002"
+	mem := vbmc.NewMemory(info)
+	r.serveBMC("10.91.0.12", r.siteCert("10.91.0.12"), mem)
+	sv := r.serve("--store", r.path("store"))
+	r.says(sv, "API at ")
+	by := "to the BMC by fettle at " + r.path("api.sock") + " (site rack)"
+	for _, tc := range []struct {
+		status int
+		args   []string
+		out    string // in stdout
+		err    string // in stderr
+	}{
+		{0, []string{"bmc", "power", "status", "node-02"}, "node-02  off", by},
+		{0, []string{"bmc", "power", "on", "node-02"}, "node-02  on", by},
+		{exitRefused, []string{"bmc", "power", "off", "node-02"}, "", "power off node-02: say --yes"},
+		{0, []string{"bmc", "sensors", "node-02"}, "Inlet Temp", by},
+		{0, []string{"bmc", "power", "off", "--yes", "node-02"}, "node-02  off", by},
+		{0, []string{"bmc", "power", "status", "--direct", "node-02"}, "node-02  off", "past any server's events"},
+		{exitInput, []string{"bmc", "power", "status", "node-09"}, "", "node-09"},
+	} {
+		if res := r.want(tc.status, "", tc.args...); !strings.Contains(res.stdout, tc.out) || !strings.Contains(res.stderr, tc.err) {
+			t.Errorf("fettle %v = %q, %q; want %q and %q", tc.args, res.stdout, res.stderr, tc.out, tc.err)
+		}
+	}
+	events := r.want(0, "", "events", "--output", "json", "node-02").stdout
+	for _, want := range []string{"asks the BMC: power-on", "the BMC did power-on", "asks the BMC: power-off", "the BMC did power-off", "user:root"} {
+		if !strings.Contains(events, want) {
+			t.Errorf("fettle events lacks %q:\n%s", want, events)
+		}
+	}
+	sv.stop(t)
+	if res := r.want(0, "", "bmc", "power", "status", "node-02"); !strings.Contains(res.stderr, "past any server's events") {
+		t.Errorf("without a server: %q; want it directly", res.stderr)
+	}
+}
+
 // says waits until a server has said something.
 func (r *rackRig) says(sv *rackServe, want string) {
 	r.t.Helper()

@@ -76,6 +76,8 @@ type services struct {
 	reread      func() (*site.Site, error) // reads the site again and puts it in force; nil: cannot
 	bmcDHCP     bool                       // BMCs get addresses, where the site says so
 	bmcUnserved []string                   // networks of BMCs that this machine is not on
+	turns       *provision.Turns           // at BMCs; made by run
+	bmcDir      string                     // what BMCs are given, and what consoles said
 }
 
 // run runs all services until ctx ends or one of them fails.
@@ -85,6 +87,7 @@ func (s *services) run(ctx context.Context) error {
 		return err
 	}
 	defer st.Close()
+	s.turns = provision.NewTurns(time.Now)
 	p, err := provision.New(provision.Config{
 		Site: s.site, Store: st, Releases: provision.StoreReleases{Store: s.images},
 		OpenBMC: s.openBMC, Dial: s.stack.Dial, CA: s.ca.PEM(), AgentPort: agentPort, Logger: s.log, Limits: s.limits,
@@ -114,14 +117,6 @@ func (s *services) run(ctx context.Context) error {
 		s.started(p, st)
 	}
 	return g.Wait()
-}
-
-func (s *services) openBMC(ctx context.Context, m site.Machine) (provision.BMC, error) {
-	t, err := s.target(m)
-	if err != nil {
-		return nil, err
-	}
-	return bmc.Open(ctx, t)
 }
 
 // boot starts DHCP, TFTP, boot HTTP and the agent's endpoint on every boot
@@ -321,6 +316,11 @@ func (s *services) api(ctx context.Context, g *errgroup.Group, p *provision.Prov
 	if s.reread != nil {
 		conf.Reload = func(context.Context) (*site.Site, error) { return s.reread() }
 	}
+	bmcs, err := s.bmcs(st)
+	if err != nil {
+		return err
+	}
+	conf.BMCs = bmcs
 	srv, err := web.New(ctx, conf)
 	if err != nil {
 		return err

@@ -6,12 +6,62 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/fettle-dev/fettle/bmc"
+	"github.com/fettle-dev/fettle/provision"
 	"github.com/fettle-dev/fettle/pxe"
 	"github.com/fettle-dev/fettle/site"
+	"github.com/fettle-dev/fettle/state"
 )
+
+// runTurn is how long a run waits for a BMC that a person's command has.
+const runTurn = 2 * time.Minute
+
+// openBMC logs in to a machine's BMC for a run, once nobody else has it.
+func (s *services) openBMC(ctx context.Context, m site.Machine) (provision.BMC, error) {
+	t, err := s.target(m)
+	if err != nil {
+		return nil, err
+	}
+	release, err := s.turns.Take(ctx, m.Name, "fettle", "a run of the machine", runTurn, nil)
+	if err != nil {
+		return nil, err
+	}
+	c, err := bmc.Open(ctx, t)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return turnBMC{c, release}, nil
+}
+
+// turnBMC gives the BMC back when it is closed.
+type turnBMC struct {
+	*bmc.Client
+	release func()
+}
+
+func (b turnBMC) Close(ctx context.Context) error {
+	defer b.release()
+	return b.Client.Close(ctx)
+}
+
+// bmcs do what people ask of BMCs through the API.
+func (s *services) bmcs(st *state.Store) (*provision.BMCs, error) {
+	b, err := provision.NewBMCs(provision.BMCsConfig{
+		Site: s.site, Append: st.Append, Target: s.target, Turns: s.turns, Dir: s.bmcDir, Logger: s.log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := b.Sweep(); err != nil {
+		s.log.Warn("old firmware images stay", "err", err)
+	}
+	return b, nil
+}
 
 // bmcNetworksOf are the networks of BMCs that ask this server for addresses:
 // those with a server address, and a pool or a BMC whose MAC address the site
