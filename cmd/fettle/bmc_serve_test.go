@@ -293,7 +293,6 @@ func TestBMCServedInterrupted(t *testing.T) {
 	}
 }
 
-
 // loudPort is a serial port that greets, and says what was typed in capitals.
 type loudPort struct{}
 
