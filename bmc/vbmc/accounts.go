@@ -1,8 +1,8 @@
 package vbmc
 
 import (
-	"fmt"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -15,7 +15,8 @@ func (s *Server) accountRoutes() []*resource {
 	return []*resource{
 		{pattern: root + "/AccountService", get: s.accountService},
 		{pattern: accountsPath, priv: privUsers, get: s.accountCollection, post: s.createAccount},
-		{pattern: accountsPath + "/{account}", priv: privUsers, get: s.accountResource, patch: s.patchAccount, del: s.deleteAccount},
+		{pattern: accountsPath + "/{account}", priv: privUsers, read: readsAccount, get: s.accountResource, patch: s.patchAccount, del: s.deleteAccount},
+		{pattern: privilegePath, get: s.privilegeRegistry},
 		{pattern: rolesPath, get: func(*call) (obj, error) {
 			return collection(rolesPath, "RoleCollection", "Roles", rolesPath+"/"+Administrator, rolesPath+"/"+Operator, rolesPath+"/"+ReadOnly), nil
 		}},
@@ -28,8 +29,8 @@ func (s *Server) accountService(*call) (obj, error) {
 		"@odata.id": root + "/AccountService", "@odata.type": "#AccountService.v1_15_1.AccountService",
 		"Id": "AccountService", "Name": "Account Service", "ServiceEnabled": true, "Status": statusOK(),
 		"AccountLockoutThreshold": s.lockout, "AccountLockoutDuration": int(s.lockFor / time.Second),
-		"MinPasswordLength": 1, "MaxPasswordLength": 128,
-		"Accounts": link(accountsPath), "Roles": link(rolesPath),
+		"MinPasswordLength": 1, "MaxPasswordLength": 128, "HTTPBasicAuth": "Enabled",
+		"Accounts": link(accountsPath), "Roles": link(rolesPath), "PrivilegeMap": link(privilegePath),
 	}, nil
 }
 
@@ -53,6 +54,15 @@ func (s *Server) accountCollection(*call) (obj, error) {
 	return collection(accountsPath, "ManagerAccountCollection", "Accounts", paths...), nil
 }
 
+// readsAccount: an account is read by whoever manages accounts, and by itself.
+func readsAccount(c *call) error {
+	p := privileges(c.who.role)
+	if slices.Contains(p, privUsers) || slices.Contains(p, privManager) || c.vars["account"] == c.who.accountID {
+		return nil
+	}
+	return msgPrivilege()
+}
+
 // slot finds an account by id. s.mu is held.
 func (s *Server) slot(id string) *account {
 	for _, a := range s.accounts {
@@ -73,7 +83,7 @@ func (s *Server) accountResource(c *call) (obj, error) {
 	return obj{
 		"@odata.id": accountsPath + "/" + a.id, "@odata.type": "#ManagerAccount.v1_12_1.ManagerAccount",
 		"Id": a.id, "Name": "User Account", "UserName": a.name, "Password": nil, "RoleId": a.role, "Enabled": a.enabled,
-		"Locked": s.now().Before(a.until), "AccountTypes": []string{"Redfish"},
+		"Locked": s.now().Before(a.until), "AccountTypes": []string{"Redfish"}, "PasswordChangeRequired": a.change,
 		"Links": obj{"Role": link(rolesPath + "/" + a.role)},
 	}, nil
 }
@@ -101,14 +111,22 @@ func (s *Server) accountSetters(c *call, a *account) map[string]setter {
 	set := map[string]setter{
 		"Password": text("Password", func(p string) error {
 			if p == "" || len(p) > 128 {
-				return &message{Status: http.StatusBadRequest, ID: "PropertyValueFormatError", Property: "#/Password",
-					Text: "The password must have 1 to 128 characters."}
+				m := about("Password", "PropertyValueError", "Password")
+				m.Resolution = "Give a password of 1 to 128 characters."
+				return m
 			}
 			return nil
 		}, a.setPassword),
 	}
-	if c.who.role != Administrator {
+	if c.who.role != Administrator || c.who.mustChange {
 		return set
+	}
+	set["PasswordChangeRequired"] = func(v any) (func() error, error) {
+		b, ok := v.(bool)
+		if !ok {
+			return nil, msgPropertyType("PasswordChangeRequired", v)
+		}
+		return func() error { s.mu.Lock(); defer s.mu.Unlock(); a.change = b; return nil }, nil
 	}
 	set["UserName"] = text("UserName", func(n string) error {
 		s.mu.Lock()
@@ -192,8 +210,9 @@ func (s *Server) deleteAccount(c *call) (reply, error) {
 		return reply{}, msgNotFound(c.path)
 	}
 	if a.id == c.who.accountID {
-		return reply{}, &message{Status: http.StatusBadRequest, ID: "ResourceCannotBeDeleted", Severity: "Critical",
-			Text: fmt.Sprintf("The account %s cannot delete itself.", a.name)}
+		m := bad("ResourceCannotBeDeleted")
+		m.Resolution = "Delete it as another user: an account cannot delete itself."
+		return reply{}, m
 	}
 	*a = account{id: a.id, role: ReadOnly}
 	s.expire() // sessions of the account end with it

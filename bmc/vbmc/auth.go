@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/hex"
 	"fmt"
 	"net/http"
 	"slices"
@@ -44,11 +45,12 @@ type account struct {
 	until    time.Time // locked until
 	key      [20]byte  // for IPMI
 	ipmi     bool      // key is set: the password is short enough
+	change   bool      // the password must be changed before anything else
 }
 
 // setPassword sets the password, for Redfish and for IPMI.
 func (a *account) setPassword(p string) {
-	a.hash, a.failures, a.until = hashPassword(p), 0, time.Time{}
+	a.hash, a.failures, a.until, a.change = hashPassword(p), 0, time.Time{}, false
 	a.key, a.ipmi = ipmiKey(a.name, p)
 }
 
@@ -58,6 +60,32 @@ type identity struct {
 	name      string
 	role      string
 	session   string // id; empty for basic authentication
+	// mustChange: nothing but a new password is allowed (DSP0266 §13.3.5.3).
+	mustChange bool
+}
+
+func (a *account) identity(session string) identity {
+	return identity{a.id, a.name, a.role, session, a.change}
+}
+
+// changesPassword tells whether the request is one that an account may make
+// whose password must be changed: read itself, set its password, log out.
+func (c *call) changesPassword() bool {
+	switch c.r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPatch:
+		return c.vars["account"] == c.who.accountID && c.who.accountID != ""
+	case http.MethodDelete:
+		return c.vars["session"] == c.who.session && c.who.session != ""
+	}
+	return false
+}
+
+// mayRead checks who may GET a resource.
+func (s *Server) mayRead(c *call, res *resource) error {
+	if res.read == nil {
+		return nil
+	}
+	return res.read(c)
 }
 
 // session is a Redfish session (DSP0266 §13.3.4).
@@ -173,14 +201,14 @@ func (s *Server) authenticate(r *http.Request) (identity, error) {
 			want := sha256.Sum256([]byte(x.token))
 			if subtle.ConstantTimeCompare(sum[:], want[:]) == 1 {
 				x.used = s.now()
-				return identity{x.account.id, x.account.name, x.account.role, x.id}, nil
+				return x.account.identity(x.id), nil
 			}
 		}
 		return identity{}, msgUnauthorized()
 	}
 	if user, pass, ok := r.BasicAuth(); ok {
 		if a := s.login(user, pass); a != nil {
-			return identity{accountID: a.id, name: a.name, role: a.role}, nil
+			return a.identity(""), nil
 		}
 	}
 	return identity{}, msgUnauthorized()
@@ -216,7 +244,9 @@ func (s *Server) open(a *account) (*session, error) {
 	}
 	s.nextID++
 	now := s.now()
-	x := &session{id: strconv.Itoa(s.nextID), token: rand.Text(), account: a, created: now, used: now}
+	var token [32]byte
+	_, _ = rand.Read(token[:]) // it never fails
+	x := &session{id: strconv.Itoa(s.nextID), token: hex.EncodeToString(token[:]), account: a, created: now, used: now}
 	s.sessions[x.id] = x
 	return x, nil
 }

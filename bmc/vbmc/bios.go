@@ -46,10 +46,9 @@ func defaultBIOS() []BIOSAttribute {
 }
 
 const (
-	biosPath       = systemPath + "/Bios"
-	biosSettings   = biosPath + "/Settings"
-	registriesPath = root + "/Registries"
-	biosRegistry   = "BiosAttributeRegistry.v1_0_0"
+	biosPath     = systemPath + "/Bios"
+	biosSettings = biosPath + "/Settings"
+	biosRegistry = "BiosAttributeRegistry.v1_0_0"
 )
 
 // firmware is the state of the settings. s.mu guards it.

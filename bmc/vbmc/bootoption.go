@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 )
 
@@ -140,7 +139,7 @@ func (s *Server) orderSetter(c *call, v any) (func() error, error) {
 	return func() error {
 		err := b.SetBootOrder(c.ctx, order)
 		if errors.Is(err, ErrUnsupported) {
-			return &message{Status: http.StatusBadRequest, ID: "PropertyNotWritable", Args: []string{full}, Property: "#/" + full, Text: "The boot order of this chassis cannot be changed."}
+			return msgReadOnly(full)
 		}
 		if err != nil {
 			return fmt.Errorf("setting the boot order: %w", err)

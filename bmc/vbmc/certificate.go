@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -158,9 +159,18 @@ func (s *Server) certificate(*call) (obj, error) {
 		kind = "PEMchain"
 	}
 	return obj{"@odata.id": httpsCert, "@odata.type": "#Certificate.v1_8_2.Certificate", "Id": "1", "Name": "HTTPS Certificate",
-		"CertificateString": string(text), "CertificateType": kind, "SerialNumber": leaf.SerialNumber.Text(16),
+		"CertificateString": string(text), "CertificateType": kind, "SerialNumber": colons(leaf.SerialNumber.Bytes()),
 		"ValidNotBefore": leaf.NotBefore.UTC().Format(time.RFC3339), "ValidNotAfter": leaf.NotAfter.UTC().Format(time.RFC3339),
 		"Subject": identifier(leaf.Subject), "Issuer": identifier(leaf.Issuer)}, nil
+}
+
+// colons writes bytes as the schema wants a serial number: 0A:1B.
+func colons(b []byte) string {
+	parts := make([]string, len(b))
+	for i, x := range b {
+		parts[i] = fmt.Sprintf("%02X", x)
+	}
+	return strings.Join(parts, ":")
 }
 
 // isHTTPS checks an action's reference to the one certificate or collection.
@@ -262,8 +272,9 @@ func (s *Server) replaceCertificate(c *call) (reply, error) {
 		return reply{}, msgActionParam(action, "CertificateUri", c.body["CertificateUri"])
 	}
 	if err := s.identity.replace([]byte(text)); err != nil {
-		return reply{}, &message{Status: http.StatusBadRequest, ID: "ActionParameterValueFormatError", Args: []string{"(a certificate)", "CertificateString", action},
-			Text: fmt.Sprintf("The certificate was refused: %v.", err), Resolution: "Send a certificate with its key, or one for the last signing request."}
+		m := bad("ActionParameterValueError", "CertificateString", action)
+		m.Resolution = fmt.Sprintf("Send a certificate with its key, or one for the last signing request: %v.", err)
+		return reply{}, m
 	}
 	s.logEvent("manager", "OK", fmt.Sprintf("The HTTPS certificate was replaced by %s.", c.who.name))
 	return reply{status: http.StatusNoContent, header: map[string]string{"Location": httpsCert}}, nil

@@ -151,9 +151,7 @@ func (s *Server) setMedia(c *call, m Media) error {
 	err := s.chassis.(MediaHolder).SetMedia(c.ctx, m)
 	switch {
 	case errors.Is(err, ErrMedia):
-		return &message{Status: http.StatusBadRequest, ID: "CouldNotEstablishConnection", Severity: "Critical", Args: []string{m.Image},
-			Text:       fmt.Sprintf("The service failed to establish a connection with the URI '%s'.", m.Image),
-			Resolution: "Ensure that the URI contains a valid and reachable node name, protocol information and other URI components."}
+		return msgConnection(m.Image, "")
 	case err != nil:
 		return fmt.Errorf("the virtual drive: %w", err)
 	}

@@ -75,11 +75,15 @@ func (s *Server) networkProtocol(c *call) (obj, error) {
 	if err != nil {
 		return nil, err
 	}
+	https := obj{"ProtocolEnabled": true, "Port": 443}
+	if s.identity != nil {
+		https["Certificates"] = link(httpsCerts)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return obj{"@odata.id": protocolPath, "@odata.type": "#ManagerNetworkProtocol.v1_10_1.ManagerNetworkProtocol",
-		"Id": "NetworkProtocol", "Name": "Manager Network Protocol", "Status": statusOK(), "HostName": l.HostName, "FQDN": l.HostName,
-		"HTTPS": obj{"ProtocolEnabled": true, "Port": 443}, "HTTP": obj{"ProtocolEnabled": false, "Port": 80},
+		"Id": "NetworkProtocol", "Name": "Manager Network Protocol", "Status": statusOK(), "HostName": nullable(l.HostName), "FQDN": nullable(l.HostName),
+		"HTTPS": https, "HTTP": obj{"ProtocolEnabled": false, "Port": 80},
 		"IPMI": obj{"ProtocolEnabled": s.ipmiServices > 0 && !s.ipmiOff, "Port": 623}, "SSH": obj{"ProtocolEnabled": false, "Port": 22},
 		"NTP": obj{"ProtocolEnabled": s.ntp.enabled, "NTPServers": slices.Clone(s.ntp.servers), "Port": 123}}, nil
 }
@@ -128,27 +132,19 @@ func (s *Server) patchNetworkProtocol(c *call) ([]*message, error) {
 			s.mu.Unlock()
 			for k, v := range in {
 				full := "NTP/" + k
+				var err error
 				switch k {
 				case "ProtocolEnabled":
-					b, err := enabled(full, v)
-					if err != nil {
+					if n.enabled, err = enabled(full, v); err != nil {
 						return nil, err
 					}
-					n.enabled = b
 				case "NTPServers":
 					l, ok := v.([]any)
 					if !ok {
 						return nil, msgPropertyType(full, v)
 					}
-					n.servers = []string{}
-					for _, x := range l {
-						t, ok := x.(string)
-						if !ok && x != nil || len(t) > 253 {
-							return nil, msgPropertyType(full, v)
-						}
-						if t != "" {
-							n.servers = append(n.servers, t)
-						}
+					if n.servers, err = patchedArray(full, n.servers, l); err != nil {
+						return nil, err
 					}
 				default:
 					return nil, msgUnknownProperty(full)
@@ -162,6 +158,32 @@ func (s *Server) patchNetworkProtocol(c *call) ([]*message, error) {
 			}, nil
 		},
 	})
+}
+
+// patchedArray is an array of texts after a PATCH (DSP0266 §7.6.2): null removes
+// an element, {} leaves it as it is, and what lies beyond the end goes.
+func patchedArray(full string, now []string, l []any) ([]string, error) {
+	out := []string{}
+	for i, x := range l {
+		switch x := x.(type) {
+		case nil:
+		case obj:
+			if len(x) > 0 || i >= len(now) {
+				return nil, msgPropertyType(full, x)
+			}
+			out = append(out, now[i])
+		case string:
+			if len(x) > 253 {
+				return nil, msgPropertyFormat(full, x)
+			}
+			if x != "" {
+				out = append(out, x)
+			}
+		default:
+			return nil, msgPropertyType(full, x)
+		}
+	}
+	return out, nil
 }
 
 // ntpSettings are kept and shown; the clock is the host's.
@@ -229,8 +251,9 @@ func (s *Server) patchLAN(c *call) ([]*message, error) {
 				stored = true
 				err := s.chassis.(LANHolder).SetLAN(c.ctx, l)
 				if errors.Is(err, ErrUnsupported) {
-					return &message{Status: http.StatusForbidden, ID: "InsufficientPrivilege", Severity: "Critical",
-						Text: "The network interface of this virtual BMC belongs to its lab and cannot be changed here."}
+					m := msgPrivilege()
+					m.Resolution = "The network interface of this virtual BMC belongs to its lab and cannot be changed here."
+					return m
 				}
 				if err != nil {
 					return fmt.Errorf("setting the BMC's network interface: %w", err)

@@ -77,7 +77,15 @@ func parsePersonality(b []byte) (*Tree, error) {
 			}
 		}
 		slices.SortFunc(members, natural)
-		b, err := json.Marshal(collection(uri, kind, path.Base(uri), members...))
+		o := collection(uri, kind, path.Base(uri), members...)
+		if kind == "LogEntryCollection" { // its members stand in it (OData.AutoExpand)
+			full := make([]json.RawMessage, len(members))
+			for i, m := range members {
+				full[i] = res[m]
+			}
+			o["Members"] = full
+		}
+		b, err := json.Marshal(o)
 		if err != nil {
 			return nil, err
 		}

@@ -35,15 +35,6 @@ func matchTag(list, tag string) bool {
 	})
 }
 
-// schemaURI is where the schema of an @odata.type is published.
-func schemaURI(odataType string) string {
-	name := strings.TrimPrefix(odataType, "#")
-	if i := strings.LastIndex(name, "."); i > 0 {
-		name = name[:i]
-	}
-	return "http://redfish.dmtf.org/schemas/v1/" + name + ".json"
-}
-
 func link(path string) obj { return obj{"@odata.id": path} }
 
 func links(paths ...string) []obj {

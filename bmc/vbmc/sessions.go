@@ -112,9 +112,11 @@ func (s *Server) createSession(c *call) (reply, error) {
 		return reply{}, err
 	}
 	body := x.body()
-	return reply{http.StatusCreated, body, map[string]string{
-		"X-Auth-Token": x.token, "Location": sessionsPath + "/" + x.id, "ETag": etag(body),
-	}}, nil
+	header := map[string]string{"X-Auth-Token": x.token, "Location": sessionsPath + "/" + x.id, "ETag": etag(body)}
+	if a.change {
+		body["@Message.ExtendedInfo"] = []obj{msgPasswordChange(accountsPath + "/" + a.id).info()}
+	}
+	return reply{http.StatusCreated, body, header}, nil
 }
 
 func (s *Server) deleteSession(c *call) (reply, error) {

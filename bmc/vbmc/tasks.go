@@ -89,10 +89,10 @@ func (s *Server) taskBody(t *task) obj {
 		o["TaskState"], o["TaskStatus"], o["PercentComplete"] = "Running", "OK", done
 	case t.err != nil:
 		o["TaskState"], o["TaskStatus"], o["PercentComplete"], o["EndTime"] = "Exception", "Critical", 100, t.end.UTC().Format(time.RFC3339)
-		o["Messages"] = []obj{(&message{ID: "GeneralError", Severity: "Critical", Text: t.err.Error()}).info()}
+		o["Messages"] = []obj{(&message{ID: "TaskFailed", Args: []string{t.err.Error()}}).info()}
 	default:
 		o["TaskState"], o["TaskStatus"], o["PercentComplete"], o["EndTime"] = "Completed", "OK", 100, t.end.UTC().Format(time.RFC3339)
-		o["Messages"] = []obj{(&message{ID: "Success", Severity: "OK", Text: "The request completed successfully."}).info()}
+		o["Messages"] = []obj{(&message{ID: "Success"}).info()}
 	}
 	return o
 }
@@ -145,7 +145,7 @@ func (s *Server) taskRoutes() []*resource {
 					rep = s.accepted(t)
 					rep.body = s.taskBody(t)
 				case t.err != nil:
-					return &message{Status: http.StatusBadRequest, ID: "GeneralError", Severity: "Critical", Text: t.err.Error()}
+					return bad("TaskFailed", t.err.Error())
 				default:
 					rep = reply{status: http.StatusNoContent}
 				}

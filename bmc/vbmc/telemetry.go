@@ -1,6 +1,7 @@
 package vbmc
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"time"
@@ -31,31 +32,34 @@ func (s *Server) telemetryRoutes() []*resource {
 		}},
 		{pattern: reportDefs + "/" + platformReport, get: func(c *call) (obj, error) {
 			return obj{"@odata.id": c.path, "@odata.type": "#MetricReportDefinition.v1_4_6.MetricReportDefinition", "Id": platformReport,
-				"Name": "Platform Environment Metrics", "MetricReportDefinitionType": "OnRequest", "MetricReportDefinitionEnabled": true,
-				"ReportUpdates": "Overwrite", "ReportActions": []string{"LogToMetricReportsCollection"}, "Status": statusOK(),
+				"Name": "Platform Environment Metrics", "MetricReportDefinitionType": "Periodic", "Schedule": obj{"RecurrenceInterval": fmt.Sprintf("PT%dS", int(reportEvery.Seconds()))}, "MetricReportDefinitionEnabled": true,
+				"ReportUpdates": "Overwrite", "ReportActions": []string{"LogToMetricReportsCollection", "RedfishEvent"}, "Status": statusOK(),
 				"MetricProperties": []string{sensorsPath + "/{SensorId}/Reading"},
 				"Wildcards":        []obj{{"Name": "SensorId", "Values": []string{"*"}}}, "MetricReport": link(reportsPath + "/" + platformReport)}, nil
 		}},
 		{pattern: reportsPath, get: func(*call) (obj, error) {
 			return collection(reportsPath, "MetricReportCollection", "Metric Reports", reportsPath+"/"+platformReport), nil
 		}},
-		{pattern: reportsPath + "/" + platformReport, get: func(c *call) (obj, error) {
-			all, err := s.sensors(c.ctx)
-			if err != nil {
-				return nil, err
-			}
-			at := s.clock().Format(time.RFC3339)
-			values := []obj{}
-			for _, x := range all {
-				if !x.Absent {
-					values = append(values, obj{"MetricId": x.ID, "MetricProperty": sensorsPath + "/" + x.ID + "/Reading",
-						"MetricValue": strconv.FormatFloat(x.Reading, 'f', -1, 64), "Timestamp": at})
-				}
-			}
-			return obj{"@odata.id": c.path, "@odata.type": "#MetricReport.v1_5_1.MetricReport", "Id": platformReport, "Name": "Platform Environment Metrics",
-				"Timestamp": at, "MetricReportDefinition": link(reportDefs + "/" + platformReport), "MetricValues": values}, nil
-		}},
+		{pattern: reportsPath + "/" + platformReport, get: func(c *call) (obj, error) { return s.metricReport(c.ctx) }},
 	}
+}
+
+// metricReport is the report of all sensors, made now.
+func (s *Server) metricReport(ctx context.Context) (obj, error) {
+	all, err := s.sensors(ctx)
+	if err != nil {
+		return nil, err
+	}
+	at := s.clock().Format(time.RFC3339)
+	values := []obj{}
+	for _, x := range all {
+		if !x.Absent {
+			values = append(values, obj{"MetricId": x.ID, "MetricProperty": sensorsPath + "/" + x.ID + "/Reading",
+				"MetricValue": strconv.FormatFloat(x.Reading, 'f', -1, 64), "Timestamp": at})
+		}
+	}
+	return obj{"@odata.id": reportsPath + "/" + platformReport, "@odata.type": "#MetricReport.v1_5_1.MetricReport", "Id": platformReport,
+		"Name": "Platform Environment Metrics", "Timestamp": at, "MetricReportDefinition": link(reportDefs + "/" + platformReport), "MetricValues": values}, nil
 }
 
 // gpuMetrics are EnvironmentMetrics of a GPU: its temperature and its power.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"mime"
 	"mime/multipart"
-	"net/http"
 	"net/url"
 	"slices"
 	"strings"
@@ -128,16 +127,13 @@ func (s *Server) simpleUpdate(c *call) (reply, error) {
 		}
 	}
 	if s.fetchImage == nil {
-		return reply{}, &message{Status: http.StatusBadRequest, ID: "CouldNotEstablishConnection", Severity: "Critical", Args: []string{uri},
-			Text:       fmt.Sprintf("The service failed to establish a connection with the URI '%s'.", uri),
-			Resolution: "This virtual BMC fetches nothing: push the image to HttpPushUri or MultipartHttpPushUri."}
+		return reply{}, msgConnection(uri, "This virtual BMC fetches nothing: push the image to HttpPushUri or MultipartHttpPushUri.")
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
 	defer cancel()
 	body, err := s.fetchImage(ctx, uri)
 	if err != nil {
-		return reply{}, &message{Status: http.StatusBadRequest, ID: "CouldNotEstablishConnection", Severity: "Critical", Args: []string{uri},
-			Text: fmt.Sprintf("The service failed to establish a connection with the URI '%s': %v.", uri, err)}
+		return reply{}, bad("ImageNotFetched", uri, err.Error())
 	}
 	defer body.Close()
 	return s.flash(body, targets)

@@ -75,6 +75,12 @@ func (s service) do(method, path, who, body string, hdr ...string) response {
 			s.t.Fatalf("%s %s answered bad JSON: %v", method, path, err)
 		}
 	}
+	infos, _ := at(res.body, "error/@Message.ExtendedInfo").([]any)
+	for _, i := range infos {
+		if wrong := checkMessage(i.(obj)); wrong != "" {
+			s.t.Errorf("%s %s: %s", method, path, wrong)
+		}
+	}
 	if res.Header.Get("OData-Version") != "4.0" {
 		s.t.Errorf("%s %s: no OData-Version", method, path)
 	}
@@ -100,7 +106,8 @@ func (r response) messageIDs() string {
 	var ids []string
 	infos, _ := at(r.body, "error/@Message.ExtendedInfo").([]any)
 	for _, i := range infos {
-		ids = append(ids, strings.TrimPrefix(fmt.Sprint(at(i.(obj), "MessageId")), registry))
+		id := fmt.Sprint(at(i.(obj), "MessageId"))
+		ids = append(ids, id[strings.LastIndex(id, ".")+1:])
 	}
 	return strings.Join(ids, " ")
 }
@@ -176,18 +183,26 @@ func TestAnswers(t *testing.T) {
 		{name: "unknown member", method: "GET", path: root + "/Systems/2", who: admin, status: 404, id: "ResourceMissingAtURI"},
 		{name: "delete a system", method: "DELETE", path: sys, who: admin, status: 405, id: "OperationNotAllowed", allow: "GET, HEAD, PATCH"},
 		{name: "get an action", method: "GET", path: rst, who: admin, status: 405, id: "OperationNotAllowed", allow: "POST"},
-		{name: "unknown method", method: "BREW", path: sys, who: admin, status: 501, id: "GeneralError"},
-		{name: "unsupported query", method: "GET", path: sys + "?$filter=x", who: admin, status: 501, id: "QueryNotSupported"},
+		{name: "unknown method", method: "BREW", path: sys, who: admin, status: 501, id: "NotImplemented"},
+		{name: "unsupported query", method: "GET", path: sys + "?$orderby=x", who: admin, status: 501, id: "QueryParameterUnsupported"},
+		{name: "filter of a system", method: "GET", path: sys + "?$filter=Id%20eq%20'1'", who: admin, status: 400, id: "QueryNotSupportedOnResource"},
+		{name: "filter that is none", method: "GET", path: root + "/Systems?$filter=x", who: admin, status: 400, id: "QueryParameterValueFormatError"},
+		{name: "excerpt of a system", method: "GET", path: sys + "?excerpt", who: admin, status: 400, id: "QueryNotSupportedOnResource"},
+		{name: "only with a value", method: "GET", path: root + "/Systems?only=1", who: admin, status: 400, id: "QueryParameterValueFormatError"},
+		{name: "only and expand", method: "GET", path: root + "/Systems?only&$expand=.", who: admin, status: 400, id: "QueryCombinationInvalid"},
+		{name: "top of a word", method: "GET", path: root + "/Systems?$top=x", who: admin, status: 400, id: "QueryParameterValueFormatError"},
+		{name: "a picture", method: "GET", path: sys, who: admin, hdr: []string{"Accept", "image/png"}, status: 406, id: "NotAcceptable"},
+		{name: "any application", method: "GET", path: sys, who: admin, hdr: []string{"Accept", "image/png;q=0.5, application/*"}, status: 200},
 		{name: "bad expand", method: "GET", path: sys + "?$expand=yes", who: admin, status: 400, id: "QueryParameterValueFormatError"},
 		{name: "deep expand", method: "GET", path: sys + "?$expand=.($levels=99)", who: admin, status: 400, id: "QueryParameterValueFormatError"},
-		{name: "other query", method: "GET", path: sys + "?only", who: admin, status: 200},
+		{name: "other query", method: "GET", path: sys + "?speed=high", who: admin, status: 200},
 		{name: "OData version", method: "GET", path: sys, who: admin, hdr: []string{"OData-Version", "3.0"}, status: 412, id: "HeaderInvalid"},
 		{name: "reset without type", method: "POST", path: rst, who: admin, body: "{}", status: 400, id: "ActionParameterMissing"},
-		{name: "reset of no type", method: "POST", path: rst, who: admin, body: `{"ResetType":"Explode"}`, status: 400, id: "ActionParameterNotSupported"},
-		{name: "reset of a number", method: "POST", path: rst, who: admin, body: `{"ResetType":7}`, status: 400, id: "ActionParameterNotSupported"},
+		{name: "reset of no type", method: "POST", path: rst, who: admin, body: `{"ResetType":"Explode"}`, status: 400, id: "ActionParameterValueNotInList"},
+		{name: "reset of a number", method: "POST", path: rst, who: admin, body: `{"ResetType":7}`, status: 400, id: "ActionParameterValueNotInList"},
 		{name: "bad JSON", method: "POST", path: rst, who: admin, body: `{"ResetType"`, status: 400, id: "MalformedJSON"},
 		{name: "a list", method: "PATCH", path: sys, who: admin, body: `[]`, status: 400, id: "MalformedJSON"},
-		{name: "other media", method: "POST", path: rst, who: admin, body: `{}`, hdr: []string{"Content-Type", "text/xml"}, status: 415, id: "GeneralError"},
+		{name: "other media", method: "POST", path: rst, who: admin, body: `{}`, hdr: []string{"Content-Type", "text/xml"}, status: 415, id: "MediaTypeNotSupported"},
 		{name: "too long", method: "PATCH", path: sys, who: admin, body: `{"x":"` + strings.Repeat("x", maxBody) + `"}`, status: 413, id: "PayloadTooLarge"},
 		{name: "reset by operator", method: "POST", path: rst, who: "op:op", body: `{"ResetType":"On"}`, status: 204},
 		{name: "reset by reader", method: "POST", path: rst, who: "ro:ro", body: `{"ResetType":"On"}`, status: 403, id: "InsufficientPrivilege"},
@@ -432,7 +447,7 @@ func TestFaults(t *testing.T) {
 		t.Errorf("broken chassis = %d %s", r.StatusCode, r.text)
 	}
 	s.mem.SetFault(Fault{RefuseReset: []ResetType{ResetNmi}})
-	if r := s.do("POST", rst, admin, `{"ResetType":"Nmi"}`); r.StatusCode != 400 || r.messageIDs() != "ActionParameterNotSupported" {
+	if r := s.do("POST", rst, admin, `{"ResetType":"Nmi"}`); r.StatusCode != 400 || r.messageIDs() != "ActionParameterValueNotInList" {
 		t.Errorf("refused reset = %d %s", r.StatusCode, r.text)
 	}
 	s.mem.SetFault(Fault{Lie: true})

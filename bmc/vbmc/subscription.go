@@ -1,0 +1,216 @@
+package vbmc
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// eventKinds are the types of the resources that events tell of.
+var eventKinds = []string{"ComputerSystem", "Manager"}
+
+// formats are what can be sent.
+func (s *Server) formats() []string {
+	if s.measures() {
+		return []string{formatEvent, formatReport}
+	}
+	return []string{formatEvent}
+}
+
+// measures tells whether there are metric reports.
+func (s *Server) measures() bool {
+	_, ok := s.chassis.(SensorReader)
+	return ok
+}
+
+// resource is the EventDestination (DSP0268).
+func (x Subscription) resource() obj {
+	o := obj{"@odata.id": subscriptionsPath + "/" + x.ID, "@odata.type": "#EventDestination.v1_14_1.EventDestination", "Id": x.ID,
+		"Name": "Event Subscription " + x.ID, "Destination": nullable(x.Destination), "Context": x.Context, "Protocol": "Redfish", "Status": statusOK()}
+	if x.Stream {
+		o["SubscriptionType"] = "SSE"
+		return o
+	}
+	o["SubscriptionType"], o["EventFormatType"], o["HttpHeaders"] = "RedfishEvent", x.Format, []obj{}
+	o["DeliveryRetryPolicy"], o["VerifyCertificate"] = "RetryForever", false
+	for name, list := range map[string][]string{"RegistryPrefixes": x.choice.prefixes, "MessageIds": x.choice.messages, "ResourceTypes": x.choice.kinds} {
+		if len(list) > 0 {
+			o[name] = list
+		}
+	}
+	if len(x.choice.origins) > 0 {
+		o["OriginResources"], o["OriginResources@odata.count"] = links(x.choice.origins...), len(x.choice.origins)
+		o["SubordinateResources"] = x.choice.below
+	}
+	return o
+}
+
+// condition is what the choice means for events.
+func (x Subscription) condition() condition {
+	var messages []string
+	for range x.choice.messages { // each names the one message that there is
+		messages = []string{eventMessage}
+	}
+	origins := x.choice.origins
+	if x.choice.below {
+		for _, o := range x.choice.origins {
+			for _, at := range []string{systemPath, managerPath} {
+				if strings.HasPrefix(at, o+"/") {
+					origins = append(slices.Clone(origins), at)
+				}
+			}
+		}
+	}
+	return allOf(anyOf("EventFormatType", []string{x.Format}), anyOf("RegistryPrefix", x.choice.prefixes), anyOf("MessageId", messages),
+		anyOf("ResourceType", x.choice.kinds), anyOf("OriginResource", origins))
+}
+
+// texts reads an array of texts, each of which ok lets pass.
+func texts(name string, v any, ok func(string) bool) ([]string, error) {
+	l, is := v.([]any)
+	if !is {
+		return nil, msgPropertyType(name, v)
+	}
+	var out []string
+	for _, x := range l {
+		t, is := x.(string)
+		if !is {
+			return nil, msgPropertyType(name, x)
+		}
+		if !ok(t) {
+			return nil, msgNotInList(name, t)
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// parse takes a property of the request.
+func (x *Subscription) parse(s *Server, k string, v any) error {
+	t, isText := v.(string)
+	var err error
+	switch k {
+	case "Destination":
+		u, err := url.Parse(t)
+		if !isText || err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return msgPropertyFormat(k, v)
+		}
+		x.Destination = t
+	case "Protocol":
+		if t != "Redfish" {
+			return msgNotInList(k, v)
+		}
+	case "Context":
+		if !isText || len(t) > 1024 {
+			return msgPropertyType(k, v)
+		}
+		x.Context = t
+	case "HttpHeaders":
+		return x.parseHeaders(v)
+	case "EventFormatType":
+		if !slices.Contains(s.formats(), t) {
+			return msgNotInList(k, v)
+		}
+		x.Format = t
+	case "SubscriptionType":
+		if t != "RedfishEvent" {
+			return msgNotInList(k, v)
+		}
+	case "DeliveryRetryPolicy":
+		if t != "RetryForever" {
+			return msgNotInList(k, v)
+		}
+	case "RegistryPrefixes":
+		x.choice.prefixes, err = texts(k, v, func(t string) bool { return t == ownPrefix })
+	case "MessageIds":
+		_, want := keyOf(eventMessage)
+		x.choice.messages, err = texts(k, v, func(t string) bool { p, key := keyOf(t); return key == want && (p == ownPrefix || p == key) })
+	case "ResourceTypes":
+		x.choice.kinds, err = texts(k, v, func(t string) bool { return slices.Contains(eventKinds, t) })
+	case "OriginResources":
+		return x.parseOrigins(s, v)
+	case "SubordinateResources":
+		b, ok := v.(bool)
+		if !ok {
+			return msgPropertyType(k, v)
+		}
+		x.choice.below = b
+	case "EventTypes": // deprecated; ours are all of one type
+		_, err = texts(k, v, func(string) bool { return true })
+	case "Name", "VerifyCertificate":
+	default:
+		return msgUnknownProperty(k)
+	}
+	return err
+}
+
+func (x *Subscription) parseHeaders(v any) error {
+	l, ok := v.([]any)
+	if !ok {
+		return msgPropertyType("HttpHeaders", "(a value that is no array)")
+	}
+	x.Headers = http.Header{}
+	for _, h := range l {
+		o, _ := h.(obj)
+		for name, val := range o {
+			if t, ok := val.(string); ok && len(x.Headers) < 16 && !strings.ContainsAny(name+t, "\r\n") {
+				x.Headers.Set(name, t)
+			}
+		}
+	}
+	return nil
+}
+
+func (x *Subscription) parseOrigins(s *Server, v any) error {
+	l, ok := v.([]any)
+	if !ok {
+		return msgPropertyType("OriginResources", v)
+	}
+	for _, r := range l {
+		o, _ := r.(obj)
+		id, ok := o["@odata.id"].(string)
+		id = strings.TrimSuffix(id, "/")
+		if !ok {
+			return msgPropertyType("OriginResources", r)
+		}
+		if res, _ := s.find(id); res == nil {
+			return msgNotInList("OriginResources", id)
+		}
+		x.choice.origins = append(x.choice.origins, id)
+	}
+	return nil
+}
+
+// subscribe is a POST to the subscriptions (DSP0266 §13.6.1).
+func (s *Server) subscribe(c *call) (reply, error) {
+	x := Subscription{Format: formatEvent}
+	for _, k := range []string{"Destination", "Protocol"} {
+		if _, ok := c.body[k]; !ok {
+			return reply{}, msgMissing(k)
+		}
+	}
+	for k, v := range c.body {
+		if err := x.parse(s, k, v); err != nil {
+			return reply{}, err
+		}
+	}
+	if len(x.choice.prefixes) > 0 && len(x.choice.messages) > 0 {
+		return reply{}, msgConflict("RegistryPrefixes", "MessageIds")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.delivering == 0 {
+		return reply{}, &message{Status: http.StatusServiceUnavailable, ID: "ServiceTemporarilyUnavailable", Args: []string{"60"},
+			Resolution: "This virtual BMC pushes no events: read them as server-sent events at " + ssePath + "."}
+	}
+	if len(s.subscriptions) >= maxSubscriptions {
+		return reply{}, bad("EventSubscriptionLimitExceeded")
+	}
+	s.nextID++
+	x.ID = strconv.Itoa(s.nextID)
+	s.subscriptions = append(s.subscriptions, &receiver{sub: x, filter: x.condition()})
+	body := x.resource()
+	return reply{http.StatusCreated, body, map[string]string{"Location": subscriptionsPath + "/" + x.ID, "ETag": etag(body)}}, nil
+}
