@@ -173,23 +173,23 @@ func (u *upstream) sign(key *openpgp.Entity, text string) ([]byte, error) {
 // bombSize is what a bomb decompresses to.
 const bombSize = 2 << 30
 
-// pack compresses an index; a bomb goes on with zeros.
+// pack compresses an index; a bomb goes on with zeros, as many equal members of
+// one gzip file (RFC 1952 §2.2): compressing them all would take a minute.
 func pack(text []byte, bomb bool) ([]byte, error) {
-	var b bytes.Buffer
-	w := gzip.NewWriter(&b)
-	if _, err := w.Write(text); err != nil {
-		return nil, err
-	}
-	if bomb {
-		zeros := make([]byte, 1<<20)
-		for range bombSize / len(zeros) {
-			if _, err := w.Write(zeros); err != nil {
-				return nil, err
-			}
+	member := func(data []byte) ([]byte, error) {
+		var b bytes.Buffer
+		w := gzip.NewWriter(&b)
+		if _, err := w.Write(data); err != nil {
+			return nil, err
 		}
+		err := w.Close()
+		return b.Bytes(), err
 	}
-	if err := w.Close(); err != nil {
-		return nil, err
+	packed, err := member(text)
+	if err != nil || !bomb {
+		return packed, err
 	}
-	return b.Bytes(), nil
+	zeros := make([]byte, 1<<20)
+	more, err := member(zeros)
+	return append(packed, bytes.Repeat(more, bombSize/len(zeros))...), err
 }
