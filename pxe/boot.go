@@ -93,7 +93,7 @@ func (b bootInfo) stage(c Client) stage {
 		return stageDisk
 	case c.IPXE:
 		return stageIPXE
-	case b.file == "":
+	case b.file == "", strings.HasSuffix(b.file, "/"+quirkNotByHTTP): // it is not meant to get anything
 		return stageNone
 	}
 	return stageAddress

@@ -54,6 +54,7 @@ var matrixRows = [...]matrixRow{
 	{fwSecure, "PXE → shim → GRUB, kernel missing"},
 	{fwSecure, "PXE → snponly.efi (nobody said secure-boot)"},
 	{fwSecure, "HTTP boot"},
+	{fwSecure, "PXE, switched on again after that → shim → GRUB → kernel, 2 ramdisks"},
 	{fwAAVMF, "PXE → shim → GRUB → kernel, 2 ramdisks"},
 	{fwAAVMF, "HTTP boot → unified kernel image"},
 }

@@ -59,12 +59,26 @@ func qemuArch(t *testing.T, ns *netns, arch string, args ...string) *machine {
 	}
 	go func() { m.exited <- <-exited }()
 	t.Cleanup(func() {
-		m.cmd.Process.Kill()
+		m.end(t) // nothing writes to stderr any more
 		if stderr.Len() > 0 {
 			t.Logf("qemu: %s", &stderr)
 		}
 	})
 	return m
+}
+
+// end switches the machine off and waits until its NIC is free.
+func (m *machine) end(t *testing.T) {
+	t.Helper()
+	if err := m.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-m.exited:
+		m.exited <- err
+	case <-time.After(30 * time.Second):
+		t.Fatal("QEMU does not end")
+	}
 }
 
 // cpu is the CPU seconds that the guest has used, its last known when it ended. `ip netns exec` becomes QEMU

@@ -64,8 +64,10 @@ func TestFirmwareSecureBoot(t *testing.T) {
 	})
 	// Nobody said that the machine has Secure Boot on: it refuses iPXE, and from
 	// then on is given what it may start. By HTTP that is nothing: it is told so.
+	// Switched on again, it comes to its kernel.
 	t.Run("unsigned loader", func(t *testing.T) {
-		ns, f := firmwareRig(t, "/usr/lib/ipxe/snponly.efi")
+		ns, f := firmwareRig(t, testKernel(t))
+		ramdisks(t, f)
 		m := qemu(t, ns, uefiSecure(t, f)...)
 		m.await(t, f, "went on from PXE to HTTP boot, and from there", func() bool {
 			_, ok := f.timeline.find(func(e Exchange) bool { return strings.HasPrefix(e.Kind, "http.") && e.Name == quirkNotByHTTP })
@@ -82,6 +84,13 @@ func TestFirmwareSecureBoot(t *testing.T) {
 		}
 		m.saw(t, fwSecure, "PXE → snponly.efi (nobody said secure-boot)", "refused by the firmware; its next try gets shim")
 		m.saw(t, fwSecure, "HTTP boot", "told that there is no way; goes on to its next boot entry")
+		m.end(t)
+		m = qemu(t, ns, uefiSecure(t, f)...)
+		m.await(t, f, "init of the ramdisk ran", func() bool { return strings.Contains(m.console(), "MARK") && strings.Contains(m.console(), "cmdline=") })
+		if con := m.console(); !strings.Contains(con, "secureboot: Secure boot enabled") {
+			t.Errorf("the kernel does not say that Secure Boot is on:\n%s", con[max(0, len(con)-3000):])
+		}
+		m.saw(t, fwSecure, "PXE, switched on again after that → shim → GRUB → kernel, 2 ramdisks", "the ramdisk's init runs; the kernel says that Secure Boot is on")
 	})
 }
 
