@@ -1,6 +1,9 @@
 package airgap
 
-import "strings"
+import (
+	"net/url"
+	"strings"
+)
 
 // Trier is what a [Format] also is that knows how a client on a machine proves
 // that a mirror can be used.
@@ -17,6 +20,23 @@ type Trial struct {
 	Name    string // for people: "pip download numpy"
 	Needs   string // the program that must be there for it
 	Command string // for sh
+	// Else, where the machine has no such program, is what the client would
+	// fetch, fetched with curl, which every image has.
+	Else string
+}
+
+// FetchTrial is a command for sh that fetches indexes and then a file of a
+// mirror, whose digest must be it's. Paths are below the mirror's address.
+func FetchTrial(r ClientRequest, lm LockedMirror, it Item, indexes ...string) string {
+	var b strings.Builder
+	at := func(path string) string {
+		return ShellWord(r.Signed() + "/" + lm.Format + "/" + lm.Name + "/" + (&url.URL{Path: path}).EscapedPath())
+	}
+	for _, path := range indexes {
+		b.WriteString("curl -fsS -o /dev/null " + at(path) + " && ")
+	}
+	b.WriteString("curl -fsS " + at(it.Path) + " | sha256sum | grep -q '^" + it.SHA256.Hex() + "'")
+	return b.String()
 }
 
 // mostTrials bounds how many packages of one mirror are tried.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 )
 
 func plain() []deb {
@@ -306,7 +307,7 @@ func TestUnchangedUpstreamCostsOneConditionalRequest(t *testing.T) {
 // TestAptClient lets the real apt-get update and download from what is
 // served: whole, filtered, and filtered after it crossed the gap.
 func TestAptClient(t *testing.T) {
-	needTool(t, "apt-get", "dpkg-deb", "gpgv")
+	airgaptest.NeedTool(t, "apt-get", "dpkg-deb", "gpgv")
 	for _, tt := range []struct {
 		name, form string
 		packages   []string

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 )
 
 // publishFiles signs a Release over index files at dir and serves them.
@@ -62,7 +63,7 @@ func install(t *testing.T, s *airgap.Syncer, ms ...airgap.Mirror) (*aptClient, a
 }
 
 func TestFlatArchive(t *testing.T) {
-	needTool(t, "apt-get", "dpkg-deb")
+	airgaptest.NeedTool(t, "apt-get", "dpkg-deb")
 	for _, tt := range []struct{ name, dir, suite string }{
 		{"at its address", "", "/"},
 		{"dot", "", "./"},
@@ -140,7 +141,7 @@ func (a *archive) extras(edit func(sources string) string) {
 }
 
 func TestSourcesAndInstaller(t *testing.T) {
-	needTool(t, "apt-get", "dpkg-deb")
+	airgaptest.NeedTool(t, "apt-get", "dpkg-deb")
 	for _, filtered := range []bool{false, true} {
 		t.Run(fmt.Sprintf("filtered %v", filtered), func(t *testing.T) {
 			a := newArchive(t)

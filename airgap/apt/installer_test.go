@@ -12,12 +12,13 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 )
 
 // TestInstallerOfFilteredMirror: what the installer adds by itself comes too,
 // out of the release and not of a pocket, and its key travels as a ramdisk.
 func TestInstallerOfFilteredMirror(t *testing.T) {
-	needTool(t, "apt-get", "dpkg-deb", "cpio", "gpgv")
+	airgaptest.NeedTool(t, "apt-get", "dpkg-deb", "cpio", "gpgv")
 	a := newArchive(t)
 	const head = "Origin: Test\nCodename: stable\nArchitectures: amd64\nComponents: main\nNo-Support-for-Architecture-all: Packages\n"
 	deb1 := func(d deb) string { return a.entry(d, "pool/"+d.name+"_"+d.version+".deb") }

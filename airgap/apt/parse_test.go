@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/fettle-dev/fettle/blob"
+
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 )
 
 func digest(b []byte) blob.Digest { return blob.FromBytes(b) }
@@ -35,7 +37,7 @@ func dpkgCompare(t testing.TB, a, b string) (int, bool) {
 }
 
 func TestCompareVersions(t *testing.T) {
-	needTool(t, "dpkg")
+	airgaptest.NeedTool(t, "dpkg")
 	for i, a := range versions {
 		for _, b := range versions[i:] {
 			if !strings.ContainsAny(a[:1]+b[:1], "0123456789") {
@@ -56,7 +58,7 @@ func TestCompareVersions(t *testing.T) {
 }
 
 func FuzzCompareVersions(f *testing.F) {
-	needTool(f, "dpkg")
+	airgaptest.NeedTool(f, "dpkg")
 	for i := range versions[1:] {
 		f.Add(versions[i], versions[i+1])
 	}

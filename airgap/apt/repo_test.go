@@ -24,23 +24,11 @@ import (
 	"github.com/ulikunitz/xz"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 )
 
 // now is the tests' time: past, because apt-get has the machine's.
 var now = time.Date(2025, 6, 21, 12, 0, 0, 0, time.UTC)
-
-// needTool skips without a tool, except in CI.
-func needTool(t testing.TB, names ...string) {
-	t.Helper()
-	for _, n := range names {
-		if _, err := exec.LookPath(n); err != nil {
-			if os.Getenv("CI") == "true" {
-				t.Fatalf("%s is not installed", n)
-			}
-			t.Skipf("%s is not installed", n)
-		}
-	}
-}
 
 // deb is a package of the tests' archive.
 type deb struct{ name, version, arch, depends, provides, extra string }
@@ -172,7 +160,7 @@ func (a *archive) control(d deb) string {
 // publish builds and signs a suite.
 func (a *archive) publish(s suiteSpec) {
 	a.t.Helper()
-	needTool(a.t, "dpkg-deb")
+	airgaptest.NeedTool(a.t, "dpkg-deb")
 	var packages strings.Builder
 	archs := []string{"amd64"}
 	for _, d := range s.debs {

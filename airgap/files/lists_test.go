@@ -15,11 +15,11 @@ import (
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
-	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/clearsign"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 	"github.com/fettle-dev/fettle/blob"
 )
 
@@ -55,36 +55,11 @@ func (u *upstream) put(path string, data []byte) {
 }
 
 // side is a connected side with one mirror, m.
-type side struct {
-	*airgap.Syncer
-	site string
-	srv  *httptest.Server
-	lock airgap.Lock
-}
+type side struct{ *airgaptest.Side }
 
 func newSide(t testing.TB) *side {
 	t.Helper()
-	st, err := airgap.OpenStore(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := Format{Dir: t.TempDir()}
-	s := &side{site: f.Dir, Syncer: &airgap.Syncer{Store: st, Formats: []airgap.Format{f}, Now: func() time.Time { return now },
-		Fetch: &airgap.Fetcher{Blobs: st.Blobs(), Dir: st.Dir(), Tries: 1}}}
-	s.srv = httptest.NewServer(airgap.NewHandler(st, nil, f))
-	t.Cleanup(s.srv.Close)
-	return s
-}
-
-func (s *side) sync(t testing.TB, m airgap.Mirror) (airgap.Snapshot, bool, error) {
-	t.Helper()
-	m.Name, m.Format = "m", "files"
-	lock, err := s.Resolve(t.Context(), []airgap.Mirror{m}, s.lock)
-	if err != nil {
-		return airgap.Snapshot{}, false, err
-	}
-	s.lock = lock
-	return s.Sync(t.Context(), lock, "")
+	return &side{airgaptest.New(t, now, func(site string) airgap.Format { return Format{Dir: site} })}
 }
 
 func newKey(t testing.TB) (*openpgp.Entity, []byte) {
@@ -93,18 +68,7 @@ func newKey(t testing.TB) (*openpgp.Entity, []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var b bytes.Buffer
-	w, err := armor.Encode(&b, openpgp.PublicKeyType, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := e.Serialize(w); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return e, b.Bytes()
+	return e, []byte(airgaptest.PublicKey(t, e))
 }
 
 func detached(t testing.TB, e *openpgp.Entity, data []byte) []byte {
@@ -169,11 +133,11 @@ func TestChecksums(t *testing.T) {
 			tt.change(u, &w)
 		}
 		s := newSide(t)
-		if err := os.WriteFile(filepath.Join(s.site, "up.asc"), public, 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(s.Site, "up.asc"), public, 0o644); err != nil {
 			t.Fatal(err)
 		}
 		m := airgap.Mirror{Checksums: []airgap.WantChecked{w}, Keyrings: []string{"up.asc"}}
-		snap, _, err := s.sync(t, m)
+		snap, _, err := s.Mirror(t, m)
 		if tt.wrong != "" {
 			if err == nil || !strings.Contains(err.Error(), tt.wrong) {
 				t.Errorf("%s: sync = %v; want an error with %q", tt.name, err, tt.wrong)
@@ -191,15 +155,15 @@ func TestChecksums(t *testing.T) {
 		if !slices.Equal(got, tt.want) {
 			t.Errorf("%s: files = %q; want %q", tt.name, got, tt.want)
 		}
-		if tr := s.lock.Mirrors[0].Trust[0]; tr.SignedBy == "" || tr.Source != "up.asc" {
+		if tr := s.Lock.Mirrors[0].Trust[0]; tr.SignedBy == "" || tr.Source != "up.asc" {
 			t.Errorf("%s: trust = %+v; want the key", tt.name, tr)
 		}
-		if _, made, err := s.sync(t, m); err != nil || made {
+		if _, made, err := s.Mirror(t, m); err != nil || made {
 			t.Errorf("%s: sync again = %v, %v; want nothing new", tt.name, made, err)
 		}
 	}
 	s := newSide(t)
-	if _, _, err := s.sync(t, airgap.Mirror{Checksums: []airgap.WantChecked{{URL: "https://example.org/S"}}}); err == nil || !strings.Contains(err.Error(), "needs keyrings") {
+	if _, _, err := s.Mirror(t, airgap.Mirror{Checksums: []airgap.WantChecked{{URL: "https://example.org/S"}}}); err == nil || !strings.Contains(err.Error(), "needs keyrings") {
 		t.Errorf("sync without keyrings = %v; want an error", err)
 	}
 }

@@ -62,15 +62,16 @@ func TestModels(t *testing.T) {
 	u := hub(t, nil)
 	s := newSide(t)
 	m := airgap.Mirror{URLs: []string{u.URL}, Models: []airgap.WantSnapshot{{Repo: "org/model", Revision: commit}}}
-	if _, _, err := s.sync(t, m); err != nil {
+	if _, _, err := s.Mirror(t, m); err != nil {
 		t.Fatal(err)
 	}
-	if _, made, err := s.sync(t, m); err != nil || made {
+	s.Fetched(t)
+	if _, made, err := s.Mirror(t, m); err != nil || made {
 		t.Errorf("sync again = %v, %v; want nothing new", made, err)
 	}
 	u.Close()
 	get := func(path string) (int, string, http.Header) {
-		resp, err := http.Get(s.srv.URL + "/files/m/" + path)
+		resp, err := http.Get(s.Server.URL + "/files/m/" + path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -140,7 +141,7 @@ func TestBadModels(t *testing.T) {
 			p := "/org/model/resolve/" + commit + "/" + tt.file
 			u.put(p, append([]byte("x"), u.files[p][1:]...))
 		}
-		_, _, err := newSide(t).sync(t, airgap.Mirror{URLs: []string{u.URL}, Models: []airgap.WantSnapshot{tt.want}})
+		_, _, err := newSide(t).Mirror(t, airgap.Mirror{URLs: []string{u.URL}, Models: []airgap.WantSnapshot{tt.want}})
 		if err == nil || !strings.Contains(err.Error(), tt.wrong) {
 			t.Errorf("%s: sync = %v; want an error with %q", tt.name, err, tt.wrong)
 		}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/mod/module"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 )
 
 // paths are a tree's paths that end in one of suffixes.
@@ -47,9 +48,9 @@ func TestGraph(t *testing.T) {
 	} {
 		s := newSide(t, map[string]string{"GOSUMDB": u.key, "GOPROXY": u.URL + ",direct"})
 		for name, text := range tt.file {
-			s.write(t, name, text)
+			s.Write(t, name, text)
 		}
-		snap, made, err := s.sync(t, tt.m)
+		snap, made, err := s.Mirror(t, tt.m)
 		if err != nil || !made {
 			t.Errorf("%s: sync = %v, %v", tt.name, made, err)
 			continue
@@ -57,28 +58,28 @@ func TestGraph(t *testing.T) {
 		if got := paths(snap, ".mod", ".zip"); !slices.Equal(got, tt.want) {
 			t.Errorf("%s: files = %q; want %q", tt.name, got, tt.want)
 		}
-		before := s.lock
+		before := s.Lock
 		u.requests()
-		if _, made, err := s.sync(t, tt.m); err != nil || made {
+		if _, made, err := s.Mirror(t, tt.m); err != nil || made {
 			t.Errorf("%s: sync again = %v, %v; want nothing new", tt.name, made, err)
 		}
 		if n := u.requests(); n > 1 { // PATH@latest
 			t.Errorf("%s: sync again made %d requests", tt.name, n)
 		}
 		a, _ := airgap.MarshalLock(before)
-		b, _ := airgap.MarshalLock(s.lock)
+		b, _ := airgap.MarshalLock(s.Lock)
 		if !bytes.Equal(a, b) {
 			t.Errorf("%s: the lock changed: %s", tt.name, b)
 		}
 		// Another connected side makes the same lock.
 		other := newSide(t, map[string]string{"GOSUMDB": u.key, "GOPROXY": u.URL + ",direct"})
 		for name, text := range tt.file {
-			other.write(t, name, text)
+			other.Write(t, name, text)
 		}
-		if _, _, err := other.sync(t, tt.m); err != nil {
+		if _, _, err := other.Mirror(t, tt.m); err != nil {
 			t.Fatal(err)
 		}
-		if c, _ := airgap.MarshalLock(other.lock); !bytes.Equal(a, c) {
+		if c, _ := airgap.MarshalLock(other.Lock); !bytes.Equal(a, c) {
 			t.Errorf("%s: locks of two sides differ:\n%s\n%s", tt.name, a, c)
 		}
 	}
@@ -88,9 +89,10 @@ func TestGraph(t *testing.T) {
 func TestGoClient(t *testing.T) {
 	u := newUpstream(t, true)
 	s := newSide(t, map[string]string{"GOSUMDB": u.key, "GOPROXY": u.URL})
-	if _, _, err := s.sync(t, airgap.Mirror{Packages: []string{"example.org/tool@v1.0.0"}}); err != nil {
+	if _, _, err := s.Mirror(t, airgap.Mirror{Packages: []string{"example.org/tool@v1.0.0"}}); err != nil {
 		t.Fatal(err)
 	}
+	s.Fetched(t)
 	first := s.goTool(t, u.key)
 	first.must(t, "install", "example.org/tool@v1.0.0")
 	first.must(t, "mod", "init", "example.test/work")
@@ -106,7 +108,7 @@ func TestGoClient(t *testing.T) {
 	}
 	// The tree of the database grows; a client that has the old head goes on.
 	u.add(t, "example.org/later", "v1.0.0", "module example.org/later\n\ngo 1.20\n", map[string]string{"l.go": "package later\n"})
-	if _, _, err := s.sync(t, airgap.Mirror{Packages: []string{"example.org/tool@v1.0.0", "example.org/later@v1.0.0"}}); err != nil {
+	if _, _, err := s.Mirror(t, airgap.Mirror{Packages: []string{"example.org/tool@v1.0.0", "example.org/later@v1.0.0"}}); err != nil {
 		t.Fatal(err)
 	}
 	first.must(t, "get", "example.org/later@v1.0.0")
@@ -132,12 +134,12 @@ func TestGoSum(t *testing.T) {
 		}
 		sum = append(sum, b...)
 	}
-	s.write(t, "go.sum", string(sum))
-	snap, _, err := s.sync(t, airgap.Mirror{Lockfiles: []string{"go.sum"}})
+	s.Write(t, "go.sum", string(sum))
+	snap, _, err := s.Mirror(t, airgap.Mirror{Lockfiles: []string{"go.sum"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := s.lock.Mirrors[0].Trust; len(got) != 1 || !strings.Contains(got[0].Source, "go.sum") {
+	if got := s.Lock.Mirrors[0].Trust; len(got) != 1 || !strings.Contains(got[0].Source, "go.sum") {
 		t.Errorf("trust = %+v; want go.sum", got)
 	}
 	if n := len(paths(snap, "/supported")); n != 0 {
@@ -151,23 +153,23 @@ func TestGoSum(t *testing.T) {
 	g.must(t, "mod", "init", "example.test/work")
 	g.must(t, "get", "example.org/mid@v0.3.0")
 	// What go.sum does not name has nobody to vouch for it.
-	if _, _, err := s.sync(t, airgap.Mirror{Packages: []string{"example.org/tool@v1.0.0"}}); err == nil || !strings.Contains(err.Error(), "nothing vouches for example.org/tool v1.0.0/go.mod") {
+	if _, _, err := s.Mirror(t, airgap.Mirror{Packages: []string{"example.org/tool@v1.0.0"}}); err == nil || !strings.Contains(err.Error(), "nothing vouches for example.org/tool v1.0.0/go.mod") {
 		t.Errorf("sync without sums = %v; want a refusal", err)
 	}
 	// A database that cannot be reached is told of.
 	far := newSide(t, map[string]string{"GOSUMDB": "db.example.org+00000000+AQ== http://127.0.0.1:1", "GOPROXY": u.URL})
-	far.write(t, "go.sum", string(sum))
-	_, _, err = far.sync(t, airgap.Mirror{Lockfiles: []string{"go.sum"}})
+	far.Write(t, "go.sum", string(sum))
+	_, _, err = far.Mirror(t, airgap.Mirror{Lockfiles: []string{"go.sum"}})
 	if err == nil || !strings.Contains(err.Error(), "GOSUMDB") {
 		t.Errorf("sync with a malformed key = %v; want a refusal", err)
 	}
 	key := newUpstream(t, true).key
 	far = newSide(t, map[string]string{"GOSUMDB": key + " http://127.0.0.1:1", "GOPROXY": u.URL})
-	far.write(t, "go.sum", string(sum))
-	if _, _, err = far.sync(t, airgap.Mirror{Lockfiles: []string{"go.sum"}}); err != nil {
+	far.Write(t, "go.sum", string(sum))
+	if _, _, err = far.Mirror(t, airgap.Mirror{Lockfiles: []string{"go.sum"}}); err != nil {
 		t.Fatal(err)
 	}
-	if got := far.lock.Mirrors[0].Trust[0].Source; !strings.Contains(got, "could not be asked") {
+	if got := far.Lock.Mirrors[0].Trust[0].Source; !strings.Contains(got, "could not be asked") {
 		t.Errorf("trust = %q; want that the database could not be asked", got)
 	}
 }
@@ -207,7 +209,7 @@ func TestHostileUpstream(t *testing.T) {
 	} {
 		u := newUpstream(t, true)
 		s := newSide(t, map[string]string{"GOSUMDB": u.key, "GOPROXY": u.URL})
-		if _, _, err := s.sync(t, airgap.Mirror{Packages: []string{"example.org/other@v1.0.0"}}); err != nil {
+		if _, _, err := s.Mirror(t, airgap.Mirror{Packages: []string{"example.org/other@v1.0.0"}}); err != nil {
 			t.Fatal(err)
 		}
 		served, err := s.Store.Served()
@@ -217,10 +219,10 @@ func TestHostileUpstream(t *testing.T) {
 		u.lie(tt.edit)
 		m := airgap.Mirror{Packages: []string{"example.org/tool@v1.0.0"}}
 		if tt.sum != "" {
-			s.write(t, "go.sum", tt.sum)
+			s.Write(t, "go.sum", tt.sum)
 			m.Lockfiles = []string{"go.sum"}
 		}
-		_, _, err = s.sync(t, m)
+		_, _, err = s.Mirror(t, m)
 		if err == nil || tt.wrong != "x" && !strings.Contains(err.Error(), tt.wrong) {
 			t.Errorf("%s: sync = %v; want an error with %q", tt.name, err, tt.wrong)
 		}
@@ -285,10 +287,10 @@ func TestRealModule(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it uses the machine's module proxy")
 	}
-	needTool(t, "go")
+	airgaptest.NeedTool(t, "go")
 	env := &Format{}
 	s := newSide(t, map[string]string{"GOPROXY": env.env("GOPROXY")})
-	snap, _, err := s.sync(t, airgap.Mirror{Packages: []string{"rsc.io/quote@v1.5.2"}})
+	snap, _, err := s.Mirror(t, airgap.Mirror{Packages: []string{"rsc.io/quote@v1.5.2"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +305,7 @@ func TestRealModule(t *testing.T) {
 	if out := g.must(t, "run", "."); !strings.Contains(out, "world!") {
 		t.Errorf("go run = %q; want a greeting", out)
 	}
-	resp, err := http.Get(s.srv.URL + "/go/m/rsc.io/quote/@latest")
+	resp, err := http.Get(s.Server.URL + "/go/m/rsc.io/quote/@latest")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,14 +45,14 @@ func TestLicences(t *testing.T) {
 	u := newUpstream(t, true)
 	u.add(t, "example.org/free", "v1.0.0", "module example.org/free\n", map[string]string{"LICENSE.txt": "Permission is hereby granted, free of charge ... The above copyright notice and this permission notice", "sub/LICENSE": "Apache License Version 2.0"})
 	s := newSide(t, map[string]string{"GOSUMDB": u.key, "GOPROXY": u.URL})
-	if _, _, err := s.sync(t, airgap.Mirror{Packages: []string{"example.org/free@v1.0.0", "example.org/other@v1.0.0"}}); err != nil {
+	if _, _, err := s.Mirror(t, airgap.Mirror{Packages: []string{"example.org/free@v1.0.0", "example.org/other@v1.0.0"}}); err != nil {
 		t.Fatal(err)
 	}
-	of, err := s.Store.Licences(t.Context(), s.lock, s.Formats, nil)
+	of, err := s.Store.Licences(t.Context(), s.Lock, s.Formats, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, it := range s.lock.Mirrors[0].Items {
+	for _, it := range s.Lock.Mirrors[0].Items {
 		if it.Kind != airgap.KindPackage {
 			continue
 		}

@@ -20,18 +20,8 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 )
-
-// needTool skips without a tool, except in CI.
-func needTool(t testing.TB, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is not installed", name)
-		}
-		t.Skipf("%s is not installed", name)
-	}
-}
 
 // upstream is a module proxy with a checksum database, on loopback.
 type upstream struct {
@@ -174,51 +164,13 @@ func newUpstream(t testing.TB, withDB bool) *upstream {
 var now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 // side is a connected side with one mirror, m.
-type side struct {
-	*airgap.Syncer
-	site string
-	srv  *httptest.Server
-	lock airgap.Lock
-}
+type side struct{ *airgaptest.Side }
 
 func newSide(t testing.TB, env map[string]string) *side {
 	t.Helper()
-	st, err := airgap.OpenStore(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	site := t.TempDir()
-	f := &Format{Dir: site, Env: func(k string) string { return env[k] }}
-	s := &side{site: site, Syncer: &airgap.Syncer{Store: st, Formats: []airgap.Format{f}, Now: func() time.Time { return now },
-		Fetch: &airgap.Fetcher{Blobs: st.Blobs(), Dir: st.Dir(), Tries: 1}}}
-	s.srv = httptest.NewServer(airgap.NewHandler(st, nil, f))
-	t.Cleanup(s.srv.Close)
-	return s
-}
-
-// sync resolves and syncs the mirror.
-func (s *side) sync(t testing.TB, m airgap.Mirror) (airgap.Snapshot, bool, error) {
-	t.Helper()
-	m.Name, m.Format = "m", "go"
-	lock, err := s.Resolve(t.Context(), []airgap.Mirror{m}, s.lock)
-	if err != nil {
-		return airgap.Snapshot{}, false, err
-	}
-	data, err := airgap.MarshalLock(lock)
-	if err != nil {
-		return airgap.Snapshot{}, false, err
-	}
-	if s.lock, err = airgap.ParseLock(data); err != nil {
-		return airgap.Snapshot{}, false, err
-	}
-	return s.Sync(t.Context(), s.lock, "")
-}
-
-func (s *side) write(t testing.TB, name, text string) {
-	t.Helper()
-	if err := os.WriteFile(filepath.Join(s.site, name), []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	return &side{airgaptest.New(t, now, func(site string) airgap.Format {
+		return &Format{Dir: site, Env: func(k string) string { return env[k] }}
+	})}
 }
 
 // goTool runs go in dir with nothing but the mirror.
@@ -229,7 +181,7 @@ type goTool struct {
 
 func (s *side) goTool(t testing.TB, sumdb string) *goTool {
 	t.Helper()
-	needTool(t, "go")
+	airgaptest.NeedTool(t, "go")
 	home := t.TempDir()
 	g := &goTool{dir: filepath.Join(home, "work")}
 	if err := os.Mkdir(g.dir, 0o755); err != nil {
@@ -249,7 +201,7 @@ func (s *side) goTool(t testing.TB, sumdb string) *goTool {
 			g.env = append(g.env, kv)
 		}
 	}
-	g.env = append(g.env, "HOME="+home, "GOENV=off", "GOPATH="+home+"/go", "GOPROXY="+s.srv.URL+"/go/m", "GOSUMDB="+sumdb, "GOFLAGS=-mod=mod -modcacherw",
+	g.env = append(g.env, "HOME="+home, "GOENV=off", "GOPATH="+home+"/go", "GOPROXY="+s.Server.URL+"/go/m", "GOSUMDB="+sumdb, "GOFLAGS=-mod=mod -modcacherw",
 		"GONOSUMDB=", "GOPRIVATE=", "GOTOOLCHAIN=local", "CGO_ENABLED=0")
 	for _, k := range []string{"GOROOT", "GOCACHE"} {
 		out, err := exec.Command("go", "env", k).Output()

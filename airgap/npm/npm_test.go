@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 )
 
 // app is a project with a scoped, an aliased, a nested, a bundled, a platform's
@@ -66,15 +67,15 @@ func TestWants(t *testing.T) {
 		s := newSide(t, u.URL)
 		s.write(t, "package-lock.json", app(t, u))
 		tt.m.Lockfiles = []string{"package-lock.json"}
-		if _, made, err := s.sync(t, tt.m); err != nil || !made {
+		if _, made, err := s.Mirror(t, tt.m); err != nil || !made {
 			t.Errorf("%s: sync = %v, %v", tt.name, made, err)
 			continue
 		}
-		if got := strings.Join(names(s.lock), " "); got != tt.want {
+		if got := strings.Join(names(s.Lock), " "); got != tt.want {
 			t.Errorf("%s: packages = %s; want %s", tt.name, got, tt.want)
 		}
 		u.asked = 0
-		if _, made, err := s.sync(t, tt.m); err != nil || made || u.asked != 0 {
+		if _, made, err := s.Mirror(t, tt.m); err != nil || made || u.asked != 0 {
 			t.Errorf("%s: sync again = %v, %v with %d requests; want nothing new", tt.name, made, err, u.asked)
 		}
 	}
@@ -84,11 +85,12 @@ func TestWhy(t *testing.T) {
 	u := newUpstream(t)
 	s := newSide(t, u.URL)
 	s.write(t, "package-lock.json", app(t, u))
-	if _, _, err := s.sync(t, airgap.Mirror{Lockfiles: []string{"package-lock.json"}}); err != nil {
+	if _, _, err := s.Mirror(t, airgap.Mirror{Lockfiles: []string{"package-lock.json"}}); err != nil {
 		t.Fatal(err)
 	}
+	s.Fetched(t)
 	want := map[string]string{"@a/b@1.2.3": "package-lock.json", "real@1.5.0": "outer@1.0.0", "real@2.0.0": "package-lock.json"}
-	for _, it := range s.lock.Mirrors[0].Items {
+	for _, it := range s.Lock.Mirrors[0].Items {
 		if w, ok := want[it.Name+"@"+it.Version]; ok && it.Why != w {
 			t.Errorf("%s %s is there because of %q; want %q", it.Name, it.Version, it.Why, w)
 		}
@@ -107,7 +109,7 @@ func TestNPMClient(t *testing.T) {
 	root := places[""].(map[string]any)
 	delete(root, "workspaces")
 	lock := s.write(t, "package-lock.json", places)
-	snap, _, err := s.sync(t, airgap.Mirror{Lockfiles: []string{"package-lock.json"}, Archs: []string{"amd64"}})
+	snap, _, err := s.Mirror(t, airgap.Mirror{Lockfiles: []string{"package-lock.json"}, Archs: []string{"amd64"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +118,7 @@ func TestNPMClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ci := newNPM(t, s.srv.URL+"/npm/m/")
+	ci := newNPM(t, s.Server.URL+"/npm/m/")
 	ci.write(t, "package.json", string(manifest))
 	ci.write(t, "package-lock.json", lock)
 	ci.must(t, "ci", "--replace-registry-host=always")
@@ -125,13 +127,13 @@ func TestNPMClient(t *testing.T) {
 			t.Errorf("after npm ci, node_modules/%s is there = %v; want %v", name, got, want)
 		}
 	}
-	fresh := newNPM(t, s.srv.URL+"/npm/m/")
+	fresh := newNPM(t, s.Server.URL+"/npm/m/")
 	fresh.write(t, "package.json", `{"name":"new","version":"1.0.0"}`)
 	fresh.must(t, "install", "@a/b", "real@^1.0.0", "outer@latest")
 	if !fresh.has(".bin/b") {
 		t.Error("npm install has not installed the program of @a/b")
 	}
-	if data, err := os.ReadFile(filepath.Join(fresh.dir, "package-lock.json")); err != nil || !strings.Contains(string(data), s.srv.URL+"/npm/m/@a/b/-/b-1.2.3.tgz") ||
+	if data, err := os.ReadFile(filepath.Join(fresh.dir, "package-lock.json")); err != nil || !strings.Contains(string(data), s.Server.URL+"/npm/m/@a/b/-/b-1.2.3.tgz") ||
 		!strings.Contains(string(data), integrityOf(u.files["/@a/b/-/b-1.2.3.tgz"])) {
 		t.Errorf("the lockfile that npm wrote = %s, %v; want the mirror's address and upstream's integrity", data, err)
 	}
@@ -154,10 +156,10 @@ func TestServe(t *testing.T) {
 	u := newUpstream(t)
 	s := newSide(t, u.URL)
 	s.write(t, "package-lock.json", app(t, u))
-	if _, _, err := s.sync(t, airgap.Mirror{Lockfiles: []string{"package-lock.json"}}); err != nil {
+	if _, _, err := s.Mirror(t, airgap.Mirror{Lockfiles: []string{"package-lock.json"}}); err != nil {
 		t.Fatal(err)
 	}
-	at := s.srv.URL + "/npm/m"
+	at := s.Server.URL + "/npm/m"
 	for _, tt := range []struct {
 		name, method, path, accept string
 		status                     int
@@ -220,7 +222,7 @@ func TestBadLockfiles(t *testing.T) {
 	} {
 		s := newSide(t, "http://127.0.0.1:1")
 		s.write(t, "package-lock.json", tt.places)
-		_, _, err := s.sync(t, airgap.Mirror{Lockfiles: []string{"package-lock.json"}})
+		_, _, err := s.Mirror(t, airgap.Mirror{Lockfiles: []string{"package-lock.json"}})
 		if err == nil || !strings.Contains(err.Error(), tt.wrong) {
 			t.Errorf("%s: sync = %v; want an error with %q", tt.name, err, tt.wrong)
 		}
@@ -254,7 +256,7 @@ func TestHostileUpstream(t *testing.T) {
 		u := newUpstream(t)
 		s := newSide(t, u.URL)
 		s.write(t, "first.json", map[string]any{"node_modules/good": u.add(t, `{"name":"good","version":"1.0.0"}`, nil)})
-		if _, _, err := s.sync(t, airgap.Mirror{Lockfiles: []string{"first.json"}}); err != nil {
+		if _, _, err := s.Mirror(t, airgap.Mirror{Lockfiles: []string{"first.json"}}); err != nil {
 			t.Fatal(err)
 		}
 		served, _ := s.Store.Served()
@@ -265,7 +267,7 @@ func TestHostileUpstream(t *testing.T) {
 			e.Integrity = integrityOf(lie)
 		}
 		s.write(t, "package-lock.json", map[string]any{"node_modules/a": e})
-		_, _, err := s.sync(t, airgap.Mirror{Lockfiles: []string{"package-lock.json"}})
+		_, _, err := s.Mirror(t, airgap.Mirror{Lockfiles: []string{"package-lock.json"}})
 		if err == nil || !strings.Contains(err.Error(), tt.wrong) || !strings.Contains(err.Error(), "a-1.0.0.tgz") {
 			t.Errorf("%s: sync = %v; want an error with %q that names the file", tt.name, err, tt.wrong)
 		}
@@ -325,7 +327,7 @@ func TestRealPackage(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it uses the machine's npm registry")
 	}
-	needTool(t, "npm")
+	airgaptest.NeedTool(t, "npm")
 	at := configured()
 	up := newNPM(t, at)
 	up.write(t, "package.json", `{"name":"real","version":"1.0.0","dependencies":{"is-odd":"3.0.1"}}`)
@@ -335,13 +337,13 @@ func TestRealPackage(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newSide(t, "")
-	if err := os.WriteFile(filepath.Join(s.site, "package-lock.json"), lock, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(s.Site, "package-lock.json"), lock, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.sync(t, airgap.Mirror{Lockfiles: []string{"package-lock.json"}}); err != nil {
+	if _, _, err := s.Mirror(t, airgap.Mirror{Lockfiles: []string{"package-lock.json"}}); err != nil {
 		t.Fatal(err)
 	}
-	n := newNPM(t, s.srv.URL+"/npm/m/")
+	n := newNPM(t, s.Server.URL+"/npm/m/")
 	n.write(t, "package.json", `{"name":"real","version":"1.0.0","dependencies":{"is-odd":"3.0.1"}}`)
 	n.write(t, "package-lock.json", string(lock))
 	n.must(t, "ci", "--no-audit", "--replace-registry-host=always")

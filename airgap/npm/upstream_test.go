@@ -19,18 +19,8 @@ import (
 	"time"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 )
-
-// needTool skips without a tool, except in CI.
-func needTool(t testing.TB, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is not installed", name)
-		}
-		t.Skipf("%s is not installed", name)
-	}
-}
 
 // tgz makes a tarball of files below package/.
 func tgz(t testing.TB, files map[string]string) []byte {
@@ -118,42 +108,11 @@ func (u *upstream) add(t testing.TB, pkgJSON string, more map[string]string) ent
 var now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 // side is a connected side with one mirror, m.
-type side struct {
-	*airgap.Syncer
-	site string
-	srv  *httptest.Server
-	lock airgap.Lock
-}
+type side struct{ *airgaptest.Side }
 
 func newSide(t testing.TB, registry string) *side {
 	t.Helper()
-	st, err := airgap.OpenStore(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &Format{Dir: t.TempDir(), Registry: registry}
-	s := &side{site: f.Dir, Syncer: &airgap.Syncer{Store: st, Formats: []airgap.Format{f}, Now: func() time.Time { return now },
-		Fetch: &airgap.Fetcher{Blobs: st.Blobs(), Dir: st.Dir(), Tries: 1}}}
-	s.srv = httptest.NewServer(airgap.NewHandler(st, nil, f))
-	t.Cleanup(s.srv.Close)
-	return s
-}
-
-func (s *side) sync(t testing.TB, m airgap.Mirror) (airgap.Snapshot, bool, error) {
-	t.Helper()
-	m.Name, m.Format = "m", "npm"
-	lock, err := s.Resolve(t.Context(), []airgap.Mirror{m}, s.lock)
-	if err != nil {
-		return airgap.Snapshot{}, false, err
-	}
-	data, err := airgap.MarshalLock(lock)
-	if err != nil {
-		return airgap.Snapshot{}, false, err
-	}
-	if s.lock, err = airgap.ParseLock(data); err != nil {
-		return airgap.Snapshot{}, false, err
-	}
-	return s.Sync(t.Context(), s.lock, "")
+	return &side{airgaptest.New(t, now, func(site string) airgap.Format { return &Format{Dir: site, Registry: registry} })}
 }
 
 // write writes a lockfile of places into the site folder.
@@ -163,7 +122,7 @@ func (s *side) write(t testing.TB, name string, places map[string]any) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(s.site, name), data, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(s.Site, name), data, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return string(data)
@@ -174,7 +133,7 @@ type npmTool struct{ dir, registry string }
 
 func newNPM(t testing.TB, registry string) *npmTool {
 	t.Helper()
-	needTool(t, "npm")
+	airgaptest.NeedTool(t, "npm")
 	return &npmTool{t.TempDir(), registry}
 }
 

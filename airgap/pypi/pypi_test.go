@@ -65,7 +65,7 @@ func TestFiles(t *testing.T) {
 				continue
 			}
 			var got []string
-			for _, it := range s.lock.Mirrors[0].Items {
+			for _, it := range s.Lock.Mirrors[0].Items {
 				got = append(got, strings.TrimPrefix(it.Path, filesDir))
 				if want := map[string]string{"demo-app": "requirements.in", "fast-lib": "demo-app", "winonly": "requirements.txt"}[it.Name]; it.Why != want {
 					t.Errorf("%s is there because of %q; want %q", it.Name, it.Why, want)
@@ -96,8 +96,9 @@ func TestPip(t *testing.T) {
 	if _, _, err := s.sync(t, airgap.Mirror{Archs: []string{"amd64"}, Python: []string{"3.11", "3.13"}}); err != nil {
 		t.Fatal(err)
 	}
+	s.Fetched(t)
 	u.Close()
-	dir, out, err := s.pip(t, "install", "--target", "lib", "--require-hashes", "-r", filepath.Join(s.site, "requirements.txt"))
+	dir, out, err := s.pip(t, "install", "--target", "lib", "--require-hashes", "-r", filepath.Join(s.Site, "requirements.txt"))
 	if err != nil {
 		t.Fatalf("pip install: %v\n%s", err, out)
 	}
@@ -148,7 +149,7 @@ func TestServe(t *testing.T) {
 		{"inside", "/.simple/demo-app.json", "", 404, "", ""},
 		{"out", "/packages/..%2f..%2fx", "", 404, "", ""},
 	} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.srv.URL+"/pypi/m"+tt.path, nil)
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.Server.URL+"/pypi/m"+tt.path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

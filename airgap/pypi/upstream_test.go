@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 )
 
 // needPip skips without pip, except in CI.
@@ -160,49 +161,22 @@ func (u *upstream) add(name, version string) func(file string, data []byte) stri
 var now = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
 
 // side is a connected side with one mirror, m.
-type side struct {
-	*airgap.Syncer
-	site string
-	srv  *httptest.Server
-	lock airgap.Lock
-}
+type side struct{ *airgaptest.Side }
 
 func newSide(t testing.TB, u *upstream) *side {
 	t.Helper()
-	st, err := airgap.OpenStore(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &Format{Dir: t.TempDir(), Index: u.URL + "/simple/"}
-	s := &side{site: f.Dir, Syncer: &airgap.Syncer{Store: st, Formats: []airgap.Format{f}, Now: func() time.Time { return now },
-		Fetch: &airgap.Fetcher{Blobs: st.Blobs(), Dir: st.Dir(), Tries: 1}}}
-	s.srv = httptest.NewServer(airgap.NewHandler(st, nil, f))
-	t.Cleanup(s.srv.Close)
-	return s
+	return &side{airgaptest.New(t, now, func(site string) airgap.Format { return &Format{Dir: site, Index: u.URL + "/simple/"} })}
 }
 
 func (s *side) write(t testing.TB, text string) {
 	t.Helper()
-	if err := os.WriteFile(filepath.Join(s.site, "requirements.txt"), []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	s.Write(t, "requirements.txt", text)
 }
 
 func (s *side) sync(t testing.TB, m airgap.Mirror) (airgap.Snapshot, bool, error) {
 	t.Helper()
-	m.Name, m.Format, m.Lockfiles = "m", "pypi", []string{"requirements.txt"}
-	lock, err := s.Resolve(t.Context(), []airgap.Mirror{m}, s.lock)
-	if err != nil {
-		return airgap.Snapshot{}, false, err
-	}
-	data, err := airgap.MarshalLock(lock)
-	if err != nil {
-		return airgap.Snapshot{}, false, err
-	}
-	if s.lock, err = airgap.ParseLock(data); err != nil {
-		return airgap.Snapshot{}, false, err
-	}
-	return s.Sync(t.Context(), s.lock, "")
+	m.Lockfiles = []string{"requirements.txt"}
+	return s.Mirror(t, m)
 }
 
 // pip runs real pip with nothing but the mirror. Packages go into the folder
@@ -215,7 +189,7 @@ func (s *side) pip(t testing.TB, args ...string) (dir, out string, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := (&Format{}).ClientConfig(t.Context(), "pip", airgap.ClientRequest{HTTP: s.srv.URL, Snapshot: snap})
+	cfg, err := (&Format{}).ClientConfig(t.Context(), "pip", airgap.ClientRequest{HTTP: s.Server.URL, Snapshot: snap})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/ProtonMail/go-crypto/openpgp/armor"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 )
 
 func flip(part string) func(string, []byte) []byte {
@@ -118,7 +119,7 @@ func TestHostileUpstream(t *testing.T) {
 // rpmsign signs packages with real rpmsign and gpg.
 func rpmsign(t testing.TB, key *openpgp.Entity, rpms string) {
 	t.Helper()
-	needTool(t, "rpmsign", "gpg", "gpgconf")
+	airgaptest.NeedTool(t, "rpmsign", "gpg", "gpgconf")
 	home, err := os.MkdirTemp("", "gpg") // the agent's socket wants a short path
 	if err != nil {
 		t.Fatal(err)
@@ -172,7 +173,7 @@ func TestSignedPackages(t *testing.T) {
 		t.Fatal(err)
 	}
 	served, _ := s.Store.Served()
-	if got := s.lock.Mirrors[0].Trust[0].What; !strings.Contains(got, "not signed") {
+	if got := s.Lock.Mirrors[0].Trust[0].What; !strings.Contains(got, "not signed") {
 		t.Errorf("trust = %q; want to be told that the index is not signed", got)
 	}
 	d := s.dnf(t)

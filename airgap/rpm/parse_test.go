@@ -11,12 +11,13 @@ import (
 	"testing"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 	"github.com/fettle-dev/fettle/airgap/pgp"
 )
 
 // Versions are compared with rpm itself.
 func TestCompareVersions(t *testing.T) {
-	needTool(t, "rpm")
+	airgaptest.NeedTool(t, "rpm")
 	vs := []string{"", "0", "1", "1.0", "1.0.0", "1.00", "1.0a", "1.0~rc1", "1.0~rc1^git1", "1.0^", "1.0^git1", "1.0^git1~pre", "1.0^git1.1", "1_0", "10", "9", "1.10", "1.9", "a", "b", "ab", "1a", "1.a", "2.el9", "2.el9_1", "2.el10", "01", "001.5", "~", "^", "~~", "1..0", "1+", "20240101", "1.fc39", "5.5p1", "5.5p10", "xyz10", "xyz10.1", "4.999.9", "5.0"}
 	var lua strings.Builder
 	for _, a := range vs {
@@ -197,6 +198,7 @@ func TestModulesAndGroups(t *testing.T) {
 	if _, _, err := s.sync(t, airgap.Mirror{URLs: []string{u.URL}, Packages: []string{"@^desk", "@web:1/minimal"}}); err != nil {
 		t.Fatal(err)
 	}
+	s.Fetched(t)
 	got := s.packages()
 	if got["tool-1-1.noarch"] != "group tools" || got["web-core-1.0-1.x86_64"] != "module web:1" || len(got) != 2 {
 		t.Errorf("packages = %v; want tool and web-core", got)

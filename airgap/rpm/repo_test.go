@@ -16,30 +16,17 @@ import (
 	"time"
 
 	"github.com/ProtonMail/go-crypto/openpgp"
-	"github.com/ProtonMail/go-crypto/openpgp/armor"
 	"github.com/ProtonMail/go-crypto/openpgp/packet"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 	"github.com/fettle-dev/fettle/blob"
 )
 
 // now is the tests' time; createrepo_c's files are of the machine's.
 func now() time.Time { return time.Now().UTC().Add(time.Minute).Truncate(time.Second) }
-
-// needTool skips without a tool, except in CI.
-func needTool(t testing.TB, names ...string) {
-	t.Helper()
-	for _, n := range names {
-		if _, err := exec.LookPath(n); err != nil {
-			if os.Getenv("CI") == "true" {
-				t.Fatalf("%s is not installed", n)
-			}
-			t.Skipf("%s is not installed", n)
-		}
-	}
-}
 
 func must(t testing.TB, dir, name string, args ...string) string {
 	t.Helper()
@@ -64,7 +51,7 @@ type rpmSpec struct {
 // build makes packages with rpmbuild, all of them in one run.
 func build(t testing.TB, specs ...rpmSpec) string {
 	t.Helper()
-	needTool(t, "rpmbuild", "createrepo_c")
+	airgaptest.NeedTool(t, "rpmbuild", "createrepo_c")
 	dir := t.TempDir()
 	var head, files, install strings.Builder
 	head.WriteString("Name: testsource\nVersion: 1\nRelease: 1\nSummary: x\nLicense: MIT\n%global debug_package %{nil}\n%global __os_install_post %{nil}\n%global _build_id_links none\n%description\nx\n")
@@ -106,22 +93,6 @@ func newKey(t testing.TB, name string) *openpgp.Entity {
 		t.Fatal(err)
 	}
 	return e
-}
-
-func publicKey(t testing.TB, e *openpgp.Entity) string {
-	t.Helper()
-	var b bytes.Buffer
-	w, err := armor.Encode(&b, openpgp.PublicKeyType, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := e.Serialize(w); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.String() + "\n"
 }
 
 func newUpstream(t testing.TB) *upstream {
@@ -243,42 +214,18 @@ func (u *upstream) sign(t testing.TB, repo string) {
 }
 
 // side is a connected side.
-type side struct {
-	*airgap.Syncer
-	site string
-	srv  *httptest.Server
-	lock airgap.Lock
-}
+type side struct{ *airgaptest.Side }
 
 func newSide(t testing.TB, u *upstream) *side {
 	t.Helper()
-	st, err := airgap.OpenStore(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := airgap.ParseKey("fettle-secret-key-1:" + strings.Repeat("A", 42) + "A=")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &Format{Dir: t.TempDir()}
-	at := now()
-	s := &side{site: f.Dir, Syncer: &airgap.Syncer{Store: st, Formats: []airgap.Format{f}, Key: key, Now: func() time.Time { return at },
-		Fetch: &airgap.Fetcher{Blobs: st.Blobs(), Dir: st.Dir(), Tries: 1}}}
-	s.srv = httptest.NewServer(airgap.NewHandler(st, nil, f))
-	t.Cleanup(s.srv.Close)
-	if err := os.WriteFile(filepath.Join(s.site, "upstream.asc"), []byte(publicKey(t, u.key)), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	s := &side{airgaptest.New(t, now(), func(site string) airgap.Format { return &Format{Dir: site} })}
+	s.Write(t, "upstream.asc", airgaptest.PublicKey(t, u.key))
 	return s
 }
 
 func (s *side) sync(t testing.TB, ms ...airgap.Mirror) (airgap.Snapshot, bool, error) {
 	t.Helper()
 	for i := range ms {
-		ms[i].Format = "rpm"
-		if ms[i].Name == "" {
-			ms[i].Name = "m"
-		}
 		if ms[i].Keyrings == nil {
 			ms[i].Keyrings = []string{"upstream.asc"}
 		}
@@ -286,24 +233,13 @@ func (s *side) sync(t testing.TB, ms ...airgap.Mirror) (airgap.Snapshot, bool, e
 			ms[i].Archs = []string{"amd64"}
 		}
 	}
-	lock, err := s.Resolve(t.Context(), ms, s.lock)
-	if err != nil {
-		return airgap.Snapshot{}, false, err
-	}
-	data, err := airgap.MarshalLock(lock)
-	if err != nil {
-		return airgap.Snapshot{}, false, err
-	}
-	if s.lock, err = airgap.ParseLock(data); err != nil {
-		return airgap.Snapshot{}, false, err
-	}
-	return s.Sync(t.Context(), s.lock, "")
+	return s.Mirror(t, ms...)
 }
 
 // packages are the packages of the lock.
 func (s *side) packages() map[string]string {
 	out := map[string]string{}
-	for _, m := range s.lock.Mirrors {
+	for _, m := range s.Lock.Mirrors {
 		for _, it := range m.Items {
 			if it.Kind == airgap.KindPackage {
 				out[it.Name+"-"+it.Version+"."+it.Arch] = it.Why
@@ -318,12 +254,12 @@ type dnf struct{ root, work string }
 
 func (s *side) dnf(t testing.TB) *dnf {
 	t.Helper()
-	needTool(t, "dnf")
+	airgaptest.NeedTool(t, "dnf")
 	snap, _, err := s.Store.Latest()
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := (&Format{}).ClientConfig(t.Context(), "dnf", airgap.ClientRequest{HTTP: s.srv.URL, Store: s.Store, Snapshot: snap})
+	files, err := (&Format{}).ClientConfig(t.Context(), "dnf", airgap.ClientRequest{HTTP: s.Server.URL, Store: s.Store, Snapshot: snap})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/airgap/airgaptest"
 )
 
 // base is the packages of the tests' repositories.
@@ -75,7 +76,7 @@ func TestWeakAndErrors(t *testing.T) {
 		{"no such group", "no group @web", airgap.Mirror{Packages: []string{"@web"}}, ""},
 		{"no keyring", "reading a keyring", airgap.Mirror{Keyrings: []string{"nothing.asc"}}, ""},
 	} {
-		s.lock = airgap.Lock{}
+		s.Lock = airgap.Lock{}
 		tt.m.URLs = []string{u.URL}
 		_, _, err := s.sync(t, tt.m)
 		if tt.wrong != "" {
@@ -122,10 +123,10 @@ func TestDNF(t *testing.T) {
 		t.Fatal("the tree has no key of the site")
 	}
 	e := s.dnf(t)
-	if err := os.WriteFile(filepath.Join(e.root, keyFolder, "fettle-one-site.asc"), []byte(publicKey(t, newKey(t, "evil"))), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(e.root, keyFolder, "fettle-one-site.asc"), []byte(airgaptest.PublicKey(t, newKey(t, "evil"))), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(e.root, keyFolder, "fettle-one-upstream.asc"), []byte(publicKey(t, newKey(t, "evil2"))), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(e.root, keyFolder, "fettle-one-upstream.asc"), []byte(airgaptest.PublicKey(t, newKey(t, "evil2"))), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := e.run(t, "--repo", "fettle-one", "makecache"); err == nil {

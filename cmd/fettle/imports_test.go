@@ -125,6 +125,9 @@ func badImports(p listed) []string {
 	}
 	check(name, p.Imports, allowed, nil)
 	inTests := slices.Concat(allowed, testsMayImport[name])
+	if strings.HasPrefix(name, "airgap/") {
+		inTests = append(inTests, "airgap/airgaptest")
+	}
 	check("a test of "+name, slices.Concat(p.TestImports, p.XTestImports), inTests, testsOnlyIn)
 	return bad
 }
@@ -150,6 +153,8 @@ func TestBadImportsAreSeen(t *testing.T) {
 		{"libvirt", pkg("cmd/fettle", []string{"libvirt.org/go/libvirt"}, nil), "only [labs] may"},
 		{"libvirt in a test", pkg("cmd/fettle", nil, []string{"libvirt.org/go/libvirt"}), "only [labs] may"},
 		{"unknown", pkg("util", nil, nil), "not in the import table"},
+		{"tests' support in a format's tests", pkg("airgap/npm", nil, []string{module + "airgap/airgaptest"}), ""},
+		{"tests' support in a format", pkg("airgap/npm", []string{module + "airgap/airgaptest"}, nil), "airgap/npm imports airgap/airgaptest"},
 		{"a format", pkg("airgap/apt", []string{module + "airgap", module + "blob"}, nil), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
