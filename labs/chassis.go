@@ -116,7 +116,7 @@ func (m *machine) Sensors(ctx context.Context) ([]vbmc.Sensor, error) {
 
 // LAN implements vbmc.LANHolder: the address that the site gives the BMC.
 func (m *machine) LAN(context.Context) (vbmc.LAN, error) {
-	l := vbmc.LAN{HostName: m.plan.Name + "-bmc"}
+	l := vbmc.LAN{HostName: m.plan.Name + "-bmc", MAC: m.plan.BMC.MAC.String()}
 	if n, ok := m.lab.plan.networkOf(m.plan.BMC.Address); ok {
 		l.Address, l.VLAN = netip.PrefixFrom(m.plan.BMC.Address, n.Prefix.Bits()), n.VLAN
 	}

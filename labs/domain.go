@@ -3,6 +3,7 @@ package labs
 import (
 	"encoding/xml"
 	"fmt"
+	"strings"
 
 	"github.com/fettle-dev/fettle/site"
 	"libvirt.org/go/libvirtxml"
@@ -104,7 +105,7 @@ func domainXML(lab string, m MachinePlan, r realization, st start, cd string) (s
 	if r.dac != "" {
 		d.SecLabel = []libvirtxml.DomainSecLabel{{Type: "static", Model: "dac", Relabel: "yes", Label: r.dac}}
 	}
-	d.QEMUCommandline = commandline(m)
+	d.QEMUCommandline = commandline(m, r)
 	return d.Marshal()
 }
 
@@ -145,8 +146,9 @@ func sysinfo(m MachinePlan, st start) []libvirtxml.DomainSysInfo {
 const firstGPUSlot = 0x10
 
 // commandline is what libvirt has no words for: an SMBIOS UUID that is not the
-// domain's, and GPUs without a screen.
-func commandline(m MachinePlan) *libvirtxml.DomainQEMUCommandline {
+// domain's, the IPMI interface (KCS) that the machine's BMC answers, and GPUs
+// without a screen.
+func commandline(m MachinePlan, r realization) *libvirtxml.DomainQEMUCommandline {
 	var c libvirtxml.DomainQEMUCommandline
 	add := func(args ...string) {
 		for _, a := range args {
@@ -156,11 +158,12 @@ func commandline(m MachinePlan) *libvirtxml.DomainQEMUCommandline {
 	if m.UUID != "" {
 		add("-smbios", "type=1,uuid="+m.UUID)
 	}
+	// A comma in a value is written twice. Without its daemon QEMU tries again
+	// each second, and tells the guest that the BMC is not ready.
+	add("-chardev", "socket,id=ipmi,path="+strings.ReplaceAll(r.dir.ipmi(m.Name), ",", ",,")+",reconnect=1",
+		"-device", "ipmi-bmc-extern,id=bmc,chardev=ipmi", "-device", "isa-ipmi-kcs,id=kcs,bmc=bmc")
 	for i := range m.GPUs {
 		add("-device", fmt.Sprintf("%s,id=gpu%d,max_outputs=1,bus=pcie.0,addr=%#x", standInDevice, i, firstGPUSlot+i))
-	}
-	if len(c.Args) == 0 {
-		return nil
 	}
 	return &c
 }

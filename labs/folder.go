@@ -50,6 +50,10 @@ func (f folder) consoleLog(machine string) string { return filepath.Join(f.conso
 
 // consoleGuest is the socket that QEMU connects to, consoleUser the one for people.
 func (f folder) consoleGuest(machine string) string { return filepath.Join(f.console(), machine+".vm") }
+
+// ipmi is the socket that QEMU's BMC connects to.
+func (f folder) ipmi(machine string) string { return filepath.Join(f.console(), machine+".ipmi") }
+
 func (f folder) consoleUser(machine string) string {
 	return filepath.Join(f.console(), machine+".sock")
 }

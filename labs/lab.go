@@ -45,6 +45,7 @@ type Lab struct {
 	now      func() time.Time
 	progress func(Step)
 
+	owner    int // of the sockets that QEMU connects to; -1: this process' user
 	lock     *os.File
 	sw       *fabric.Switch
 	hosts    map[string]*fabric.Host
@@ -122,8 +123,7 @@ func (l *Lab) open(ctx context.Context, o Options) error {
 	if reason != "" {
 		l.step("", "machines run without KVM, several times slower: "+reason)
 	}
-	owner, err := l.chooseUser(o.URI)
-	if err != nil {
+	if l.owner, err = l.chooseUser(o.URI); err != nil {
 		return err
 	}
 	if l.r.ports, err = choosePorts(ctx, l.plan, l.r.dir, l.anyActive(domains), l.portsOfOthers(domains)); err != nil {
@@ -133,7 +133,7 @@ func (l *Lab) open(ctx context.Context, o Options) error {
 		return err
 	}
 	for _, m := range l.plan.Machines {
-		if l.consoles[m.Name], err = openConsole(l.r.dir, m.Name, owner, l.log); err != nil {
+		if l.consoles[m.Name], err = openConsole(l.r.dir, m.Name, l.owner, l.log); err != nil {
 			return err
 		}
 		if l.machines[m.Name], err = newMachine(l, m); err != nil {
@@ -389,6 +389,19 @@ func (l *Lab) ListenIPMI(ctx context.Context, machine string) (net.PacketConn, e
 		return nil, fmt.Errorf("BMC of %s: %w", machine, err)
 	}
 	return conn, nil
+}
+
+// ListenSystemInterface listens where the machine's QEMU connects for its own
+// IPMI interface.
+func (l *Lab) ListenSystemInterface(machine string) (net.Listener, error) {
+	if _, ok := l.plan.Machine(machine); !ok {
+		return nil, fmt.Errorf("lab %s has no machine %s", l.plan.Name, machine)
+	}
+	ln, err := listenUnix(l.r.dir.ipmi(machine), l.owner)
+	if err != nil {
+		return nil, fmt.Errorf("IPMI interface of %s: %w", machine, err)
+	}
+	return ln, nil
 }
 
 // bmcHost is the host that has the machine's BMC's address.

@@ -82,6 +82,7 @@ type BMCPlan struct {
 	Address  netip.Addr
 	Port     int
 	Protocol site.BMCProtocol
+	MAC      site.MAC // the site's, or one made up
 }
 
 // portOf is the port of a protocol: the site's own for the one that the site
@@ -243,6 +244,12 @@ func planNetworks(lab string, networks []site.Network) []NetworkPlan {
 func hostMAC(lab, network string) site.MAC {
 	sum := sha256.Sum256([]byte("host\x00" + lab + "\x00" + network))
 	return site.MAC{0x02, 0xfe, sum[0], sum[1], sum[2], sum[3]}
+}
+
+// bmcMAC is such an address for a machine's BMC, for which the site gives none.
+func bmcMAC(lab, machine string) site.MAC {
+	sum := sha256.Sum256([]byte("bmc\x00" + lab + "\x00" + machine))
+	return site.MAC{0x02, 0xfb, sum[0], sum[1], sum[2], sum[3]}
 }
 
 // domainUUID is a name-based UUID (RFC 9562 §5.8, version 8: SHA-256) of the

@@ -51,7 +51,7 @@ func (p *Plan) planMachine(m site.Machine) (MachinePlan, site.Machine, error) {
 	}
 	p.planDisks(&mp, m.Disks)
 	planGPUs(&mp, &m)
-	mp.BMC = p.planBMC(m.BMC)
+	mp.BMC = p.planBMC(m.Name, m.BMC)
 	return mp, m, nil
 }
 
@@ -140,8 +140,11 @@ func planGPUs(mp *MachinePlan, m *site.Machine) {
 	}
 }
 
-func (p *Plan) planBMC(b site.BMC) BMCPlan {
-	bp := BMCPlan{Address: b.Address, Port: b.Port, Protocol: b.Protocol}
+func (p *Plan) planBMC(machine string, b site.BMC) BMCPlan {
+	bp := BMCPlan{Address: b.Address, Port: b.Port, Protocol: b.Protocol, MAC: b.MAC}
+	if bp.MAC.IsZero() {
+		bp.MAC = bmcMAC(p.Name, machine)
+	}
 	if bp.Port == 0 {
 		bp.Port = 443
 		if b.Protocol == site.IPMI {

@@ -46,6 +46,12 @@ type account struct {
 	key      [20]byte  // for IPMI
 	ipmi     bool      // key is set: the password is short enough
 	change   bool      // the password must be changed before anything else
+
+	// What only IPMI says of a user (IPMI 2.0 §22.26, §24.6).
+	noIPMI   bool // may not log in over IPMI
+	noAccess bool // has no privilege level there
+	noSOL    bool
+	access   byte // accessCallback, accessLink
 }
 
 // setPassword sets the password, for Redfish and for IPMI.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,8 +23,9 @@ const (
 	ipmiMaxMessage = 1024
 )
 
-// ipmi is the IPMI 2.0 service of a Server on one packet connection. Packets
-// are served one after the other, as a BMC does.
+// ipmi is the IPMI 2.0 service of a Server on one interface: a packet
+// connection, or the machine's own (conn is nil then). Packets are served one
+// after the other, as a BMC does.
 type ipmi struct {
 	s    *Server
 	conn net.PacketConn
@@ -37,29 +39,51 @@ type ipmi struct {
 	sessions map[uint32]*ipmiSession // by our id
 	nextID   uint32
 	handle   byte
-	reserved uint16 // of the event log (IPMI 2.0 §31.4)
-	flags    bootParameters
-	wanted   float64 // DCMI power limit that is not active yet
+}
 
-	light sync.Mutex // guards what follows
-	dark  *time.Timer
+// ipmiState is what all IPMI interfaces of a Server share beyond its accounts
+// and logs. Server.mu guards it.
+type ipmiState struct {
+	services int              // interfaces that are served
+	lans     []net.PacketConn // those over LAN
+	reserved uint16           // of the event log (IPMI 2.0 §31.4)
+	boot     bootParameters
+	wanted   float64          // DCMI power limit that is not active yet
+	keys     [2][20]byte      // Kr and Kg
+	enables  byte             // global enables (IPMI 2.0 §22.1)
+	channel  [2]channelAccess // as it is, and after a reset of the BMC
+	lan      lanParameters
+	sol      solParameters
+	chassis  chassisSettings
+	watchdog watchdog
+	info     systemInfo
+	dcmi     dcmiSettings
+	pef      map[uint16][]byte // by number and block
+	limits   map[string]Sensor // thresholds that were set, by sensor id
+
+	dark  *time.Timer // puts the identify light out
 	timed bool
+}
+
+// newIPMIState is what a BMC comes with.
+func newIPMIState() ipmiState {
+	open := channelAccess{mode: accessAlways, limit: privAdmin}
+	return ipmiState{reserved: 1, enables: enableEventLog, channel: [2]channelAccess{open, open}}
 }
 
 // ServeIPMI answers IPMI 2.0 over LAN (RMCP+, cipher suites 3 and 17) on conn
 // with the accounts of the Server, until ctx ends. It does not close conn.
 func (s *Server) ServeIPMI(ctx context.Context, conn net.PacketConn) error {
 	life, end := context.WithCancel(ctx)
-	i := &ipmi{s: s, conn: conn, life: life, sessions: map[uint32]*ipmiSession{}, reserved: 1}
+	i := &ipmi{s: s, conn: conn, life: life, sessions: map[uint32]*ipmiSession{}}
 	if err := i.identity(ctx); err != nil {
 		end()
 		return fmt.Errorf("serving IPMI: %w", err)
 	}
-	defer i.stopTimer()
+	s.serving(conn)
+	defer s.served(conn)
 	defer i.work.Wait()
 	defer end()
-	s.serving(1)
-	defer s.serving(-1)
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	buf := make([]byte, ipmiMaxMessage)
@@ -94,11 +118,25 @@ func (i *ipmi) answer(ctx context.Context, p []byte, from net.Addr) {
 	}
 }
 
-// serving counts the IPMI services, for ManagerNetworkProtocol.
-func (s *Server) serving(n int) {
+// serving and served count the IPMI services: over LAN, and the machine's own,
+// which has no conn. With the last of them the timers end.
+func (s *Server) serving(conn net.PacketConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ipmiServices += n
+	s.ipmi.services++
+	if conn != nil {
+		s.ipmi.lans = append(s.ipmi.lans, conn)
+	}
+}
+
+func (s *Server) served(conn net.PacketConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ipmi.lans = slices.DeleteFunc(s.ipmi.lans, func(c net.PacketConn) bool { return c == conn })
+	if s.ipmi.services--; s.ipmi.services == 0 {
+		s.stopLight()
+		s.stopWatchdog()
+	}
 }
 
 // ipmiDisabled: ManagerNetworkProtocol says that IPMI is not answered.
@@ -240,17 +278,19 @@ func (i *ipmi) inSession(ctx context.Context, payload byte, id, seq uint32, p, b
 		return nil
 	}
 	x.used = i.s.now()
+	return x.seal(i.obey(ctx, x, r))
+}
+
+// obey does one request of a session.
+func (i *ipmi) obey(ctx context.Context, x *ipmiSession, r request) []byte {
 	c, ok := commands[code(r.netFn, r.cmd)]
-	var m []byte
 	switch {
 	case !ok:
-		m = r.answer(ccInvalid, nil)
+		return r.answer(ccInvalid, nil)
 	case c.priv > x.priv:
-		m = r.answer(ccPrivilege, nil)
-	default:
-		m = i.run(ctx, c, x, r)
+		return r.answer(ccPrivilege, nil)
 	}
-	return x.seal(m)
+	return i.run(ctx, c, x, r)
 }
 
 // run does one command, in bounded time.
@@ -314,10 +354,13 @@ const (
 	ccParameter   completion = 0x80 // of boot options and LAN parameters
 	ccInvalid     completion = 0xc1
 	ccTimeout     completion = 0xc3
+	ccTruncated   completion = 0xc8
 	ccReservation completion = 0xc5
 	ccLength      completion = 0xc7
 	ccRange       completion = 0xc9
 	ccAbsent      completion = 0xcb
+	ccReadOnly    completion = 0x82 // of boot options, LAN and other parameters
+	ccInProgress  completion = 0x81 // of the same: another is setting them
 	ccField       completion = 0xcc
 	ccPrivilege   completion = 0xd4
 	ccState       completion = 0xd5

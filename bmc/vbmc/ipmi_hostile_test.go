@@ -29,11 +29,11 @@ func newIPMI(t testing.TB, c Config) (*ipmi, *time.Time) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := &ipmi{s: s, conn: fakeConn{}, life: t.Context(), sessions: map[uint32]*ipmiSession{}, reserved: 1}
+	i := &ipmi{s: s, conn: fakeConn{}, life: t.Context(), sessions: map[uint32]*ipmiSession{}}
 	if err := i.identity(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(i.stopTimer)
+	t.Cleanup(func() { s.mu.Lock(); defer s.mu.Unlock(); s.stopLight(); s.stopWatchdog() })
 	return i, &now
 }
 
@@ -47,7 +47,8 @@ type console struct {
 
 	x    ipmiSession // what the console knows of its session: ids are exchanged
 	seq  uint32
-	last byte // status of the last answer
+	last byte   // status of the last answer
+	data []byte // of the last command, behind its completion code
 }
 
 func newConsole(t testing.TB, i *ipmi, user, password string, role byte) *console {
@@ -132,6 +133,7 @@ func (c *console) answer(out []byte) (completion, bool) {
 	if err != nil || len(m) < 8 {
 		c.t.Fatalf("the answer does not decrypt: %x, %v", m, err)
 	}
+	c.data = m[7 : len(m)-1]
 	return completion(m[6]), true
 }
 
@@ -355,7 +357,7 @@ func FuzzIPMICommand(f *testing.F) {
 // Accounts that Redfish makes and changes are those of IPMI.
 func TestIPMIAccounts(t *testing.T) {
 	s := newService(t, nil)
-	i := &ipmi{s: s.Server, conn: fakeConn{}, life: t.Context(), sessions: map[uint32]*ipmiSession{}, reserved: 1}
+	i := &ipmi{s: s.Server, conn: fakeConn{}, life: t.Context(), sessions: map[uint32]*ipmiSession{}}
 	if r := s.do("POST", accountsPath, admin, `{"UserName":"new","Password":"first","RoleId":"Operator"}`); r.StatusCode != 201 {
 		t.Fatalf("POST = %d %s", r.StatusCode, r.text)
 	}

@@ -3,6 +3,7 @@ package vbmc
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"math"
 )
 
@@ -13,12 +14,12 @@ type scale struct {
 	exp        int8
 	sensorType byte // IPMI 2.0 table 42-3
 	unit       byte // IPMI 2.0 table 43-15
-	entity     byte // IPMI 2.0 table 43-13
+	entity     byte // IPMI 2.0 table 43-13; that of a temperature is by its place
 }
 
 // scales by Redfish ReadingType. A GPU server's supplies go beyond 5 kW.
 var scales = map[string]scale{
-	"Temperature": {1, 0, 0x01, 1, 0x40},
+	"Temperature": {1, 0, 0x01, 1, 0},
 	"Rotational":  {1, 2, 0x04, 18, 0x1d},
 	"Power":       {25, 0, 0x0b, 6, 0x0a},
 	"Voltage":     {6, -2, 0x02, 4, 0x14},
@@ -27,6 +28,28 @@ var scales = map[string]scale{
 func (s scale) raw(v float64) byte {
 	r := math.Round(v / (float64(s.m) * math.Pow10(int(s.exp))))
 	return byte(max(0, min(255, r)))
+}
+
+// value is what a raw reading means.
+func (s scale) value(raw byte) float64 {
+	return float64(raw) * float64(s.m) * math.Pow10(int(s.exp))
+}
+
+// entityOf is where a sensor is: DCMI asks for the entities of temperatures
+// (DCMI 1.5 table 6-15).
+func entityOf(s Sensor) byte {
+	if s.Type != "Temperature" {
+		return scales[s.Type].entity
+	}
+	switch s.Context {
+	case "Intake":
+		return dcmiInlet
+	case "CPU":
+		return dcmiCPU
+	case "GPU":
+		return 0x0b // add-in card
+	}
+	return dcmiBoard
 }
 
 // sdrLimit: sensor numbers are a byte, and FFh is reserved.
@@ -62,18 +85,25 @@ func (s Sensor) readable() (mask byte) {
 	return mask
 }
 
-// fullRecord is a Full Sensor Record (IPMI 2.0 table 43-1).
-func fullRecord(number int, s Sensor) []byte {
+// fullRecord is a Full Sensor Record (IPMI 2.0 table 43-1) of one of all sensors.
+func fullRecord(number int, all []Sensor) []byte {
+	s := all[number-1]
+	instance := byte(0)
+	for _, o := range all[:number] {
+		if entityOf(o) == entityOf(s) {
+			instance++
+		}
+	}
 	sc := scales[s.Type]
 	name := s.Name[:min(len(s.Name), 16)]
 	r := make([]byte, 48, 64)
 	binary.LittleEndian.PutUint16(r, uint16(number))
 	r[2], r[3] = 0x51, 0x01
 	r[5], r[7] = 0x20, byte(number)
-	r[8], r[9] = sc.entity, byte(number&0x7f)
-	r[10], r[11] = 0x7f, 0x68 // initialised and scanned; re-arms itself, thresholds can be read
+	r[8], r[9] = entityOf(s), min(instance, 0x5f)
+	r[10], r[11] = 0x7f, 0x4b // initialised and scanned; re-arms itself, thresholds can be read and set, no hysteresis, no events
 	r[12], r[13] = sc.sensorType, 0x01
-	r[18] = s.readable()
+	r[18], r[19] = s.readable(), s.readable()
 	r[21] = sc.unit
 	r[24] = sc.m
 	r[29] = byte(sc.exp) << 4
@@ -120,7 +150,7 @@ func (i *ipmi) sensorRecord(ctx context.Context, _ *ipmiSession, d []byte) ([]by
 	if number < len(all) {
 		next = uint16(number + 1)
 	}
-	r := fullRecord(number, all[number-1])
+	r := fullRecord(number, all)
 	if off >= len(r) {
 		return nil, ccRange
 	}
@@ -159,6 +189,56 @@ func (i *ipmi) sensorThresholds(ctx context.Context, _ *ipmiSession, d []byte) (
 	return []byte{s.readable(), 0, sc.raw(s.LowCritical), 0, sc.raw(s.Caution), sc.raw(s.Critical), 0}, nil
 }
 
+// setThresholds is Set Sensor Thresholds (IPMI 2.0 §35.8): those that the sensor
+// has. Redfish shows them too.
+func (i *ipmi) setThresholds(ctx context.Context, x *ipmiSession, d []byte) ([]byte, error) {
+	s, err := i.sensor(ctx, d[0])
+	if err != nil {
+		return nil, err
+	}
+	mask := d[1]
+	if mask&^s.readable() != 0 {
+		return nil, ccField
+	}
+	sc := scales[s.Type]
+	for _, t := range []struct {
+		bit, raw byte
+		to       *float64
+	}{{0x02, d[3], &s.LowCritical}, {0x08, d[5], &s.Caution}, {0x10, d[6], &s.Critical}} {
+		if mask&t.bit == 0 {
+			continue
+		}
+		if t.raw == 0 { // 0 is none, here as in Redfish
+			return nil, ccRange
+		}
+		*t.to = sc.value(t.raw)
+	}
+	i.s.mu.Lock()
+	defer i.s.mu.Unlock()
+	if i.s.ipmi.limits == nil {
+		i.s.ipmi.limits = map[string]Sensor{}
+	}
+	i.s.ipmi.limits[s.ID] = s
+	i.s.record("manager", "OK", fmt.Sprintf("Thresholds of sensor %s set by %s over IPMI.", s.Name, x.user))
+	return nil, nil
+}
+
+// limited puts the thresholds that were set in place of the chassis' own.
+func (s *Server) limited(all []Sensor) []Sensor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.ipmi.limits) == 0 {
+		return all
+	}
+	out := append([]Sensor(nil), all...)
+	for n := range out {
+		if l, ok := s.ipmi.limits[out[n].ID]; ok {
+			out[n].LowCritical, out[n].Caution, out[n].Critical = l.LowCritical, l.Caution, l.Critical
+		}
+	}
+	return out
+}
+
 func (i *ipmi) sensor(ctx context.Context, number byte) (Sensor, error) {
 	all, err := i.ipmiSensors(ctx)
 	if err != nil {
@@ -168,35 +248,4 @@ func (i *ipmi) sensor(ctx context.Context, number byte) (Sensor, error) {
 		return Sensor{}, ccAbsent
 	}
 	return all[number-1], nil
-}
-
-// dcmiGroup is the group extension of DCMI (DCMI 1.5 §6.1).
-const dcmiGroup = 0xdc
-
-// dcmiPower is Get Power Reading (DCMI 1.5 §6.6.1): what the supplies draw at
-// present, which is all that is known.
-func (i *ipmi) dcmiPower(ctx context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
-	if d[0] != dcmiGroup || d[1] != 1 {
-		return nil, ccField
-	}
-	all, err := i.s.sensors(ctx)
-	if err != nil {
-		return nil, err
-	}
-	watts, found := 0.0, false
-	for _, s := range all {
-		if s.Type == "Power" && s.Context == "PowerSupply" && !s.Absent {
-			watts, found = watts+s.Reading, true
-		}
-	}
-	if !found {
-		return nil, ccAbsent
-	}
-	le := binary.LittleEndian
-	out := []byte{dcmiGroup}
-	for range 4 { // now, least, most, mean
-		out = le.AppendUint16(out, uint16(min(watts, math.MaxUint16)))
-	}
-	out = le.AppendUint32(out, uint32(i.s.now().Unix()))
-	return append(le.AppendUint32(out, 1000), 0x40), nil // over one second; measuring
 }

@@ -122,6 +122,10 @@ func (i *ipmi) openSession(b []byte) []byte {
 			oldest = x
 		}
 	}
+	limit := i.s.levelLimit(su.id)
+	if limit == 0 {
+		return refusal(b, rmcpNoSuite, console)
+	}
 	if active >= i.s.max {
 		return refusal(b, rmcpResources, console)
 	}
@@ -133,7 +137,7 @@ func (i *ipmi) openSession(b []byte) []byte {
 		x.id = binary.LittleEndian.Uint32(crypto.RandomBytes(4))
 	}
 	i.sessions[x.id] = x
-	out := binary.LittleEndian.AppendUint32([]byte{b[0], rmcpOK, privAdmin, 0}, console)
+	out := binary.LittleEndian.AppendUint32([]byte{b[0], rmcpOK, limit, 0}, console)
 	out = binary.LittleEndian.AppendUint32(out, x.id)
 	for n, alg := range []byte{byte(su.auth), byte(su.integ), byte(su.crypt)} {
 		out = append(out, byte(n), 0, 0, 8, alg, 0, 0, 0)
@@ -187,7 +191,7 @@ func (i *ipmi) rakp1(b []byte) []byte {
 	if !ok {
 		return end(rmcpName)
 	}
-	if want > ipmiPrivilege(a.role) {
+	if want > min(ipmiPrivilege(a.role), i.s.levelLimit(x.suite.id)) {
 		return end(rmcpNoRole)
 	}
 	if x.brand == nil || string(x.crand) != string(b[8:24]) || x.role != role || x.user != user {
@@ -208,7 +212,7 @@ func (i *ipmi) account(user string) (*account, [20]byte, bool) {
 	i.s.mu.Lock()
 	defer i.s.mu.Unlock()
 	a := i.s.byName(user)
-	if a == nil || !a.enabled || !a.ipmi || i.s.now().Before(a.until) {
+	if a == nil || !a.enabled || !a.ipmi || a.noIPMI || a.noAccess || a.change || i.s.now().Before(a.until) {
 		i.s.record("manager", "Warning", fmt.Sprintf("IPMI login of %q refused.", user))
 		return nil, [20]byte{}, false
 	}
@@ -248,7 +252,11 @@ func (i *ipmi) rakp3(b []byte) []byte {
 		i.failed(x, "wrong password")
 		return refusal(b, rmcpIntegrity, x.console)
 	}
-	sik, k1, k2, err := crypto.DeriveSessionKeys(x.suite.auth, x.crand, x.brand, x.role, x.user, key[:])
+	kg := i.s.keyG()
+	if kg == nil {
+		kg = key[:] // IPMI 2.0 §13.31
+	}
+	sik, k1, k2, err := crypto.DeriveSessionKeys(x.suite.auth, x.crand, x.brand, x.role, x.user, kg)
 	if err != nil {
 		return refusal(b, rmcpIllegal, x.console)
 	}

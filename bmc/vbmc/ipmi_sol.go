@@ -44,6 +44,8 @@ type sol struct {
 	said   chan []byte // by the machine
 	acked  chan solAck
 	lastIn byte // sequence number of the last packet taken
+	tries  int
+	every  time.Duration // between two of them
 	took   byte
 	ctx    context.Context
 }
@@ -85,14 +87,24 @@ func (i *ipmi) activatePayload(ctx context.Context, x *ipmiSession, d []byte) ([
 	if d[0]&0x3f != payloadSOL || d[1]&0xf != 1 {
 		return nil, ccField
 	}
-	if i.s.console == nil {
+	if i.conn == nil {
+		return nil, ccField // the machine has no session to send it in
+	}
+	i.s.mu.Lock()
+	off, level := i.s.ipmi.sol.value(1, 1) == 0 || x.who != nil && x.who.noSOL, i.s.ipmi.sol.value(2, 0)&0xf
+	tries, every := i.s.ipmi.sol.patience()
+	i.s.mu.Unlock()
+	switch {
+	case i.s.console == nil || off:
 		return nil, ccSOLAbsent
+	case x.priv < level:
+		return nil, ccPrivilege
 	}
 	if i.sol != nil && i.alive(i.sol) {
 		return nil, ccSOLActive
 	}
 	life, cancel := context.WithCancel(i.life)
-	o := &sol{x: x, to: i.from, cancel: cancel, ctx: life, typed: make(chan []byte, solTyped), said: make(chan []byte, solSaid), acked: make(chan solAck, 4)}
+	o := &sol{x: x, to: i.from, cancel: cancel, ctx: life, typed: make(chan []byte, solTyped), said: make(chan []byte, solSaid), acked: make(chan solAck, 4), tries: tries, every: every}
 	i.s.mu.Lock()
 	busy := i.s.solOwner != nil
 	if !busy {
@@ -126,7 +138,7 @@ func (i *ipmi) activatePayload(ctx context.Context, x *ipmiSession, d []byte) ([
 
 // port is where this service is: ipmitool refuses a console that is elsewhere.
 func (i *ipmi) port() uint16 {
-	if a, ok := i.conn.LocalAddr().(*net.UDPAddr); ok {
+	if a := i.local(); a != nil {
 		return uint16(a.Port)
 	}
 	return solPort
@@ -180,11 +192,11 @@ func (i *ipmi) sendSOL(o *sol) {
 
 // deliver sends one packet until it is acknowledged.
 func (i *ipmi) deliver(o *sol, seq byte, part []byte) (took int, ok bool) {
-	for range solRetries {
+	for range o.tries {
 		if !i.transmit(o, append([]byte{seq, 0, 0, 0}, part...)) {
 			return 0, false
 		}
-		timer := time.NewTimer(solRetry)
+		timer := time.NewTimer(o.every)
 	wait:
 		for {
 			select {
@@ -307,25 +319,102 @@ func (i *ipmi) payloadVersion(_ context.Context, _ *ipmiSession, d []byte) ([]by
 	return []byte{0x10}, nil
 }
 
+// solParameters are those that were written (IPMI 2.0 table 26-5).
+type solParameters struct {
+	progress byte
+	kept     [7]struct {
+		v   [2]byte
+		set bool
+	}
+}
+
+// solDefaults are what a BMC comes with, by number.
+var solDefaults = [...][]byte{
+	{0}, {1},
+	{0xc0 | privOperator}, // encrypted and authenticated always
+	{1, 1},                // sent at once
+	{solRetries, byte(solRetry / (10 * time.Millisecond))},
+	{solBaud115}, {solBaud115},
+}
+
+// value is byte n of a parameter. Server.mu is held.
+func (p *solParameters) value(number, n int) byte {
+	n = min(n, len(solDefaults[number])-1)
+	if k := p.kept[number]; k.set {
+		return k.v[n]
+	}
+	return solDefaults[number][n]
+}
+
+// patience is how often a packet is sent, and how far apart. Server.mu is held.
+func (p *solParameters) patience() (tries int, every time.Duration) {
+	return max(1, int(p.value(4, 0)&7)), max(1, time.Duration(p.value(4, 1))) * 10 * time.Millisecond
+}
+
 // solParameter is Get SOL Configuration Parameters (IPMI 2.0 §26.3).
 func (i *ipmi) solParameter(_ context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
-	const revision = 0x11
+	if !i.isLAN(d[0]) {
+		return nil, ccField
+	}
 	if d[0]&0x80 != 0 {
-		return []byte{revision}, nil
+		return []byte{lanRevision}, nil
 	}
-	on := byte(0)
-	if i.s.console != nil {
-		on = 1
+	out, p := []byte{lanRevision}, int(d[1])
+	switch p {
+	case 7:
+		return append(out, lanChannel), nil
+	case 8:
+		return binary.LittleEndian.AppendUint16(out, i.port()), nil
 	}
-	params := [][]byte{
-		{0}, {on},
-		{0xc0 | privOperator}, // encrypted and authenticated always
-		{0, 1},                // sent at once
-		{solRetries, byte(solRetry / (10 * time.Millisecond))},
-		{solBaud115}, {solBaud115}, {lanChannel}, binary.LittleEndian.AppendUint16(nil, i.port()),
-	}
-	if int(d[1]) >= len(params) {
+	if p >= len(solDefaults) {
 		return nil, ccParameter
 	}
-	return append([]byte{revision}, params[d[1]]...), nil
+	i.s.mu.Lock()
+	defer i.s.mu.Unlock()
+	st := &i.s.ipmi.sol
+	switch {
+	case p == 0:
+		return append(out, st.progress), nil
+	case p == 1 && i.s.console == nil:
+		return append(out, 0), nil
+	}
+	for n := range solDefaults[p] {
+		out = append(out, st.value(p, n))
+	}
+	return out, nil
+}
+
+// setSOLParameter is Set SOL Configuration Parameters (IPMI 2.0 §26.2). The rate
+// is kept and of no effect; encryption cannot be left out.
+func (i *ipmi) setSOLParameter(_ context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
+	p, v := int(d[1]), d[2:]
+	switch {
+	case !i.isLAN(d[0]):
+		return nil, ccField
+	case p == 7 && v[0]&0xf == lanChannel:
+		return nil, nil
+	case p == 8 && len(v) >= 2 && binary.LittleEndian.Uint16(v) == i.port():
+		return nil, nil
+	case p == 7 || p == 8:
+		return nil, ccReadOnly
+	case p >= len(solDefaults):
+		return nil, ccParameter
+	case len(v) < len(solDefaults[p]):
+		return nil, ccLength
+	case p == 2 && (v[0]&0xc0 != 0xc0 || v[0]&0xf < privUser || v[0]&0xf > privAdmin):
+		return nil, ccField
+	}
+	i.s.mu.Lock()
+	defer i.s.mu.Unlock()
+	st := &i.s.ipmi.sol
+	if p == 0 {
+		if v[0]&3 == 1 && st.progress == 1 {
+			return nil, ccInProgress
+		}
+		st.progress = v[0] & 1
+		return nil, nil
+	}
+	copy(st.kept[p].v[:], v[:len(solDefaults[p])])
+	st.kept[p].set = true
+	return nil, nil
 }

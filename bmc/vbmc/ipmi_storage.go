@@ -3,6 +3,8 @@ package vbmc
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
+	"slices"
 	"time"
 )
 
@@ -17,13 +19,126 @@ func selEvent(b []byte) (e [6]byte) {
 	return e
 }
 
-// selRecord is an event as a System Event Record (IPMI 2.0 §32.1).
+// Record types (IPMI 2.0 §32).
+const (
+	selSystem  = 0x02
+	selTimed   = 0xc0 // and up: of a maker, with a time
+	selUntimed = 0xe0 // and up: of a maker, without
+)
+
+// selRecord is an event as a record of the log (IPMI 2.0 §32.1 to §32.3).
 func selRecord(e event) []byte {
 	r := binary.LittleEndian.AppendUint16(nil, recordID(e))
-	r = append(r, 0x02)
+	kind := byte(selSystem)
+	if e.raw != nil {
+		kind = e.raw[0]
+	}
+	r = append(r, kind)
+	if kind >= selUntimed {
+		return append(r, e.raw[1:]...)
+	}
 	r = binary.LittleEndian.AppendUint32(r, uint32(e.at.Unix()))
+	if e.raw != nil {
+		return append(r, e.raw[1:]...)
+	}
 	r = append(r, 0x20, 0, 0x04) // from the BMC; format of IPMI 1.5 and later
 	return append(r, e.sel[:]...)
+}
+
+// selAllocation is Get SEL Allocation Info (IPMI 2.0 §31.3): units of a record.
+func (i *ipmi) selAllocation(context.Context, *ipmiSession, []byte) ([]byte, error) {
+	free := uint16(maxEvents - len(i.systemLog()))
+	out := binary.LittleEndian.AppendUint16(nil, maxEvents)
+	out = binary.LittleEndian.AppendUint16(out, 16)
+	out = binary.LittleEndian.AppendUint16(out, free)
+	return append(binary.LittleEndian.AppendUint16(out, free), 1), nil
+}
+
+// selAdd is Add SEL Entry (IPMI 2.0 §31.6): the BMC gives it its id, and its
+// time where the type has one.
+func (i *ipmi) selAdd(_ context.Context, x *ipmiSession, d []byte) ([]byte, error) {
+	kind := d[2]
+	raw := []byte{kind}
+	var text string
+	switch {
+	case len(d) != 16:
+		return nil, ccLength
+	case kind == selSystem:
+		raw = append(raw, d[7:]...)
+		text = fmt.Sprintf("Event of sensor %02Xh (type %02Xh, event type %02Xh, data %X) added by %s over IPMI.", d[11], d[10], d[12], d[13:16], x.user)
+	case kind >= selUntimed:
+		raw = append(raw, d[3:]...)
+		text = fmt.Sprintf("Record of type %02Xh (%X) added by %s over IPMI.", kind, d[3:], x.user)
+	case kind >= selTimed:
+		raw = append(raw, d[7:]...)
+		text = fmt.Sprintf("Record of type %02Xh (maker %X, %X) added by %s over IPMI.", kind, d[7:10], d[10:], x.user)
+	default:
+		return nil, ccField
+	}
+	return i.add(raw, text)
+}
+
+// platformEvent is Platform Event Message (IPMI 2.0 §29.3): the machine itself
+// says who it is first.
+func (i *ipmi) platformEvent(_ context.Context, x *ipmiSession, d []byte) ([]byte, error) {
+	from := byte(0x41) // software that manages systems, over LAN
+	if i.conn == nil {
+		if len(d) < 8 {
+			return nil, ccLength
+		}
+		from, d = d[0], d[1:]
+	}
+	raw := append([]byte{selSystem, from, 0}, d[:7]...)
+	_, err := i.add(raw, fmt.Sprintf("Event of sensor %02Xh (type %02Xh, event type %02Xh, data %X) sent by %s over IPMI.", d[2], d[1], d[3], d[4:7], x.user))
+	return nil, err
+}
+
+// ccSELFull: there is no room in the log.
+const ccSELFull = completion(0xc4)
+
+// add logs a record and answers with its id.
+func (i *ipmi) add(raw []byte, text string) ([]byte, error) {
+	i.s.mu.Lock()
+	defer i.s.mu.Unlock()
+	before := i.s.eventSeq
+	i.s.recordRaw("system", "OK", text, selEvent(nil), raw)
+	if i.s.eventSeq == before {
+		return nil, ccSELFull
+	}
+	log := i.s.events["system"]
+	return binary.LittleEndian.AppendUint16(nil, recordID(log[len(log)-1])), nil
+}
+
+// selDelete is Delete SEL Entry (IPMI 2.0 §31.8).
+func (i *ipmi) selDelete(_ context.Context, x *ipmiSession, d []byte) ([]byte, error) {
+	id := binary.LittleEndian.Uint16(d[2:])
+	i.s.mu.Lock()
+	defer i.s.mu.Unlock()
+	if r := binary.LittleEndian.Uint16(d); r != i.s.ipmi.reserved {
+		return nil, ccReservation
+	}
+	at := findRecord(i.s.events["system"], id)
+	if at < 0 {
+		return nil, ccAbsent
+	}
+	e := i.s.events["system"][at]
+	i.s.events["system"] = slices.Delete(slices.Clone(i.s.events["system"]), at, at+1)
+	i.s.record("manager", "OK", fmt.Sprintf("Entry %d of the system's log removed by %s over IPMI.", e.id, x.user))
+	return binary.LittleEndian.AppendUint16(nil, recordID(e)), nil
+}
+
+// findRecord is where the record is: 0 means the first, FFFFh the last; -1: it
+// is not there.
+func findRecord(log []event, id uint16) int {
+	switch {
+	case len(log) == 0:
+		return -1
+	case id == 0:
+		return 0
+	case id == 0xffff:
+		return len(log) - 1
+	}
+	return slices.IndexFunc(log, func(e event) bool { return recordID(e) == id })
 }
 
 // recordID is never 0 or FFFFh, which mean the first and the last.
@@ -52,7 +167,7 @@ func (i *ipmi) selInfo(context.Context, *ipmiSession, []byte) ([]byte, error) {
 	if !i.s.cleared.IsZero() {
 		erased = uint32(i.s.cleared.Unix())
 	}
-	support := byte(0x02) // reservations
+	support := byte(0x0b) // reservations, allocation, deleting
 	if i.s.trouble.LogFull && len(log) >= maxEvents {
 		support |= 0x80 // overflow: events were lost
 	}
@@ -60,35 +175,31 @@ func (i *ipmi) selInfo(context.Context, *ipmiSession, []byte) ([]byte, error) {
 }
 
 func (i *ipmi) selReserve(context.Context, *ipmiSession, []byte) ([]byte, error) {
-	if i.reserved++; i.reserved == 0 {
-		i.reserved = 1
+	i.s.mu.Lock()
+	defer i.s.mu.Unlock()
+	r := &i.s.ipmi.reserved
+	if *r++; *r == 0 {
+		*r = 1
 	}
-	return binary.LittleEndian.AppendUint16(nil, i.reserved), nil
+	return binary.LittleEndian.AppendUint16(nil, *r), nil
+}
+
+// reservation is the one in force.
+func (i *ipmi) reservation() uint16 {
+	i.s.mu.Lock()
+	defer i.s.mu.Unlock()
+	return i.s.ipmi.reserved
 }
 
 // selEntry is Get SEL Entry (IPMI 2.0 §31.5).
 func (i *ipmi) selEntry(_ context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
 	le := binary.LittleEndian
 	id, off, n := le.Uint16(d[2:]), int(d[4]), int(d[5])
-	if r := le.Uint16(d); off != 0 && r != i.reserved {
+	if off != 0 && le.Uint16(d) != i.reservation() {
 		return nil, ccReservation
 	}
 	log := i.systemLog()
-	at := -1
-	switch {
-	case len(log) == 0:
-		return nil, ccAbsent
-	case id == 0:
-		at = 0
-	case id == 0xffff:
-		at = len(log) - 1
-	default:
-		for k, e := range log {
-			if recordID(e) == id {
-				at = k
-			}
-		}
-	}
+	at := findRecord(log, id)
 	if at < 0 {
 		return nil, ccAbsent
 	}
@@ -108,7 +219,7 @@ func (i *ipmi) selClear(_ context.Context, x *ipmiSession, d []byte) ([]byte, er
 	if string(d[2:5]) != "CLR" {
 		return nil, ccField
 	}
-	if binary.LittleEndian.Uint16(d) != i.reserved {
+	if binary.LittleEndian.Uint16(d) != i.reservation() {
 		return nil, ccReservation
 	}
 	switch d[5] {

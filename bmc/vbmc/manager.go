@@ -18,7 +18,9 @@ func (s *Server) chassisRoutes() []*resource {
 			return collection(root+"/Chassis", "ChassisCollection", "Chassis", chassisPath), nil
 		}},
 		{pattern: chassisPath, priv: privComponents, get: s.chassisResource, patch: func(c *call) ([]*message, error) {
-			return patch(c, s.chassisResource, s.identifySetters(c))
+			set := s.identifySetters(c)
+			set["AssetTag"] = s.setAssetTag
+			return patch(c, s.chassisResource, set)
 		}},
 	}
 }
@@ -34,7 +36,7 @@ func (s *Server) chassisResource(c *call) (obj, error) {
 	}
 	o := obj{
 		"@odata.id": chassisPath, "@odata.type": "#Chassis.v1_25_1.Chassis", "Id": "1", "Name": "Chassis", "ChassisType": "RackMount",
-		"Manufacturer": in.Manufacturer, "Model": in.Model, "SerialNumber": in.Serial, "SKU": in.SKU, "PowerState": power, "Status": statusOK(),
+		"Manufacturer": in.Manufacturer, "Model": in.Model, "SerialNumber": in.Serial, "SKU": in.SKU, "PowerState": power, "Status": statusOK(), "AssetTag": s.assetTag(),
 		"Power": link(chassisPath + "/Power"), "Thermal": link(chassisPath + "/Thermal"), "Sensors": link(sensorsPath),
 		"ThermalSubsystem": link(thermalPath), "PowerSubsystem": link(powerPath), "EnvironmentMetrics": link(chassisPath + "/EnvironmentMetrics"),
 		"PCIeDevices": link(chassisPath + "/PCIeDevices"),
@@ -106,6 +108,7 @@ type event struct {
 	severity string
 	text     string
 	sel      [6]byte // as IPMI tells it: sensor type and number, event type, three bytes of data
+	raw      []byte  // what IPMI added: the record behind its id and, where it has one, its time
 }
 
 // maxEvents bounds each log; the oldest go first.
@@ -114,11 +117,16 @@ const maxEvents = 500
 // record adds to a log; sel is how the IPMI event log tells it: sensor type,
 // offset, and up to two bytes of data (IPMI 2.0 table 42-3). s.mu is held.
 func (s *Server) record(log, severity, text string, sel ...byte) {
+	s.recordRaw(log, severity, text, selEvent(sel), nil)
+}
+
+// recordRaw is record; raw is what IPMI added. s.mu is held.
+func (s *Server) recordRaw(log, severity, text string, sel [6]byte, raw []byte) {
 	if log == "system" && s.trouble.LogFull && len(s.events[log]) >= maxEvents {
 		return
 	}
 	s.eventSeq++
-	e := event{s.eventSeq, s.clock(), severity, text, selEvent(sel)}
+	e := event{id: s.eventSeq, at: s.clock(), severity: severity, text: text, sel: sel, raw: raw}
 	es := append(s.events[log], e)
 	if len(es) > maxEvents {
 		es = append([]event(nil), es[len(es)-maxEvents:]...)

@@ -2,7 +2,9 @@ package vbmc
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"time"
@@ -54,7 +56,9 @@ type Memory struct {
 
 // NewMemory makes a chassis that is off, with no boot override.
 func NewMemory(in Info) *Memory {
-	return &Memory{info: clone(in), power: Off, boot: Boot{Target: BootNone, Enabled: "Disabled", Mode: "UEFI"}, now: time.Now}
+	sum := sha256.Sum256([]byte("bmc\x00" + in.UUID + "\x00" + in.Serial))
+	mac := net.HardwareAddr{0x02, 0xfb, sum[0], sum[1], sum[2], sum[3]} // locally administered
+	return &Memory{info: clone(in), power: Off, boot: Boot{Target: BootNone, Enabled: "Disabled", Mode: "UEFI"}, now: time.Now, lan: LAN{MAC: mac.String()}}
 }
 
 func clone(in Info) Info {

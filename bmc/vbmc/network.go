@@ -84,7 +84,7 @@ func (s *Server) networkProtocol(c *call) (obj, error) {
 	return obj{"@odata.id": protocolPath, "@odata.type": "#ManagerNetworkProtocol.v1_10_1.ManagerNetworkProtocol",
 		"Id": "NetworkProtocol", "Name": "Manager Network Protocol", "Status": statusOK(), "HostName": nullable(l.HostName), "FQDN": nullable(l.HostName),
 		"HTTPS": https, "HTTP": obj{"ProtocolEnabled": false, "Port": 80},
-		"IPMI": obj{"ProtocolEnabled": s.ipmiServices > 0 && !s.ipmiOff, "Port": 623}, "SSH": obj{"ProtocolEnabled": false, "Port": 22},
+		"IPMI": obj{"ProtocolEnabled": len(s.ipmi.lans) > 0 && !s.ipmiOff, "Port": 623}, "SSH": obj{"ProtocolEnabled": false, "Port": 22},
 		"NTP": obj{"ProtocolEnabled": s.ntp.enabled, "NTPServers": slices.Clone(s.ntp.servers), "Port": 123}}, nil
 }
 
@@ -114,7 +114,7 @@ func (s *Server) patchNetworkProtocol(c *call) ([]*message, error) {
 			return func() error {
 				s.mu.Lock()
 				defer s.mu.Unlock()
-				if on && s.ipmiServices == 0 {
+				if on && len(s.ipmi.lans) == 0 {
 					return msgNotInList("IPMI/ProtocolEnabled", on)
 				}
 				s.ipmiOff = !on

@@ -59,7 +59,7 @@ func (s *Server) sensors(ctx context.Context) ([]Sensor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the sensors: %w", err)
 	}
-	return s.Trouble().afflict(all), nil
+	return s.limited(s.Trouble().afflict(all)), nil
 }
 
 // resource is a Sensor (DSP0268).

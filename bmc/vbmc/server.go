@@ -74,20 +74,20 @@ type Server struct {
 	now       func() time.Time
 	resources []*resource
 
-	mu           sync.Mutex // guards what follows
-	accounts     []*account
-	sessions     map[string]*session // by id
-	nextID       int
-	timeout      time.Duration
-	max          int
-	lockout      int
-	lockFor      time.Duration
-	events       map[string][]event // by log: "manager", "system"
-	eventSeq     int
-	cleared      time.Time // the system's log
-	ipmiServices int
-	bios         firmware
-	biosFirst    []BIOSAttribute // as the firmware came; never written
+	mu        sync.Mutex // guards what follows
+	accounts  []*account
+	sessions  map[string]*session // by id
+	nextID    int
+	timeout   time.Duration
+	max       int
+	lockout   int
+	lockFor   time.Duration
+	events    map[string][]event // by log: "manager", "system"
+	eventSeq  int
+	cleared   time.Time // the system's log
+	ipmi      ipmiState
+	bios      firmware
+	biosFirst []BIOSAttribute // as the firmware came; never written
 
 	fetchImage    func(ctx context.Context, uri string) (io.ReadCloser, error)
 	updateTime    time.Duration
@@ -116,7 +116,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{chassis: c.Chassis, log: c.Logger, now: c.Now, sessions: map[string]*session{},
 		timeout: c.SessionTimeout, max: c.MaxSessions, lockout: c.Lockout, lockFor: c.LockoutDuration,
 		events: map[string][]event{}, fetchImage: c.FetchImage, updateTime: c.UpdateTime, identity: c.Identity, tree: c.Tree, console: c.Console,
-		flashed: map[string]string{}, ntp: ntpSettings{servers: []string{}}}
+		ipmi: newIPMIState(), flashed: map[string]string{}, ntp: ntpSettings{servers: []string{}}}
 	if s.updateTime <= 0 {
 		s.updateTime = 2 * time.Second
 	}

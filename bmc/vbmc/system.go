@@ -57,7 +57,7 @@ func (s *Server) system(c *call) (obj, error) {
 	}
 	s.mu.Lock()
 	s.settleTasks()
-	version := s.version("BIOS", in)
+	version, restore, host := s.version("BIOS", in), restorePolicies[s.ipmi.chassis.restore], s.systemName(in.Name)
 	s.mu.Unlock()
 	name := in.Name
 	if name == "" {
@@ -65,7 +65,7 @@ func (s *Server) system(c *call) (obj, error) {
 	}
 	o := obj{
 		"@odata.id": systemPath, "@odata.type": "#ComputerSystem.v1_22_0.ComputerSystem",
-		"Id": "1", "Name": name, "SystemType": "Physical", "HostName": in.Name,
+		"Id": "1", "Name": name, "SystemType": "Physical", "HostName": host, "PowerRestorePolicy": restore,
 		"Manufacturer": in.Manufacturer, "Model": in.Model, "SerialNumber": in.Serial, "SKU": in.SKU,
 		"UUID": nullable(in.UUID), "BiosVersion": version, "PowerState": power, "Status": statusOK(),
 		"ProcessorSummary": obj{"Count": 1, "LogicalProcessorCount": in.CPUs, "Model": in.CPUModel, "Status": statusOK()},
@@ -153,6 +153,13 @@ func (s *Server) reset(c *call) (reply, error) {
 
 func (s *Server) patchSystem(c *call) ([]*message, error) {
 	set := s.identifySetters(c)
+	set["PowerRestorePolicy"] = func(v any) (func() error, error) {
+		n := slices.Index(restorePolicies, fmt.Sprint(v))
+		if n < 0 {
+			return nil, msgNotInList("PowerRestorePolicy", v)
+		}
+		return func() error { s.mu.Lock(); defer s.mu.Unlock(); s.ipmi.chassis.restore = byte(n); return nil }, nil
+	}
 	set["Boot"] = func(v any) (func() error, error) { return s.bootSetter(c, v) }
 	return patch(c, s.system, set)
 }

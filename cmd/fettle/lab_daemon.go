@@ -265,7 +265,8 @@ func (d *labServer) serveBMCs(ctx context.Context, g *errgroup.Group, log *slog.
 	return nil
 }
 
-// serveIPMI serves a machine's BMC by IPMI too, in the same two places.
+// serveIPMI serves a machine's BMC by IPMI too, in the same two places, and on
+// the machine's own interface.
 func (d *labServer) serveIPMI(ctx context.Context, g *errgroup.Group, machine string, srv *vbmc.Server) error {
 	on, err := d.lab.ListenIPMI(ctx, machine)
 	if err != nil {
@@ -282,6 +283,11 @@ func (d *labServer) serveIPMI(ctx context.Context, g *errgroup.Group, machine st
 		})
 	}
 	d.ipmi[machine] = local.LocalAddr().String()
+	own, err := d.lab.ListenSystemInterface(machine)
+	if err != nil {
+		return err
+	}
+	g.Go(func() error { return srv.ServeSystemInterface(ctx, own) })
 	return nil
 }
 
