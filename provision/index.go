@@ -14,6 +14,8 @@ type siteIndex struct {
 	byBMC map[site.MAC]int      // number in Site.Machines
 	taken map[netip.Addr]string // addresses of NICs and BMCs: whose
 	byNIC map[netip.Addr]string // of NICs alone
+
+	networks map[string]*site.Network
 }
 
 // place is a NIC: numbers in Site.Machines and Machine.NICs.
@@ -25,7 +27,10 @@ func (p *Provisioner) index() *siteIndex {
 	if x := p.indexed.Load(); x != nil && x.site == s {
 		return x
 	}
-	x := &siteIndex{site: s, byMAC: map[site.MAC]place{}, byBMC: map[site.MAC]int{}, taken: map[netip.Addr]string{}, byNIC: map[netip.Addr]string{}}
+	x := &siteIndex{site: s, byMAC: map[site.MAC]place{}, byBMC: map[site.MAC]int{}, taken: map[netip.Addr]string{}, byNIC: map[netip.Addr]string{}, networks: map[string]*site.Network{}}
+	for i := range s.Networks {
+		x.networks[s.Networks[i].Name] = &s.Networks[i]
+	}
 	for i, m := range s.Machines {
 		if m.BMC.Address.IsValid() {
 			x.taken[m.BMC.Address] = m.Name

@@ -28,6 +28,10 @@ const (
 	osLease = 12 * time.Hour
 	// offerHold is how long an offered address is kept for its client.
 	offerHold = 60 * time.Second
+	// More offers than manyOffers are looked through every offerSweep for those
+	// whose time is over.
+	manyOffers = 4096
+	offerSweep = 5 * time.Second
 	// quarantine is how long a declined address is not given out.
 	quarantine = time.Hour
 )
@@ -44,11 +48,10 @@ type offer struct {
 
 // clientNetwork is the network and the reservation of a client; the address is
 // invalid when it has none.
-func (p *Provisioner) clientNetwork(c pxe.Client) (n site.Network, mac site.MAC, name string, reserved netip.Addr, err error) {
+func (p *Provisioner) clientNetwork(c pxe.Client) (n *site.Network, mac site.MAC, name string, reserved netip.Addr, err error) {
 	x := p.index()
-	s := x.site
-	n, ok := s.Network(c.Network)
-	if !ok {
+	n = x.networks[c.Network]
+	if n == nil {
 		return n, mac, "", reserved, fmt.Errorf("network %s is not in the site file", c.Network)
 	}
 	if mac, err = macOf(c.MAC); err != nil {
@@ -67,13 +70,13 @@ func (p *Provisioner) clientNetwork(c pxe.Client) (n site.Network, mac site.MAC,
 		}
 		return n, mac, m.Name, nic.Address, nil
 	}
-	if do, _ := s.Unknown(n); !known && do == site.Ignore {
+	if do, _ := x.site.Unknown(*n); !known && do == site.Ignore {
 		return n, mac, "", reserved, pxe.ErrNoLease
 	}
 	return n, mac, m.Name, reserved, nil
 }
 
-func leaseTime(n site.Network, c pxe.Client) time.Duration {
+func leaseTime(n *site.Network, c pxe.Client) time.Duration {
 	switch {
 	case c.PXE || c.HTTP || c.IPXE:
 		return bootLease
@@ -134,7 +137,7 @@ type poolSearch struct {
 const poolFull = time.Second
 
 // freeAddr holds the next free address of the network's pools for a client.
-func (p *Provisioner) freeAddr(ctx context.Context, n site.Network, six bool, mac site.MAC) (netip.Addr, bool, error) {
+func (p *Provisioner) freeAddr(ctx context.Context, n *site.Network, six bool, mac site.MAC) (netip.Addr, bool, error) {
 	key, pools := poolsOf{n.Name, six}, poolsFor(n, six)
 	p.mu.Lock()
 	s := p.pools[key]
@@ -188,7 +191,7 @@ type poolsOf struct {
 	six     bool
 }
 
-func poolsFor(n site.Network, six bool) []site.Pool {
+func poolsFor(n *site.Network, six bool) []site.Pool {
 	if six {
 		return n.IPv6.Pools
 	}
@@ -196,7 +199,7 @@ func poolsFor(n site.Network, six bool) []site.Pool {
 }
 
 // inPool tells whether a may be given to a client without a reservation.
-func (p *Provisioner) inPool(n site.Network, a netip.Addr) bool {
+func (p *Provisioner) inPool(n *site.Network, a netip.Addr) bool {
 	if a == n.Server || a == n.Gateway || a == n.IPv6.Server || a == n.IPv6.Gateway || p.reservedAddr(a) {
 		return false
 	}
@@ -215,30 +218,49 @@ func (p *Provisioner) reservedAddr(a netip.Addr) bool {
 
 // hold keeps an address for a client that it is offered to, unless somebody
 // has it or was offered it.
-func (p *Provisioner) hold(ctx context.Context, n site.Network, a netip.Addr, mac site.MAC) (bool, error) {
-	now := p.now()
+func (p *Provisioner) hold(ctx context.Context, n *site.Network, a netip.Addr, mac site.MAC) (bool, error) {
+	now, k := p.now(), offerKey{n.Name, a}
+	p.mu.Lock()
+	if o, ok := p.offers[k]; ok && o.mac != mac && now.Before(o.until) {
+		p.mu.Unlock()
+		return false, nil
+	}
+	p.offers[k] = offer{mac, now.Add(offerHold)}
+	p.forgetOffers(now)
+	p.mu.Unlock()
+	// In this order: an offer that is taken is a lease before it is an offer no
+	// more.
 	l, ok, err := p.c.Store.LeaseByAddr(ctx, n.Name, a)
+	if err == nil && (!ok || !now.Before(l.Expires) || !l.Declined && l.MAC == mac) {
+		return true, nil
+	}
+	p.endOffer(k, mac)
 	if err != nil {
 		return false, fmt.Errorf("reading leases of %s: %w", n.Name, err)
 	}
-	if ok && now.Before(l.Expires) && (l.Declined || l.MAC != mac) {
-		return false, nil
+	return false, nil
+}
+
+// forgetOffers drops those whose time is over, now and then. p.mu is held.
+func (p *Provisioner) forgetOffers(now time.Time) {
+	if len(p.offers) <= manyOffers || now.Before(p.forgot.Add(offerSweep)) {
+		return
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	k := offerKey{n.Name, a}
-	if o, ok := p.offers[k]; ok && o.mac != mac && now.Before(o.until) {
-		return false, nil
-	}
-	if len(p.offers) > 65536 {
-		for k, o := range p.offers {
-			if now.After(o.until) {
-				delete(p.offers, k)
-			}
+	p.forgot = now
+	for k, o := range p.offers {
+		if now.After(o.until) {
+			delete(p.offers, k)
 		}
 	}
-	p.offers[k] = offer{mac, now.Add(offerHold)}
-	return true, nil
+}
+
+// endOffer takes an offer to a client back.
+func (p *Provisioner) endOffer(k offerKey, mac site.MAC) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.offers[k].mac == mac {
+		delete(p.offers, k)
+	}
 }
 
 // Commit makes addr the client's before it returns.
@@ -264,6 +286,7 @@ func (p *Provisioner) Commit(ctx context.Context, c pxe.Client, addr netip.Addr)
 	if err != nil {
 		return pxe.Lease{}, fmt.Errorf("writing the lease of %s: %w", addr, err)
 	}
+	p.endOffer(offerKey{n.Name, addr}, mac)
 	return pxe.Lease{Addr: addr, Hostname: name, Duration: d}, nil
 }
 

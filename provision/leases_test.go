@@ -82,7 +82,7 @@ func TestLeaseTimes(t *testing.T) {
 		"an operating system":   {n, pxe.Client{}, time.Hour},
 		"where nothing is said": {site.Network{}, pxe.Client{}, osLease},
 	} {
-		if got := leaseTime(tc.n, tc.c); got != tc.want || bootLease > 10*time.Minute {
+		if got := leaseTime(&tc.n, tc.c); got != tc.want || bootLease > 10*time.Minute {
 			t.Errorf("%s: leaseTime = %v; want %v, and 10 minutes at most in PXE stages", name, got, tc.want)
 		}
 	}
@@ -154,4 +154,38 @@ type embedded = Events
 func (c *countingStore) LeaseByAddr(ctx context.Context, network string, addr netip.Addr) (state.Lease, bool, error) {
 	c.reads++
 	return c.embedded.LeaseByAddr(ctx, network, addr)
+}
+
+// TestOffersAreForgotten bounds what is remembered of offers: those that became
+// leases, and those that nobody took.
+func TestOffersAreForgotten(t *testing.T) {
+	b := newBench(t, nil)
+	c := pxe.Client{MAC: []byte{2, 0, 0, 0, 0, 1}, Network: "prov"}
+	l, err := b.p.Offer(t.Context(), c, netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := b.p.offers[offerKey{"prov", l.Addr}]; !ok {
+		t.Fatalf("offers = %v; want that of %v", b.p.offers, l.Addr)
+	}
+	if _, err := b.p.Commit(t.Context(), c, l.Addr); err != nil {
+		t.Fatal(err)
+	}
+	other := pxe.Client{MAC: []byte{2, 0, 0, 0, 0, 2}, Network: "prov"}
+	if o, err := b.p.Offer(t.Context(), other, l.Addr); err != nil || o.Addr == l.Addr {
+		t.Errorf("Offer(another, %v) = %+v, %v; want another address", l.Addr, o, err)
+	}
+	b.p.mu.Lock()
+	defer b.p.mu.Unlock()
+	if _, ok := b.p.offers[offerKey{"prov", l.Addr}]; ok {
+		t.Errorf("the offer of %v, which is leased, is still remembered", l.Addr)
+	}
+	now := b.p.now()
+	for i := range manyOffers + 1 {
+		b.p.offers[offerKey{"far", netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)})}] = offer{until: now.Add(-time.Second)}
+	}
+	b.p.forgetOffers(now)
+	if len(b.p.offers) > 1 { // the one above
+		t.Errorf("%d offers are remembered whose time is over; want none", len(b.p.offers)-1)
+	}
 }

@@ -145,6 +145,7 @@ type Provisioner struct {
 	tokens  map[string]*run // by token: runs under way, and for a while those that ended
 	retired []retired       // tokens of ended runs, oldest first
 	offers  map[offerKey]offer
+	forgot  time.Time                 // when offers were last looked through
 	pools   map[poolsOf]poolSearch    // by network
 	seen    map[string]state.Sighting // by MAC, or by address
 	stored  map[string]time.Time      // their Last as it is in the state

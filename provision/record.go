@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"net/netip"
 	"strings"
 	"time"
@@ -13,7 +14,10 @@ import (
 	"github.com/fettle-dev/fettle/state"
 )
 
-var _ pxe.Recorder = (*Provisioner)(nil)
+var (
+	_ pxe.Recorder    = (*Provisioner)(nil)
+	_ pxe.RecordLimit = (*Provisioner)(nil)
+)
 
 // Record puts an exchange on its machine's timeline. It does not block: in a
 // flood, and when the state cannot keep up, exchanges are left out and the log
@@ -33,8 +37,19 @@ func (p *Provisioner) Record(e pxe.Exchange) {
 			tell = p.recording.lost(now)
 		}
 	}
-	if tell > 0 {
-		p.log.Warn("boot exchanges are not on any timeline: a flood, or a state that is slow", "count", tell, "last", e.Kind, "mac", e.MAC)
+	p.tellShed(tell, e.MAC)
+}
+
+// Wants is a [pxe.RecordLimit]: in a flood nothing is put into words.
+func (p *Provisioner) Wants(mac net.HardwareAddr, addr netip.Addr) bool {
+	ok, tell := p.recording.look(p.index(), mac, addr, p.now(), 0)
+	p.tellShed(tell, mac)
+	return ok
+}
+
+func (p *Provisioner) tellShed(count int64, mac net.HardwareAddr) {
+	if count > 0 {
+		p.log.Warn("boot exchanges are not on any timeline: a flood, or a state that is slow", "count", count, "mac", mac)
 	}
 }
 

@@ -1,6 +1,8 @@
 package provision
 
 import (
+	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -23,7 +25,8 @@ type bucket struct {
 	at   time.Time
 }
 
-func (b *bucket) take(now time.Time, burst, rate float64) bool {
+// fill brings the bucket up to date and reports whether anything is in it.
+func (b *bucket) fill(now time.Time, burst, rate float64) bool {
 	switch passed := now.Sub(b.at).Seconds(); {
 	case b.at.IsZero():
 		b.left = burst
@@ -31,11 +34,7 @@ func (b *bucket) take(now time.Time, burst, rate float64) bool {
 		b.left = min(burst, b.left+passed*rate)
 	}
 	b.at = now
-	if b.left < 1 {
-		return false
-	}
-	b.left--
-	return true
+	return b.left >= 1
 }
 
 // recordLimit bounds what is recorded, each machine of the site for itself: a
@@ -51,8 +50,14 @@ type recordLimit struct {
 // allow reports whether e is to be recorded, and how many were not since the
 // log was last told, if it is time to tell.
 func (l *recordLimit) allow(x *siteIndex, e *pxe.Exchange, now time.Time) (ok bool, tell int64) {
-	name := x.byNIC[e.Addr]
-	if mac, err := macOf(e.MAC); err == nil {
+	return l.look(x, e.MAC, e.Addr, now, 1)
+}
+
+// look is allow for an exchange with the client at an address, which takes so
+// much of what is left.
+func (l *recordLimit) look(x *siteIndex, hw net.HardwareAddr, addr netip.Addr, now time.Time, takes float64) (ok bool, tell int64) {
+	name := x.byNIC[addr]
+	if mac, err := macOf(hw); err == nil {
 		m, _, _ := x.machine(mac)
 		name = m.Name
 		if b, ok := x.ofBMC(mac); ok {
@@ -61,10 +66,11 @@ func (l *recordLimit) allow(x *siteIndex, e *pxe.Exchange, now time.Time) (ok bo
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	b := &l.strangers
 	if name == "" {
-		ok = l.strangers.take(now, strangerBurst, strangerRate)
+		ok = b.fill(now, strangerBurst, strangerRate)
 	} else {
-		b := l.machines[name]
+		b = l.machines[name]
 		if b == nil {
 			if len(l.machines) > 2*len(x.site.Machines) { // of sites read before
 				clear(l.machines)
@@ -75,12 +81,13 @@ func (l *recordLimit) allow(x *siteIndex, e *pxe.Exchange, now time.Time) (ok bo
 			}
 			l.machines[name] = b
 		}
-		ok = b.take(now, machineBurst, machineRate)
+		ok = b.fill(now, machineBurst, machineRate)
 	}
 	if !ok {
-		tell = l.countLocked(now)
+		return false, l.countLocked(now)
 	}
-	return ok, tell
+	b.left -= takes
+	return true, 0
 }
 
 // lost counts an exchange that was allowed and could not be kept.

@@ -19,6 +19,16 @@ func TestFloodIsNotRecorded(t *testing.T) {
 	kept, told, shed := 0, 0, int64(0)
 	for i := range 100_000 {
 		e := pxe.Exchange{MAC: []byte{2, 0, byte(i >> 24), byte(i >> 16), byte(i >> 8), byte(i)}, Kind: "dhcp.discover"}
+		wanted, told0 := l.look(x, e.MAC, netip.Addr{}, now, 0)
+		if wanted != (kept < strangerBurst) {
+			t.Fatalf("exchange %d of strangers, %d recorded: wanted %v", i, kept, wanted)
+		}
+		if told0 > 0 {
+			told, shed = told+1, shed+told0
+		}
+		if !wanted {
+			continue // it is counted
+		}
 		ok, tell := l.allow(x, &e, now)
 		if ok {
 			kept++

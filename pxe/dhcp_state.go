@@ -27,10 +27,17 @@ func (x *exchange) told(kind, file, text string) {
 	x.s.recordFile(x.start, x.n, x.r.client, kind, file, text, nil)
 }
 
+// wanted reports whether there is any use in saying what is going on.
+func (x *exchange) wanted() bool {
+	return x.s.limit == nil || x.s.limit.Wants(x.r.client.MAC, x.r.client.Addr)
+}
+
 // discover answers DHCPDISCOVER (RFC 2131 §4.3.1).
 func (x *exchange) discover(ctx context.Context) *reply {
 	c := &x.r.client
-	x.record("dhcp.discover", fmt.Sprintf("asked for an address on %s: %s", x.n.Name, c.describe()), nil)
+	if x.wanted() {
+		x.record("dhcp.discover", fmt.Sprintf("asked for an address on %s: %s", x.n.Name, c.describe()), nil)
+	}
 	x.s.noteDiscover(x.start, x.n, x.r.client, x.r.broadcast())
 	lease, err := x.lease(ctx)
 	if err != nil {
@@ -44,7 +51,9 @@ func (x *exchange) discover(ctx context.Context) *reply {
 	}
 	p := x.reply(msgOffer, lease, boot)
 	x.s.noteStage(*c, stageOffered, boot.file)
-	x.told("dhcp.offer", boot.file, fmt.Sprintf("was offered %v%s", lease.Addr, boot.sentence()))
+	if x.wanted() {
+		x.told("dhcp.offer", boot.file, fmt.Sprintf("was offered %v%s", lease.Addr, boot.sentence()))
+	}
 	return p
 }
 
@@ -128,7 +137,9 @@ func (x *exchange) commit(ctx context.Context, addr netip.Addr, state string, se
 		return nil
 	}
 	x.s.noteStage(*c, boot.stage(*c), boot.file)
-	x.told("dhcp.ack", boot.file, fmt.Sprintf("has %v for %v (%s)%s", addr, lease.Duration, state, boot.sentence()))
+	if x.wanted() {
+		x.told("dhcp.ack", boot.file, fmt.Sprintf("has %v for %v (%s)%s", addr, lease.Duration, state, boot.sentence()))
+	}
 	return x.reply(msgAck, lease, boot)
 }
 

@@ -255,6 +255,15 @@ type Recorder interface {
 	Record(e Exchange)
 }
 
+// RecordLimit is an optional extra of a Recorder that does not keep everything:
+// what it does not want of a client is not put into words, which would be a
+// good part of the work in a flood. Record may still be called.
+type RecordLimit interface {
+	// Wants reports whether an exchange with a client would be kept now; one
+	// that is not wanted has been counted.
+	Wants(mac net.HardwareAddr, addr netip.Addr) bool
+}
+
 // Prober is an optional extra of a DHCP socket: it asks whether an address is
 // in use (ARP probe, RFC 5227 §2.1.1), and by whom. It waits for an answer for
 // well under a second.

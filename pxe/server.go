@@ -32,6 +32,7 @@ type Server struct {
 	leases   Leases
 	files    Files
 	recorder Recorder
+	limit    RecordLimit // nil: everything is recorded
 	log      *slog.Logger
 	now      func() time.Time
 	clients  *clients
@@ -67,6 +68,7 @@ func New(c Config) (*Server, error) {
 	if s.recorder == nil {
 		s.recorder = discard{}
 	}
+	s.limit, _ = s.recorder.(RecordLimit)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -180,6 +182,7 @@ type seen struct {
 	client    Client
 	asked     int           // DISCOVERs since its last REQUEST
 	addrs     [2]netip.Addr // the latest IPv4 and IPv6 address
+	owns      [2]bool       // it is known by that: nobody else had it since
 	stage     stage
 	stageAt   time.Time
 	stage6    bool       // it came there by IPv6
@@ -190,7 +193,7 @@ type seen struct {
 	refused   string // the other server whose offer it took
 	distrusts bool   // it fetched a loader that nobody signed and did not start it
 	prev, nx  *seen  // a ring by last use; the newest after the root
-	key       [6]byte
+	key       uint64
 }
 
 // clients remembers clients by MAC and by address; the least recently seen is
@@ -198,13 +201,13 @@ type seen struct {
 type clients struct {
 	mu     sync.Mutex
 	max    int
-	byMAC  map[[6]byte]*seen
+	byMAC  map[uint64]*seen // by macKey
 	byAddr map[netip.Addr]*seen
 	root   seen
 }
 
 func newClients(max int) *clients {
-	c := &clients{max: max, byMAC: map[[6]byte]*seen{}, byAddr: map[netip.Addr]*seen{}}
+	c := &clients{max: max, byMAC: map[uint64]*seen{}, byAddr: map[netip.Addr]*seen{}}
 	c.root.prev, c.root.nx = &c.root, &c.root
 	return c
 }
@@ -216,7 +219,7 @@ func (c *clients) update(mac net.HardwareAddr, f func(*seen)) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	key := [6]byte(mac)
+	key := macKey(mac)
 	e := c.byMAC[key]
 	if e == nil {
 		if len(c.byMAC) >= c.max {
@@ -235,14 +238,23 @@ func (c *clients) update(mac net.HardwareAddr, f func(*seen)) {
 		return
 	}
 	// A machine has an address of each family at once: iPXE asks for both.
-	held := &e.addrs[familyOf(a)]
-	if *held == a && c.byAddr[a] == e {
-		return
+	family := familyOf(a)
+	if e.owns[family] {
+		if e.addrs[family] == a {
+			return
+		}
+		delete(c.byAddr, e.addrs[family])
 	}
-	if c.byAddr[*held] == e {
-		delete(c.byAddr, *held)
+	if former := c.byAddr[a]; former != nil {
+		former.owns[family] = false
 	}
-	*held, c.byAddr[a] = a, e
+	e.addrs[family], e.owns[family] = a, true
+	c.byAddr[a] = e
+}
+
+// macKey is a MAC as a number, which maps are quickest with.
+func macKey(mac net.HardwareAddr) uint64 {
+	return uint64(mac[0])<<40 | uint64(mac[1])<<32 | uint64(mac[2])<<24 | uint64(mac[3])<<16 | uint64(mac[4])<<8 | uint64(mac[5])
 }
 
 // familyOf is an index: 0 for IPv4, 1 for IPv6.
@@ -256,8 +268,8 @@ func familyOf(a netip.Addr) int {
 func (c *clients) forget(e *seen) {
 	e.prev.nx, e.nx.prev = e.nx, e.prev
 	delete(c.byMAC, e.key)
-	for _, a := range e.addrs {
-		if c.byAddr[a] == e {
+	for f, a := range e.addrs {
+		if e.owns[f] {
 			delete(c.byAddr, a)
 		}
 	}
@@ -270,7 +282,7 @@ func (c *clients) at(a netip.Addr) (Client, bool) {
 	defer c.mu.Unlock()
 	e := c.byAddr[a]
 	if mac := eui64MAC(a); e == nil && mac != nil {
-		e = c.byMAC[[6]byte(mac)]
+		e = c.byMAC[macKey(mac)]
 	}
 	if e == nil {
 		return Client{}, false
@@ -284,7 +296,7 @@ func (c *clients) at(a netip.Addr) (Client, bool) {
 func (c *clients) addrOf(mac net.HardwareAddr, a netip.Addr) netip.Addr {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.byMAC[[6]byte(mac)]; e != nil {
+	if e := c.byMAC[macKey(mac)]; e != nil {
 		return e.addrs[familyOf(a)]
 	}
 	return netip.Addr{}
@@ -298,7 +310,7 @@ func (c *clients) distrusts(mac net.HardwareAddr) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.byMAC[[6]byte(mac)]
+	e := c.byMAC[macKey(mac)]
 	return e != nil && e.distrusts
 }
 
@@ -309,7 +321,7 @@ func (c *clients) of(mac net.HardwareAddr) (Client, bool) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.byMAC[[6]byte(mac)]; e != nil {
+	if e := c.byMAC[macKey(mac)]; e != nil {
 		return e.client, true
 	}
 	return Client{}, false
