@@ -72,8 +72,17 @@ func (s *Server) hardwareRoutes() []*resource {
 			for i, d := range in.Drives {
 				drives[i] = storage + "/1/Drives/" + idOf(d.ID, i)
 			}
+			inline := s.storageController()
+			inline["@odata.id"], inline["MemberId"] = storage+"/1#/StorageControllers/0", "0"
 			return obj{"@odata.type": "#Storage.v1_15_1.Storage", "Id": "1", "Name": "Storage", "Status": statusOK(),
+				"Controllers": link(storage + "/1/Controllers"), "StorageControllers": []obj{inline}, "StorageControllers@odata.count": 1,
 				"Drives": links(drives...), "Drives@odata.count": len(drives), "Volumes": link(storage + "/1/Volumes")}
+		}),
+		list(storage+"/1/Controllers", "StorageControllerCollection", "Storage Controllers", func(Info) []string { return []string{"1"} }),
+		one(storage+"/1/Controllers/1", func(*call, Info) obj {
+			o := s.storageController()
+			o["@odata.type"], o["Id"] = "#StorageController.v1_7_3.StorageController", "1"
+			return o
 		}),
 		one(storage+"/1/Drives/{id}", drive),
 		list(systemPath+"/SimpleStorage", "SimpleStorageCollection", "Simple Storage", func(Info) []string { return []string{"1"} }),
@@ -117,6 +126,19 @@ func (s *Server) hardwareRoutes() []*resource {
 	}
 }
 
+// storageController is what the old StorageControllers and the new Controllers
+// say alike.
+func (s *Server) storageController() obj {
+	levels := []string{}
+	if _, ok := s.chassis.(VolumeHolder); ok {
+		for _, l := range raidLevels {
+			levels = append(levels, l.name)
+		}
+	}
+	return obj{"Name": "Storage Controller", "Status": statusOK(), "SupportedControllerProtocols": []string{"PCIe"},
+		"SupportedDeviceProtocols": []string{"SATA", "SAS", "NVMe"}, "SupportedRAIDTypes": levels}
+}
+
 func (s *Server) info(c *call) (Info, error) {
 	in, err := s.chassis.Info(c.ctx)
 	if err != nil {
@@ -153,7 +175,7 @@ func processor(c *call, in Info) obj {
 	id := c.vars["id"]
 	o := obj{"@odata.type": "#Processor.v1_20_0.Processor", "Id": id, "Name": id, "Status": statusOK()}
 	if id == "CPU1" {
-		o["ProcessorType"], o["Socket"] = "CPU", "CPU1"
+		o["ProcessorType"], o["Socket"], o["ProcessorArchitecture"], o["InstructionSet"] = "CPU", "CPU1", "x86", "x86-64"
 		o["Model"], o["TotalThreads"], o["TotalCores"] = in.CPUModel, in.CPUs, in.CPUs
 		return o
 	}
@@ -165,6 +187,7 @@ func processor(c *call, in Info) obj {
 		o["Status"] = obj{"State": "UnavailableOffline", "Health": "Critical"}
 	}
 	o["ProcessorType"], o["Model"], o["EnvironmentMetrics"] = "GPU", g.Model, link(c.path+"/EnvironmentMetrics")
+	o["ProcessorArchitecture"], o["TotalThreads"] = "OEM", nil // Ironic wants both of every processor
 	if vendor, _, ok := strings.Cut(g.PCI, ":"); ok {
 		o["ProcessorId"] = obj{"VendorId": hexID(vendor)}
 		dev := chassisPath + "/PCIeDevices/" + id
@@ -202,7 +225,7 @@ func drive(c *call, in Info) obj {
 			continue
 		}
 		return obj{"@odata.type": "#Drive.v1_19_0.Drive", "Id": c.vars["id"], "Name": "Drive " + c.vars["id"],
-			"SerialNumber": d.Serial, "Model": d.Model, "CapacityBytes": d.Bytes, "Protocol": nullable(d.Protocol), "Status": statusOK()}
+			"SerialNumber": d.Serial, "Model": d.Model, "CapacityBytes": d.Bytes, "Protocol": nullable(d.Protocol), "MediaType": "SSD", "Status": statusOK()}
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ func (s *Server) chassisResource(c *call) (obj, error) {
 	}
 	o := obj{
 		"@odata.id": chassisPath, "@odata.type": "#Chassis.v1_25_1.Chassis", "Id": "1", "Name": "Chassis", "ChassisType": "RackMount",
-		"Manufacturer": in.Manufacturer, "Model": in.Model, "SerialNumber": in.Serial, "SKU": in.SKU, "PowerState": power, "Status": statusOK(), "AssetTag": s.assetTag(),
+		"Manufacturer": in.Manufacturer, "Model": in.Model, "SerialNumber": in.Serial, "SKU": in.SKU, "UUID": nullable(in.UUID), "PowerState": power, "Status": statusOK(), "AssetTag": s.assetTag(),
 		"Power": link(chassisPath + "/Power"), "Thermal": link(chassisPath + "/Thermal"), "Sensors": link(sensorsPath),
 		"ThermalSubsystem": link(thermalPath), "PowerSubsystem": link(powerPath), "EnvironmentMetrics": link(chassisPath + "/EnvironmentMetrics"),
 		"PCIeDevices": link(chassisPath + "/PCIeDevices"),

@@ -122,74 +122,8 @@ func (s *Server) patchNetworkProtocol(c *call) ([]*message, error) {
 				return nil
 			}, nil
 		},
-		"NTP": func(v any) (func() error, error) {
-			in, ok := v.(obj)
-			if !ok {
-				return nil, msgPropertyType("NTP", v)
-			}
-			s.mu.Lock()
-			n := s.ntp
-			s.mu.Unlock()
-			for k, v := range in {
-				full := "NTP/" + k
-				var err error
-				switch k {
-				case "ProtocolEnabled":
-					if n.enabled, err = enabled(full, v); err != nil {
-						return nil, err
-					}
-				case "NTPServers":
-					l, ok := v.([]any)
-					if !ok {
-						return nil, msgPropertyType(full, v)
-					}
-					if n.servers, err = patchedArray(full, n.servers, l); err != nil {
-						return nil, err
-					}
-				default:
-					return nil, msgUnknownProperty(full)
-				}
-			}
-			return func() error {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				s.ntp = n
-				return nil
-			}, nil
-		},
+		"NTP": s.ntpSetter(c, s.networkProtocol),
 	})
-}
-
-// patchedArray is an array of texts after a PATCH (DSP0266 §7.6.2): null removes
-// an element, {} leaves it as it is, and what lies beyond the end goes.
-func patchedArray(full string, now []string, l []any) ([]string, error) {
-	out := []string{}
-	for i, x := range l {
-		switch x := x.(type) {
-		case nil:
-		case obj:
-			if len(x) > 0 || i >= len(now) {
-				return nil, msgPropertyType(full, x)
-			}
-			out = append(out, now[i])
-		case string:
-			if len(x) > 253 {
-				return nil, msgPropertyFormat(full, x)
-			}
-			if x != "" {
-				out = append(out, x)
-			}
-		default:
-			return nil, msgPropertyType(full, x)
-		}
-	}
-	return out, nil
-}
-
-// ntpSettings are kept and shown; the clock is the host's.
-type ntpSettings struct {
-	enabled bool
-	servers []string
 }
 
 func (s *Server) lanResource(c *call) (obj, error) {

@@ -32,14 +32,28 @@ func (q query) pages() bool { return q.filter != nil || q.skip > 0 || q.top >= 0
 // maxLevels bounds $expand.
 const maxLevels = 3
 
-// features is what ServiceRoot.ProtocolFeaturesSupported says of all this.
-func features() obj {
-	return obj{
-		"ExpandQuery": obj{"ExpandAll": true, "NoLinks": true, "Links": true, "Levels": true, "MaxLevels": maxLevels},
-		"SelectQuery": true, "FilterQuery": true, "FilterQueryComparisonOperations": true, "FilterQueryCompoundOperations": true,
-		"OnlyMemberQuery": true, "ExcerptQuery": true, "TopSkipQuery": true, "MultipleHTTPRequests": true,
-		"DeepOperations": obj{"DeepPATCH": false, "DeepPOST": false},
+// features is what ServiceRoot.ProtocolFeaturesSupported says of all this, as
+// far as the given version of ServiceRoot has words for it.
+func features(odataType string) obj {
+	o := obj{"ExpandQuery": obj{"ExpandAll": true, "NoLinks": true, "Links": true, "Levels": true, "MaxLevels": maxLevels}, "SelectQuery": true, "FilterQuery": true}
+	minor := 0
+	if _, v, ok := strings.Cut(odataType, ".v1_"); ok {
+		v, _, _ = strings.Cut(v, "_")
+		minor, _ = strconv.Atoi(v) // what is no number has the fewest words
 	}
+	if minor >= 4 {
+		o["OnlyMemberQuery"], o["ExcerptQuery"] = true, true
+	}
+	if minor >= 7 {
+		o["DeepOperations"] = obj{"DeepPATCH": false, "DeepPOST": false}
+	}
+	if minor >= 14 {
+		o["MultipleHTTPRequests"] = true
+	}
+	if minor >= 17 {
+		o["TopSkipQuery"], o["FilterQueryComparisonOperations"], o["FilterQueryCompoundOperations"] = true, true, true
+	}
+	return o
 }
 
 func parseQuery(raw string) (query, error) {

@@ -40,6 +40,8 @@ func (s *Server) rootRoutes() []*resource {
 	}
 }
 
+const rootType = "#ServiceRoot.v1_17_0.ServiceRoot"
+
 // services are the members of the service root, with their schemas.
 var services = []struct{ name, path, schema string }{
 	{"Systems", root + "/Systems", "ComputerSystemCollection"},
@@ -62,10 +64,10 @@ func (s *Server) serviceRoot(c *call) (obj, error) {
 		return nil, err
 	}
 	o := obj{
-		"@odata.id": root + "/", "@odata.type": "#ServiceRoot.v1_17_0.ServiceRoot", "Id": "RootService", "Name": "Root Service",
+		"@odata.id": root + "/", "@odata.type": rootType, "Id": "RootService", "Name": "Root Service",
 		"RedfishVersion": "1.18.0", "UUID": nullable(in.UUID), "Vendor": "fettle", "Product": "fettle virtual BMC",
 		"Links":                     obj{"Sessions": link(sessionsPath), "ManagerProvidingService": link(managerPath)},
-		"ProtocolFeaturesSupported": features(),
+		"ProtocolFeaturesSupported": features(rootType),
 	}
 	for _, v := range services {
 		if res, _ := s.find(v.path); res != nil {

@@ -42,6 +42,12 @@ func (s *Server) serve(w http.ResponseWriter, c *call) error {
 	default:
 		return msgNotImplemented("the HTTP method " + r.Method)
 	}
+	// A POST to Members is one to the collection (DSP0266 §7.9.2).
+	if coll, ok := strings.CutSuffix(c.path, "/Members"); ok && r.Method == http.MethodPost {
+		if res, _ := s.find(coll); res != nil && res.post != nil && res.get != nil {
+			c.path = coll
+		}
+	}
 	res, vars := s.find(c.path)
 	c.vars = vars
 	isGet := r.Method == http.MethodGet || r.Method == http.MethodHead

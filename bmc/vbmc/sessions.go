@@ -13,8 +13,6 @@ func (s *Server) sessionRoutes() []*resource {
 	return []*resource{
 		{pattern: root + "/SessionService", priv: privManager, get: s.sessionService, patch: s.patchSessionService},
 		{pattern: sessionsPath, openPut: true, get: s.sessionCollection, post: s.createSession},
-		// DSP0266 §13.3.4.4 names this alias.
-		{pattern: sessionsPath + "/Members", openPut: true, post: s.createSession},
 		{pattern: sessionsPath + "/{session}", priv: privManager, get: s.sessionResource, del: s.deleteSession},
 	}
 }

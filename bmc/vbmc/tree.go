@@ -26,6 +26,7 @@ type Tree struct {
 	bios      string
 	settings  string // where BIOS settings wait
 	nics      []string
+	protocols []string                   // ManagerNetworkProtocols with time servers
 	registry  map[string]json.RawMessage // attribute entries by name
 }
 
@@ -160,6 +161,12 @@ func newTree(res map[string]json.RawMessage, docs map[string][]byte) (*Tree, err
 	}
 	t.nics = memberURIs(t.body(linkURI(sys["EthernetInterfaces"])))
 	slices.Sort(t.nics)
+	for _, m := range memberURIs(t.body(root + "/Managers")) {
+		uri := linkURI(t.body(m)["NetworkProtocol"])
+		if ntp, ok := t.body(uri)["NTP"].(obj); ok && ntp["NTPServers"] != nil {
+			t.protocols = append(t.protocols, uri)
+		}
+	}
 	return t, nil
 }
 

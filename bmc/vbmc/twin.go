@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -23,8 +24,11 @@ func (s *Server) twinRoutes() []*resource {
 		}},
 		{pattern: t.reset, priv: privComponents, post: s.reset},
 	}
-	if _, ok := t.resources[root+"/odata"]; ok {
-		rs = append(rs, &resource{pattern: root + "/odata", open: true, get: s.twinGet})
+	rs = append(rs, &resource{pattern: root + "/odata", open: true, get: s.twinOData})
+	for _, uri := range t.protocols {
+		rs = append(rs, &resource{pattern: uri, priv: privManager, get: s.twinProtocol, patch: func(c *call) ([]*message, error) {
+			return patch(c, s.twinProtocol, map[string]setter{"NTP": s.ntpSetter(c, s.twinProtocol)})
+		}})
 	}
 	rs = append(rs, &resource{pattern: root + "/$metadata", open: true, raw: func(*call) (string, string) {
 		const ct = "application/xml;charset=utf-8"
@@ -87,7 +91,7 @@ func (s *Server) twinGet(c *call) (obj, error) {
 func (s *Server) twinRoot(c *call) (obj, error) {
 	o, err := s.twinGet(c)
 	if err != nil {
-		o = obj{"@odata.id": root + "/", "@odata.type": "#ServiceRoot.v1_17_0.ServiceRoot", "Id": "RootService", "Name": "Root Service", "RedfishVersion": "1.18.0",
+		o = obj{"@odata.id": root + "/", "@odata.type": rootType, "Id": "RootService", "Name": "Root Service", "RedfishVersion": "1.18.0",
 			"Systems": link(root + "/Systems"), "Chassis": link(root + "/Chassis"), "Managers": link(root + "/Managers")}
 	}
 	o["SessionService"], o["AccountService"] = link(root+"/SessionService"), link(root+"/AccountService")
@@ -98,7 +102,27 @@ func (s *Server) twinRoot(c *call) (obj, error) {
 	}
 	ln["Sessions"] = link(sessionsPath)
 	o["Links"] = ln
+	typ, _ := o["@odata.type"].(string)
+	o["ProtocolFeaturesSupported"] = features(typ) // the queries are the Server's own
 	return o, nil
+}
+
+// twinOData is the service document: the tree's, or one of its service root.
+func (s *Server) twinOData(c *call) (obj, error) {
+	if o := s.tree.body(c.path); o != nil {
+		return o, nil
+	}
+	o, err := s.twinRoot(&call{ctx: c.ctx, r: c.r, path: root})
+	if err != nil {
+		return nil, err
+	}
+	value := []obj{{"name": "Service", "kind": "Singleton", "url": root + "/"}}
+	for _, name := range slices.Sorted(maps.Keys(o)) {
+		if uri := linkURI(o[name]); uri != "" {
+			value = append(value, obj{"name": name, "kind": "Singleton", "url": uri})
+		}
+	}
+	return obj{"@odata.context": root + "/$metadata", "value": value}, nil
 }
 
 // twinSystem is the host: the tree's, as alive as the Chassis is.

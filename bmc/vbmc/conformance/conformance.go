@@ -26,6 +26,7 @@ type Matrix struct {
 type row struct {
 	client, operation string
 	ok                map[string]bool
+	reason            string // why there is no result
 }
 
 // Note adds a result. An operation that is noted twice is good when all are.
@@ -35,10 +36,19 @@ func (m *Matrix) Note(client, operation, variant string, ok bool) {
 	i := slices.IndexFunc(m.rows, func(r *row) bool { return r.client == client && r.operation == operation })
 	if i < 0 {
 		i = len(m.rows)
-		m.rows = append(m.rows, &row{client, operation, map[string]bool{}})
+		m.rows = append(m.rows, &row{client: client, operation: operation, ok: map[string]bool{}})
 	}
 	before, known := m.rows[i].ok[variant]
 	m.rows[i].ok[variant] = ok && (before || !known)
+}
+
+// Leave notes that an operation has no result, and why.
+func (m *Matrix) Leave(client, operation, reason string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !slices.ContainsFunc(m.rows, func(r *row) bool { return r.client == client && r.operation == operation }) {
+		m.rows = append(m.rows, &row{client: client, operation: operation, reason: reason})
+	}
 }
 
 // Test notes how a whole test ended, unless it was skipped.
@@ -59,6 +69,9 @@ func word(ok bool) string {
 
 // line is the row of the document.
 func (r *row) line() string {
+	if r.reason != "" {
+		return fmt.Sprintf("| %s | %s | not applicable: %s |", r.client, r.operation, r.reason)
+	}
 	var res []string
 	for _, v := range slices.Sorted(maps.Keys(r.ok)) {
 		res = append(res, strings.TrimSpace(v+" "+word(r.ok[v])))
