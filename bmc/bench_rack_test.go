@@ -24,6 +24,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,7 +47,18 @@ type rack struct {
 // serves a rack, or polls one. It is true when it was such a part.
 func benchPart() bool {
 	var err error
-	switch os.Getenv("FETTLE_BENCH_PART") {
+	part := os.Getenv("FETTLE_BENCH_PART")
+	if to := os.Getenv("FETTLE_BENCH_PROFILE"); to != "" && part != "" {
+		f, err := os.Create(to + "." + part)
+		if err == nil {
+			err = pprof.StartCPUProfile(f)
+		}
+		if err != nil {
+			log.Fatal(err)
+		}
+		defer func() { pprof.StopCPUProfile(); _ = f.Close() }()
+	}
+	switch part {
 	case "":
 		return false
 	case "serve":

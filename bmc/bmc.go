@@ -10,6 +10,7 @@ package bmc
 
 import (
 	"context"
+	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"log/slog"
@@ -86,6 +87,9 @@ type Target struct {
 	RootCAs     *x509.CertPool
 	Fingerprint string // pinned SHA-256 of the leaf certificate, hex
 	Insecure    bool   // any certificate; said in the log
+	// TLSSessions lets a later connection go on with an earlier one's keys; may
+	// be nil, and may be shared by Targets.
+	TLSSessions tls.ClientSessionCache
 	Logger      *slog.Logger
 	Timeout     time.Duration // of one operation, default 30 s
 	// PowerWait is how long SetPower waits for the machine to follow; default

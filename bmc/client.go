@@ -31,6 +31,9 @@ type Client struct {
 // value is registered with bmclib's registrar, which calls it to open, to
 // close, to set and get power, and to set the boot device.
 type driver interface {
+	// ready reads what every operation but power needs.
+	ready(ctx context.Context) error
+	power(ctx context.Context) (string, error)
 	status(ctx context.Context) (Status, error)
 	// lastReset is when the machine was last reset; ok is false where the BMC
 	// does not tell, or where the time does not follow such an action.
@@ -133,8 +136,21 @@ func (c *Client) Close(ctx context.Context) error {
 // Name is the machine's name.
 func (c *Client) Name() string { return c.t.Name }
 
-// begin bounds one operation.
+// begin bounds one operation, and makes the driver ready for it.
 func (c *Client) begin(ctx context.Context, doing string) (context.Context, context.CancelFunc, error) {
+	ctx, cancel, err := c.bound(ctx, doing)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := c.drv.ready(ctx); err != nil {
+		defer cancel()
+		return nil, nil, c.t.own(ctx, doing, err)
+	}
+	return ctx, cancel, nil
+}
+
+// bound bounds one operation.
+func (c *Client) bound(ctx context.Context, doing string) (context.Context, context.CancelFunc, error) {
 	c.mu.Lock()
 	closed := c.closed
 	c.mu.Unlock()
@@ -160,12 +176,12 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 // Power is the power state.
 func (c *Client) Power(ctx context.Context) (Power, error) {
 	const doing = "reading the power state"
-	ctx, cancel, err := c.begin(ctx, doing)
+	ctx, cancel, err := c.bound(ctx, doing)
 	if err != nil {
 		return PowerUnknown, err
 	}
 	defer cancel()
-	s, err := c.lib.GetPowerState(ctx)
+	s, err := c.drv.power(ctx)
 	if err != nil {
 		return PowerUnknown, c.t.own(ctx, doing, err)
 	}

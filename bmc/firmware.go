@@ -73,6 +73,9 @@ func (c *Client) UpdateFirmware(ctx context.Context, src UpdateSource, progress 
 	}
 	ctx, cancel := context.WithTimeout(ctx, updateWait)
 	defer cancel()
+	if err := d.ready(ctx); err != nil {
+		return Update{}, c.t.own(ctx, doing, err)
+	}
 	u, err := d.update(ctx, src, c.poll, progress)
 	return u, c.t.own(ctx, doing, err)
 }
@@ -327,20 +330,16 @@ func FileSource(name string, targets []string) UpdateSource {
 	return UpdateSource{Name: name, Targets: targets, Open: func() (io.ReadSeekCloser, error) { return os.Open(name) }}
 }
 
-// upload posts a stream. gofish keeps whole bodies in memory, and firmware is
-// large: the request is made here, in gofish's session.
+// upload posts a stream whose length is known.
 func (d *redfishDriver) upload(ctx context.Context, to, kind string, body io.Reader, length int64) (answer, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+hostPort(d.t.Address)+to, io.NopCloser(body))
 	if err != nil {
 		return answer{}, err
 	}
 	req.ContentLength = length
+	d.head(req)
 	req.Header.Set("Content-Type", kind)
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("X-Auth-Token", d.token)
-	hc := *d.hc
-	hc.Timeout = 0 // the context bounds it
-	resp, err := hc.Do(req)
+	resp, err := d.hc.Do(req)
 	if err != nil {
 		return answer{}, err
 	}

@@ -142,6 +142,10 @@ func (d *ipmiDriver) chassis(ctx context.Context, doing string) (chassisStatus, 
 	return parseChassisStatus(b), nil
 }
 
+func (d *ipmiDriver) ready(context.Context) error { return nil }
+
+func (d *ipmiDriver) power(ctx context.Context) (string, error) { return d.PowerStateGet(ctx) }
+
 // PowerStateGet reads the power state, for bmclib.
 func (d *ipmiDriver) PowerStateGet(ctx context.Context) (string, error) {
 	s, err := d.chassis(ctx, "reading the power state")

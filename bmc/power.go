@@ -2,6 +2,7 @@ package bmc
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -165,11 +166,87 @@ func (c *Client) wait(ctx context.Context, doing string, limit time.Duration, do
 
 // PowerStateGet reads the power state, for bmclib.
 func (d *redfishDriver) PowerStateGet(ctx context.Context) (string, error) {
-	s, _, err := d.system(ctx)
-	if err != nil {
-		return "", d.t.own(ctx, "reading the power state", err)
+	s, err := d.power(ctx)
+	return s, d.t.own(ctx, "reading the power state", err)
+}
+
+// lean is what power needs of ComputerSystem, read from the same collection: a
+// status of a thousand BMCs reads nothing else.
+type lean struct {
+	ID         string `json:"@odata.id"`
+	SystemType text
+	PowerState text
+	Boot       *struct {
+		Target  text            `json:"BootSourceOverrideTarget"`
+		Allowed json.RawMessage `json:"BootSourceOverrideTarget@Redfish.AllowableValues"`
 	}
-	return string(s.PowerState), nil
+	Actions struct {
+		Reset *struct {
+			Target string `json:"target"`
+		} `json:"#ComputerSystem.Reset"`
+	}
+}
+
+func (l lean) full() computerSystem {
+	s := computerSystem{ID: l.ID, SystemType: l.SystemType}
+	if l.Boot != nil {
+		s.Boot = &bootOverride{Target: l.Boot.Target}
+		if len(l.Boot.Allowed) > 2 {
+			s.Boot.TargetAllowed = texts{"some"}
+		}
+	}
+	if l.Actions.Reset != nil {
+		s.Actions.Reset = &resetAction{Target: l.Actions.Reset.Target}
+	}
+	return s
+}
+
+// power is the power state in the fewest requests: one once the machine is
+// found, and one for services that expand; two for those with one system that
+// do not. The service root is read only where this does not do.
+func (d *redfishDriver) power(ctx context.Context) (string, error) {
+	d.mu.Lock()
+	at := d.sysPath
+	d.mu.Unlock()
+	var one lean
+	if at != "" {
+		_, err := d.get(ctx, at, &one)
+		return string(one.PowerState), err
+	}
+	var coll struct {
+		Members []lean
+		Next    string `json:"Members@odata.nextLink"`
+	}
+	if err := d.collection(ctx, systemsPath, true, &coll); err == nil && coll.Next == "" {
+		if len(coll.Members) == 1 && coll.Members[0].PowerState == "" {
+			if _, err := d.get(ctx, localPath(coll.Members[0].ID), &one); err != nil {
+				return "", err
+			}
+			coll.Members[0] = one
+		}
+		best := lean{}
+		var all []computerSystem
+		for _, l := range coll.Members {
+			all = append(all, l.full())
+		}
+		if s, ok := host(all); ok {
+			i := slices.IndexFunc(coll.Members, func(l lean) bool { return l.ID == s.ID })
+			best = coll.Members[i]
+		}
+		if best.PowerState != "" {
+			d.mu.Lock()
+			d.sysPath = localPath(best.ID)
+			d.mu.Unlock()
+			return string(best.PowerState), nil
+		}
+	} else if err != nil && (ctx.Err() != nil || statusOf(err) == http.StatusUnauthorized) {
+		return "", err
+	}
+	if err := d.ready(ctx); err != nil {
+		return "", err
+	}
+	s, _, err := d.system(ctx)
+	return string(s.PowerState), err
 }
 
 // PowerSet sends a reset of the type that bmclib's name means, for bmclib. The

@@ -18,7 +18,7 @@ import (
 
 	"github.com/bmc-toolbox/bmclib/v2/providers"
 	"github.com/jacobweinstock/registrar"
-	"github.com/stmcginnis/gofish"
+	"github.com/stmcginnis/gofish/common"
 )
 
 // redfishName is our driver's name in bmclib's registry.
@@ -32,21 +32,23 @@ const parallelRequests = 4
 // maxAnswer bounds what is read of one answer.
 const maxAnswer = 16 << 20
 
-// redfishDriver is a generic Redfish client on gofish: gofish logs in and
-// sends; resources are found by following links, and read leniently.
+// redfishDriver is a generic Redfish client: resources are found by following
+// links, and read leniently. Its errors are gofish's.
 type redfishDriver struct {
 	t   Target
 	hc  *http.Client
 	log *slog.Logger
 
-	api     *gofish.APIClient
 	session string // its URI
 	token   string
-	root    serviceRoot
-	expand  atomic.Bool // the service expands collections
+	refused atomic.Bool // the service does not expand what it was asked to expand
 	// mustChange is the account whose password the BMC wants to be changed
 	// before anything else; "" = none.
 	mustChange string
+
+	rooting sync.Mutex // one reads the service root
+	rooted  atomic.Bool
+	root    serviceRoot // once rooted
 
 	mu           sync.Mutex // guards what follows: found once, kept
 	sysPath      string
@@ -58,9 +60,21 @@ type redfishDriver struct {
 // Name is the driver's name for bmclib.
 func (d *redfishDriver) Name() string { return redfishName }
 
-// Open logs in once: the service root, then a session.
+// Where services have their sessions and systems (DSP0266 §13.3.4.2 allows a
+// login there without reading the service root; DSP0268 lists the URIs). One
+// that has them elsewhere names them in its root.
+const (
+	rootPath     = "/redfish/v1/"
+	sessionsPath = "/redfish/v1/SessionService/Sessions"
+	systemsPath  = "/redfish/v1/Systems"
+)
+
+// Open logs in, once: with the password in one request.
 func (d *redfishDriver) Open(ctx context.Context) error {
 	const doing = "logging in"
+	if err := ctx.Err(); err != nil { // before the password leaves
+		return d.t.fail(doing, d.t.explain(ctx, err))
+	}
 	// The login goes on for a moment when ctx is cancelled, so that its session
 	// can be ended.
 	lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.t.Timeout)
@@ -71,46 +85,81 @@ func (d *redfishDriver) Open(ctx context.Context) error {
 	})
 	defer stop()
 
-	rec := &recorder{bound: bound{lctx, d.hc.Transport}}
-	login := *d.hc
-	login.Transport = rec
-	// gofish reads the service root, then posts the session (DSP0266 §13.3.4).
-	api, err := gofish.ConnectContext(context.WithoutCancel(ctx), gofish.ClientConfig{
-		Endpoint: "https://" + hostPort(d.t.Address), HTTPClient: &login, MaxConcurrentRequests: parallelRequests,
-		Username: d.t.User, Password: string(d.t.Password),
-	})
+	login := struct{ UserName, Password string }{d.t.User, string(d.t.Password)}
+	a, err := d.do(lctx, http.MethodPost, sessionsPath, login, nil)
+	if st := statusOf(err); st == http.StatusNotFound || st == http.StatusMethodNotAllowed || st == http.StatusNotImplemented {
+		a, err = d.loginByRoot(lctx, login, err)
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return d.t.fail(doing, d.loginError(lctx, err, rec.posted))
+		return d.t.fail(doing, d.loginError(lctx, err))
 	}
-	d.api, d.token = api, rec.token
-	d.session = localPath(rec.location)
-	if d.session == "" { // no Location: the body names the session, too
-		var body ref
-		if json.Unmarshal(rec.session, &body) == nil {
-			d.session = body.path()
+	var body ref
+	if len(a.body) > 0 {
+		if err := json.Unmarshal(a.body, &struct{}{}); err != nil {
+			return d.t.fail(doing, d.t.explain(ctx, err))
 		}
 	}
-	d.mustChange = mustChangeOf(rec.session)
-	if rec.token == "" {
+	d.token, d.session = a.header.Get("X-Auth-Token"), localPath(a.header.Get("Location"))
+	if d.session == "" && json.Unmarshal(a.body, &body) == nil { // no Location: the body names the session, too
+		d.session = body.path()
+	}
+	d.mustChange = mustChangeOf(a.body)
+	if d.token == "" {
 		return d.t.fail(doing, fmt.Errorf("%w: it accepted the login and gave no session token", ErrUnsupported))
 	}
-	if err := json.Unmarshal(rec.root, &d.root); err != nil {
-		return d.t.fail(doing, errors.Join(d.t.explain(ctx, err), d.logout(ctx)))
-	}
-	d.expand.Store(d.root.Features.Expand.NoLinks)
 	if ctx.Err() != nil {
 		return d.t.fail(doing, errors.Join(d.t.explain(ctx, ctx.Err()), d.logout(ctx)))
 	}
 	return nil
 }
 
-func (d *redfishDriver) loginError(ctx context.Context, err error, posted bool) error {
+// loginByRoot logs in where the service root says that sessions are; not is
+// what the usual place answered.
+func (d *redfishDriver) loginByRoot(ctx context.Context, login any, not error) (answer, error) {
+	if err := d.ready(ctx); err != nil {
+		return answer{}, err
+	}
+	at := d.root.Links.Sessions.path()
+	if at == "" && d.root.SessionService.path() != "" {
+		var svc struct{ Sessions ref }
+		if _, err := d.get(ctx, d.root.SessionService.path(), &svc); err != nil {
+			return answer{}, err
+		}
+		at = svc.Sessions.path()
+	}
+	if at == "" || strings.TrimSuffix(at, "/") == sessionsPath {
+		return answer{}, not
+	}
+	return d.do(ctx, http.MethodPost, at, login, nil)
+}
+
+// ready reads the service root, once: where it fails it is read again.
+func (d *redfishDriver) ready(ctx context.Context) error {
+	if d.rooted.Load() {
+		return nil
+	}
+	d.rooting.Lock()
+	defer d.rooting.Unlock()
+	if d.rooted.Load() {
+		return nil
+	}
+	var root serviceRoot
+	if _, err := d.get(ctx, rootPath, &root); err != nil {
+		return err
+	}
+	d.root = root
+	d.refused.Store(!root.Features.Expand.NoLinks)
+	d.rooted.Store(true)
+	return nil
+}
+
+func (d *redfishDriver) loginError(ctx context.Context, err error) error {
 	err = d.t.explain(ctx, err)
 	var ae *answerError
-	if errors.As(err, &ae) && posted && (ae.status == http.StatusUnauthorized || ae.status == http.StatusForbidden) {
+	if errors.As(err, &ae) && (ae.status == http.StatusUnauthorized || ae.status == http.StatusForbidden) {
 		ae.what = ErrPassword
 	}
 	return err
@@ -119,7 +168,7 @@ func (d *redfishDriver) loginError(ctx context.Context, err error, posted bool) 
 // Close ends the session.
 func (d *redfishDriver) Close(ctx context.Context) error {
 	defer d.hc.CloseIdleConnections()
-	if d.api == nil || d.session == "" {
+	if d.token == "" || d.session == "" {
 		return nil
 	}
 	_, err := d.do(ctx, http.MethodDelete, d.session, nil, nil)
@@ -137,42 +186,14 @@ func (d *redfishDriver) logout(ctx context.Context) error {
 	return d.Close(ctx)
 }
 
-// recorder keeps what gofish reads while it logs in: the service root, whose
-// links gofish does not show, and the session.
-type recorder struct {
-	bound
-	root, session   []byte
-	token, location string
-	posted          bool
-}
-
-func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.Method == http.MethodPost {
-		if err := r.ctx.Err(); err != nil { // before the password leaves
-			return nil, err
-		}
-		r.posted = true
-	}
-	resp, err := r.bound.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	b, err := readAnswer(resp)
-	if err != nil {
-		return nil, err
-	}
-	if req.Method == http.MethodPost {
-		r.session, r.token, r.location = b, resp.Header.Get("X-Auth-Token"), resp.Header.Get("Location")
-	} else {
-		r.root = b
-	}
-	resp.Body = io.NopCloser(bytes.NewReader(b))
-	return resp, nil
-}
-
 // readAnswer reads a whole body of bounded length.
 func readAnswer(resp *http.Response) ([]byte, error) {
 	defer resp.Body.Close()
+	if n := resp.ContentLength; n > 0 && n <= maxAnswer {
+		b := make([]byte, n)
+		_, err := io.ReadFull(resp.Body, b)
+		return b, err
+	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return nil, err
@@ -189,33 +210,52 @@ type answer struct {
 	body   []byte
 }
 
-// do sends one request under ctx.
+// do sends one request under ctx. An answer that is no success is an error
+// with its status.
 func (d *redfishDriver) do(ctx context.Context, method, path string, payload any, hdr map[string]string) (answer, error) {
 	if !strings.HasPrefix(path, "/") {
 		return answer{}, fmt.Errorf("the BMC names a resource %q, which is not a path", path)
 	}
-	api := *d.api
-	api.HTTPClient = under(ctx, d.hc)
-	var resp *http.Response
-	var err error
-	switch method {
-	case http.MethodGet:
-		resp, err = api.GetWithHeaders(path, hdr)
-	case http.MethodPost:
-		resp, err = api.PostWithHeaders(path, payload, hdr)
-	case http.MethodPatch:
-		resp, err = api.PatchWithHeaders(path, payload, hdr)
-	case http.MethodDelete:
-		resp, err = api.DeleteWithHeaders(path, hdr) // closes the body
+	var body io.Reader
+	if payload != nil {
+		b, err := json.Marshal(payload)
 		if err != nil {
-			return answer{}, err
+			return answer{}, fmt.Errorf("encoding a request: %w", err)
 		}
-		return answer{header: resp.Header}, nil
+		body = bytes.NewReader(b)
 	}
+	req, err := http.NewRequestWithContext(ctx, method, "https://"+hostPort(d.t.Address)+path, body)
+	if err != nil {
+		return answer{}, err
+	}
+	d.head(req)
+	if payload != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	for k, v := range hdr {
+		req.Header.Set(k, v)
+	}
+	return d.exchange(req)
+}
+
+// head sets the headers that every request has.
+func (d *redfishDriver) head(req *http.Request) {
+	req.Header.Set("User-Agent", "fettle")
+	req.Header.Set("Accept", "application/json")
+	if d.token != "" {
+		req.Header.Set("X-Auth-Token", d.token)
+	}
+}
+
+func (d *redfishDriver) exchange(req *http.Request) (answer, error) {
+	resp, err := d.hc.Do(req)
 	if err != nil {
 		return answer{}, err
 	}
 	b, err := readAnswer(resp)
+	if resp.StatusCode/100 != 2 {
+		return answer{resp.Header, b}, common.ConstructError(resp.StatusCode, b) // a body that breaks off changes nothing
+	}
 	return answer{resp.Header, b}, err
 }
 
@@ -260,16 +300,19 @@ func (d *redfishDriver) members(ctx context.Context, path string) (all []json.Ra
 	return all, missing, nil
 }
 
+// expandMembers asks for a collection with its members in it (DSP0266 §7.3.1).
+const expandMembers = "?$expand=.($levels=1)"
+
 // collection reads one page; expanded where the service can, and as it is when
 // that fails (FIELD-NOTES: $expand with a fallback).
 func (d *redfishDriver) collection(ctx context.Context, path string, first bool, v any) error {
-	if first && d.expand.Load() && !strings.Contains(path, "?") {
-		_, err := d.get(ctx, path+"?$expand=.($levels=1)", v)
+	if first && !d.refused.Load() && !strings.Contains(path, "?") {
+		_, err := d.get(ctx, path+expandMembers, v)
 		if err == nil || ctx.Err() != nil || statusOf(err) == http.StatusUnauthorized {
 			return err
 		}
 		d.log.Debug("the BMC says that it expands, and does not", "path", path, "err", err)
-		d.expand.Store(false)
+		d.refused.Store(true)
 	}
 	_, err := d.get(ctx, path, v)
 	return err

@@ -159,7 +159,8 @@ func (h health) absent() bool { return h.State == "Absent" }
 type serviceRoot struct {
 	Systems, Chassis, Managers, UpdateService ref
 	Registries, AccountService                ref
-	TelemetryService                          ref
+	TelemetryService, SessionService          ref
+	Links                                     struct{ Sessions ref }
 	Vendor, Product                           text
 	UUID                                      text
 	Features                                  struct {

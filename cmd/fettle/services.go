@@ -77,6 +77,7 @@ type services struct {
 	bmcDHCP     bool                       // BMCs get addresses, where the site says so
 	bmcUnserved []string                   // networks of BMCs that this machine is not on
 	turns       *provision.Turns           // at BMCs; made by run
+	tlsSessions tls.ClientSessionCache     // of BMCs; made by run
 	bmcDir      string                     // what BMCs are given, and what consoles said
 }
 
@@ -87,7 +88,7 @@ func (s *services) run(ctx context.Context) error {
 		return err
 	}
 	defer st.Close()
-	s.turns = provision.NewTurns(time.Now)
+	s.turns, s.tlsSessions = provision.NewTurns(time.Now), tls.NewLRUClientSessionCache(4096)
 	p, err := provision.New(provision.Config{
 		Site: s.site, Store: st, Releases: provision.StoreReleases{Store: s.images},
 		OpenBMC: s.openBMC, Dial: s.stack.Dial, CA: s.ca.PEM(), AgentPort: agentPort, Logger: s.log, Limits: s.limits,

@@ -22,7 +22,7 @@ const runTurn = 2 * time.Minute
 
 // openBMC logs in to a machine's BMC for a run, once nobody else has it.
 func (s *services) openBMC(ctx context.Context, m site.Machine) (provision.BMC, error) {
-	t, err := s.target(m)
+	t, err := s.targetOf(m)
 	if err != nil {
 		return nil, err
 	}
@@ -36,6 +36,14 @@ func (s *services) openBMC(ctx context.Context, m site.Machine) (provision.BMC, 
 		return nil, err
 	}
 	return turnBMC{c, release}, nil
+}
+
+// targetOf is how a machine's BMC is reached: a connection goes on with the keys
+// of the one before.
+func (s *services) targetOf(m site.Machine) (bmc.Target, error) {
+	t, err := s.target(m)
+	t.TLSSessions = s.tlsSessions
+	return t, err
 }
 
 // turnBMC gives the BMC back when it is closed.
@@ -52,7 +60,7 @@ func (b turnBMC) Close(ctx context.Context) error {
 // bmcs do what people ask of BMCs through the API.
 func (s *services) bmcs(st *state.Store) (*provision.BMCs, error) {
 	b, err := provision.NewBMCs(provision.BMCsConfig{
-		Site: s.site, Append: st.Append, Target: s.target, Turns: s.turns, Dir: s.bmcDir, Logger: s.log,
+		Site: s.site, Append: st.Append, Target: s.targetOf, Turns: s.turns, Dir: s.bmcDir, Logger: s.log,
 	})
 	if err != nil {
 		return nil, err
