@@ -1,13 +1,10 @@
 package bmc
 
-import (
-	"context"
-	"sync"
-)
+import "context"
 
 // EachOptions bounds Each.
 type EachOptions struct {
-	// Parallel is how many BMCs are spoken to at once; default 32.
+	// Parallel is how many BMCs are spoken to at once at most; default 128.
 	Parallel int
 	// Done is told of each machine as it ends, one at a time; may be nil.
 	Done func(name string, err error)
@@ -23,38 +20,27 @@ type Result[T any] struct {
 	Err    error
 }
 
-// defaultParallel: seen on two busy cores, more is slower (issue 4).
-const defaultParallel = 32
+// defaultParallel bounds what adapts.
+const defaultParallel = 128
 
-// Each opens every target, calls f, and closes, at most Parallel at once. The
-// results are in the order of targets. A dead BMC costs its own Timeout and
-// holds up nobody. When ctx ends, the targets that were not begun have its
-// error. Each returns when every session that it opened was closed.
+// Each opens every target, calls f, and closes: as many at once as bring more
+// done, and at most Parallel (see adapt.go). The results are in the order of
+// targets. A dead BMC costs its own Timeout and holds up nobody. When ctx ends,
+// the targets that were not begun have its error. Each returns when every session
+// that it opened was closed.
 func Each[T any](ctx context.Context, targets []Target, o EachOptions, f func(ctx context.Context, c *Client) (T, error)) []Result[T] {
 	if o.Parallel <= 0 {
 		o.Parallel = defaultParallel
 	}
 	out := make([]Result[T], len(targets))
-	next := make(chan int)
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	for range min(o.Parallel, len(targets)) {
-		wg.Go(func() {
-			for i := range next {
-				out[i] = one(ctx, targets[i], o, f)
-				if o.Done != nil {
-					mu.Lock()
-					o.Done(targets[i].Name, out[i].Err)
-					mu.Unlock()
-				}
-			}
-		})
-	}
-	for i := range targets {
-		next <- i
-	}
-	close(next)
-	wg.Wait()
+	newAdaptive(o.Parallel).run(ctx, len(targets), func(i int) error {
+		out[i] = one(ctx, targets[i], o, f)
+		return out[i].Err
+	}, func(i int) {
+		if o.Done != nil {
+			o.Done(targets[i].Name, out[i].Err)
+		}
+	})
 	return out
 }
 

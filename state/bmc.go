@@ -34,7 +34,7 @@ type BMCRequest struct {
 	Yes bool `json:"yes,omitempty"`
 	// Dry names the machines and does nothing.
 	Dry      bool `json:"dry,omitempty"`
-	Parallel int  `json:"parallel,omitempty"` // BMCs at once, at most; 0 = 32
+	Parallel int  `json:"parallel,omitempty"` // BMCs at once, at most; 0 = 128
 	// Wait is how long to wait for a BMC that somebody else has, in
 	// milliseconds; 0 = a minute.
 	Wait int64 `json:"wait_ms,omitempty"`

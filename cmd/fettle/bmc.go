@@ -23,7 +23,7 @@ func bmcCommands(e *env, targets targetsFunc, server serverFunc) []*cli.Command 
 	b := &bmcCommand{e: e, targets: targets, server: server}
 	which := func(more ...cli.Flag) []cli.Flag {
 		return slices.Concat([]cli.Flag{siteFlag(), secretIdentityFlag(), directFlag(),
-			&cli.IntFlag{Name: "parallel", Value: 32, Usage: "BMCs spoken to at once, at most"}}, connFlags(), more)
+			&cli.IntFlag{Name: "parallel", Value: 128, Usage: "BMCs spoken to at once, at most; as many as bring more done"}}, connFlags(), more)
 	}
 	yes := &cli.BoolFlag{Name: "yes", Usage: "do it without asking"}
 	var power, boot, identify []*cli.Command
