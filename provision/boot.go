@@ -109,7 +109,11 @@ func (p *Provisioner) agentDecision(ctx context.Context, s *site.Site, c pxe.Cli
 
 // archOf is the Debian architecture of a client, and its first serial port.
 func archOf(c pxe.Client) (arch, console string) {
-	if c.ArchKnown && (c.Arch == pxe.ArchARM64 || c.Arch == pxe.ArchARM64HTTP) {
+	if !c.ArchKnown {
+		return "amd64", "ttyS0"
+	}
+	switch c.Arch {
+	case pxe.ArchARM64, pxe.ArchARM64HTTP, pxe.ArchARM64UBoot, pxe.ArchARM64UBootHT, pxe.ArchRaspberryPi41:
 		return "arm64", "ttyAMA0"
 	}
 	return "amd64", "ttyS0"

@@ -55,6 +55,8 @@ type archInfo struct {
 	native string // loader with its own NIC drivers, if there is one
 	stub   string // what a unified kernel image begins with, if there is one
 	signed string // loader that firmware starts with Secure Boot on, if there is one
+	// asks is what firmware without a loader asks the TFTP server for by itself.
+	asks string
 }
 
 // archs is the whole table of FIELD-NOTES "DHCP and network boot", item 10.
@@ -87,7 +89,7 @@ func archs(a Arch) (archInfo, bool) {
 	case ArchARM32UBoot:
 		return archInfo{name: "U-Boot ARM32"}, true
 	case ArchARM64UBoot:
-		return archInfo{name: "U-Boot ARM64"}, true
+		return archInfo{name: "U-Boot ARM64", asks: pxelinuxFolder}, true
 	case ArchARM32UBootHT:
 		return archInfo{name: "U-Boot ARM32 HTTP", http: true}, true
 	case ArchARM64UBootHT:
@@ -105,7 +107,7 @@ func archs(a Arch) (archInfo, bool) {
 	case ArchLoong64HTTP:
 		return archInfo{name: "UEFI LoongArch64 HTTP", uefi: true, http: true}, true
 	case ArchRaspberryPi41:
-		return archInfo{name: "Raspberry Pi"}, true
+		return archInfo{name: "Raspberry Pi", asks: piConfig}, true
 	}
 	return archInfo{}, false
 }

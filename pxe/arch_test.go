@@ -11,8 +11,9 @@ import (
 
 // TestOtherFirmware answers packets as U-Boot and the Raspberry Pi's boot ROM
 // send them (U-Boot's net/bootp.c with CONFIG_BOOTP_PXE; the Pi's boot loader
-// documentation; IANA's processor architecture types): an address, nothing
-// that they cannot run, and a sentence that says so.
+// documentation; IANA's processor architecture types): an address, the server
+// that they ask by themselves or nothing that they cannot run, and a sentence
+// that says so.
 func TestOtherFirmware(t *testing.T) {
 	pi := map[byte][]byte{
 		optVendorClass: []byte("PXEClient:Arch:00000:UNDI:002001"), optArch: arch(0), 94: {1, 2, 1},
@@ -33,15 +34,16 @@ func TestOtherFirmware(t *testing.T) {
 		opts map[byte][]byte
 		mac  net.HardwareAddr
 		who  string
+		asks string // what it is sent to this server for
 	}{
-		{"Raspberry Pi 4 says 0", pi, net.HardwareAddr{0xdc, 0xa6, 0x32, 1, 2, 3}, "Raspberry Pi"},
-		{"Raspberry Pi 5 says 0", pi, net.HardwareAddr{0x2c, 0xcf, 0x67, 1, 2, 3}, "Raspberry Pi"},
-		{"architecture 41", pi41, net.HardwareAddr{0xd8, 0x3a, 0xdd, 1, 2, 3}, "Raspberry Pi"},
-		{"U-Boot ARM32, 21", uboot("U-Boot.armv7", 21), testMAC, "U-Boot ARM32"},
-		{"U-Boot ARM64, 22", uboot("U-Boot.armv8", 22), testMAC, "U-Boot ARM64"},
-		{"U-Boot ARM64, 22, as a PXEClient", uboot("PXEClient:Arch:00022:UNDI:003000", 22), testMAC, "U-Boot ARM64"},
-		{"U-Boot ARM32 HTTP, 23", uboot("HTTPClient:Arch:00023:UNDI:003000", 23), testMAC, "U-Boot ARM32 HTTP"},
-		{"U-Boot ARM64 HTTP, 24", uboot("HTTPClient:Arch:00024:UNDI:003000", 24), testMAC, "U-Boot ARM64 HTTP"},
+		{"Raspberry Pi 4 says 0", pi, net.HardwareAddr{0xdc, 0xa6, 0x32, 1, 2, 3}, "Raspberry Pi", piConfig},
+		{"Raspberry Pi 5 says 0", pi, net.HardwareAddr{0x2c, 0xcf, 0x67, 1, 2, 3}, "Raspberry Pi", piConfig},
+		{"architecture 41", pi41, net.HardwareAddr{0xd8, 0x3a, 0xdd, 1, 2, 3}, "Raspberry Pi", piConfig},
+		{"U-Boot ARM32, 21", uboot("U-Boot.armv7", 21), testMAC, "U-Boot ARM32", ""},
+		{"U-Boot ARM64, 22", uboot("U-Boot.armv8", 22), testMAC, "U-Boot ARM64", pxelinuxFolder},
+		{"U-Boot ARM64, 22, as a PXEClient", uboot("PXEClient:Arch:00022:UNDI:003000", 22), testMAC, "U-Boot ARM64", pxelinuxFolder},
+		{"U-Boot ARM32 HTTP, 23", uboot("HTTPClient:Arch:00023:UNDI:003000", 23), testMAC, "U-Boot ARM32 HTTP", ""},
+		{"U-Boot ARM64 HTTP, 24", uboot("HTTPClient:Arch:00024:UNDI:003000", 24), testMAC, "U-Boot ARM64 HTTP", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f := newFixture(t)
@@ -50,11 +52,18 @@ func TestOtherFirmware(t *testing.T) {
 			if m.MessageType() != dhcpv4.MessageTypeOffer || !m.YourIPAddr.Equal(testAddr.AsSlice()) {
 				t.Errorf("reply = %v of %v; want an OFFER of %v", m.MessageType(), m.YourIPAddr, testAddr)
 			}
-			if m.BootFileNameOption() != "" || m.BootFileName != "" || m.ClassIdentifier() != "" || len(m.Options[optVendor]) != 0 {
+			if m.BootFileNameOption() != "" || m.BootFileName != "" || tc.asks == "" && (m.ClassIdentifier() != "" || len(m.Options[optVendor]) != 0) {
 				t.Errorf("reply names file %q, class %q, option 43 %v; want nothing that it cannot run", m.BootFileNameOption(), m.ClassIdentifier(), m.Options[optVendor])
 			}
-			if e, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "dhcp.offer" }); !ok || !strings.Contains(e.Text, "no boot loader for "+tc.who) || !strings.Contains(e.Client, tc.who) {
-				t.Errorf("the timeline says %+v; want that there is no boot loader for %s", e, tc.who)
+			if got := m.ServerIPAddr.Equal(net.IPv4(192, 0, 2, 1)) && m.TFTPServerName() == "192.0.2.1"; got != (tc.asks != "") {
+				t.Errorf("reply sends it to %v, %q; want this server: %v", m.ServerIPAddr, m.TFTPServerName(), tc.asks != "")
+			}
+			want := "no boot loader for " + tc.who
+			if tc.asks != "" {
+				want = "this TFTP server, which it asks for " + tc.asks
+			}
+			if e, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "dhcp.offer" }); !ok || !strings.Contains(e.Text, want) || !strings.Contains(e.Client, tc.who) {
+				t.Errorf("the timeline says %+v; want %q for %s", e, want, tc.who)
 			}
 			if got := Why(f.timeline.all, time.Now()); !strings.Contains(got, tc.who) {
 				t.Errorf("Why() = %q; want %s in it", got, tc.who)

@@ -16,6 +16,7 @@ type bootInfo struct {
 	decision Decision
 	file     string // file name or absolute URL; "" for none
 	note     string // a sentence's end, if there is more to say
+	asks     string // what a client without a boot file asks the TFTP server for
 }
 
 // sentence continues "was offered 192.0.2.7".
@@ -82,6 +83,9 @@ func (s *Server) boot(ctx context.Context, a asking) (bootInfo, error) {
 		b.file = on.scriptURL(c)
 	default:
 		b.file, b.note = on.loaderFor(c, d.Loader, base)
+		if info, _ := archs(c.Arch); c.ArchKnown && b.file == "" && !c.IPv6 {
+			b.asks = info.asks
+		}
 	}
 	return b, nil
 }
@@ -154,6 +158,9 @@ func (n *Network) loaderFor(c Client, want Loader, base string) (file, note stri
 	if c.HTTP && name != "" && name == info.signed {
 		return base + "/files/" + quirkNotByHTTP, fmt.Sprintf(
 			", which does not exist, so that its firmware goes on to its next device: %s and the signed GRUB boot by PXE, not by HTTP; put PXE over IPv4 into its boot order", name)
+	}
+	if info.asks != "" && !c.IPv6 {
+		return "", " and this TFTP server, which it asks for " + info.asks
 	}
 	if name == "" {
 		return "", fmt.Sprintf(" and no boot file, because there is no boot loader for %s", info.name)

@@ -53,7 +53,7 @@ func (x *exchange) reply(kind byte, lease Lease, boot bootInfo) *reply {
 	e.addrs(optRouter, n.Gateway)
 	// Always: without it the Debian installer asks a person for name servers.
 	e.addrs(optDNS, n.DNS...)
-	if boot.file != "" {
+	if boot.file != "" || boot.asks != "" {
 		e.boot(server, boot.file, r)
 	}
 	if r.client.IPXE {
@@ -145,6 +145,9 @@ func (e *encoder) boot(server netip.Addr, file string, r *request) {
 	switch c := r.client; {
 	case c.HTTP:
 		e.text(optVendorClass, "HTTPClient")
+	case c.Arch == ArchRaspberryPi41 && c.ArchKnown && file == "":
+		e.text(optVendorClass, "PXEClient")
+		e.bytes(optVendor, piMenu())
 	case c.PXE && !c.IPXE:
 		e.text(optVendorClass, "PXEClient")
 		// 43.6 = 8: skip discovery, boot the file named here (PXE 2.1 §2.2.3;

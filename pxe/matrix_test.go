@@ -28,6 +28,7 @@ const (
 	fwOVMF    = "OVMF x64"
 	fwSecure  = "OVMF x64, Secure Boot on"
 	fwAAVMF   = "AAVMF arm64"
+	fwUBoot   = "U-Boot 2023.01 arm64"
 )
 
 // matrixRow is a row: its way is unique for its firmware.
@@ -57,6 +58,8 @@ var matrixRows = [...]matrixRow{
 	{fwSecure, "PXE, switched on again after that → shim → GRUB → kernel, 2 ramdisks"},
 	{fwAAVMF, "PXE → shim → GRUB → kernel, 2 ramdisks"},
 	{fwAAVMF, "HTTP boot → unified kernel image"},
+	{fwUBoot, "boot target dhcp → boot.scr.uimg → pxelinux.cfg → kernel, 2 ramdisks"},
+	{fwUBoot, "boot target pxe → pxelinux.cfg → kernel, 2 ramdisks"},
 }
 
 // readMatrix reads the rows of BOOTING.md: result and seconds by row.

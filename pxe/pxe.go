@@ -145,7 +145,7 @@ type File struct {
 	ModTime time.Time
 	Type    string // MIME type, may be empty
 
-	grub bool // a GRUB configuration of the server's own making
+	config string // what it is, of the server's own making: "GRUB configuration"
 }
 
 // Files finds boot files by slash-separated name; loaders are below

@@ -105,10 +105,17 @@ func quirkUserClass(b []byte) string {
 // quirkOptional names what loaders ask for and can do without. Observed: shim
 // 16.1 asks for revocations_sku.efi, revocations_sbat.efi and
 // shim_certificate_0.efi before its second stage, and Debian's signed GRUB 2.06
-// for x86_64-efi/grub.cfg and for lists of modules.
+// for x86_64-efi/grub.cfg and for lists of modules; U-Boot 2023.01, given no boot
+// file, for one named after its address (C000020A.img) before it asks for
+// pxelinux.cfg, and for boot.scr.uimg and dtb/ in its standard environment.
 func quirkOptional(name string) bool {
 	base := path.Base(name)
+	if mac, ok := pxelinuxName(name); ok && mac == nil {
+		return true // U-Boot asks by address and for defaults when it has no configuration
+	}
 	switch {
+	case len(name) == 12 && strings.HasSuffix(name, ".img") && strings.Trim(name[:8], "0123456789ABCDEF") == "", name == ubootScript, path.Dir(name) == "dtb":
+		return true
 	case strings.HasPrefix(base, "revocations_"), strings.HasPrefix(base, "shim_certificate_"):
 		return true
 	case strings.HasSuffix(path.Dir(name), "-efi"):

@@ -248,7 +248,7 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 	defer f.Close()
 	e.Name = name
 	if t, ok := conn.(*tapConn); ok {
-		t.secret = f.grub // kernel arguments may carry a token
+		t.secret = f.config != "" // kernel arguments may carry a token
 	}
 	// A block is small: the file is read in larger pieces.
 	t := &sender{conn: conn, to: peer, addr: to, file: bufio.NewReaderSize(f, tftpFileBuffer), oack: q.negotiate(n.tftpMTU(peer.Addr()), f.Size), now: s.now,
@@ -259,8 +259,8 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 	}
 	e.Bytes, err = t.run()
 	switch {
-	case err == nil && f.grub:
-		e.Kind, e.Text = "script", "fetched its GRUB configuration"
+	case err == nil && f.config != "":
+		e.Kind, e.Text = "script", "fetched its "+f.config
 	case err == nil:
 		st := stageLoader
 		if !strings.HasPrefix(name, "loaders/") {
@@ -299,7 +299,33 @@ func (s *Server) openTFTP(ctx context.Context, n *Network, at netip.Addr, wire s
 	}
 	if try, ok := grubConfigName(name); ok {
 		text, name := s.grubFor(ctx, n, at, try)
-		return &File{ReadSeekCloser: nopCloser{strings.NewReader(text)}, Size: int64(len(text)), grub: true}, name, nil
+		return &File{ReadSeekCloser: nopCloser{strings.NewReader(text)}, Size: int64(len(text)), config: "GRUB configuration"}, name, nil
+	}
+	if mac, ok := pxelinuxName(name); ok {
+		if mac == nil {
+			return nil, name, fs.ErrNotExist
+		}
+		text, name, err := s.pxelinuxFor(ctx, n, at, mac)
+		if err != nil {
+			return nil, name, err
+		}
+		return textFile("U-Boot configuration", text), name, nil
+	}
+	if c, known := s.clients.at(at); known && name == ubootScript {
+		if info, _ := archs(c.Arch); info.asks == pxelinuxFolder {
+			return ubootScriptFile(), name, nil
+		}
+	}
+	if text, ok := strings.CutPrefix(name, ramdiskFolder+"/"); ok {
+		if mac, err := net.ParseMAC(text); err == nil {
+			f, err := s.ramdiskFor(ctx, n, at, mac)
+			return f, name, err
+		}
+	}
+	if rest, ok := piName(name); ok {
+		if c, known := s.clients.at(at); known && c.Arch == ArchRaspberryPi41 {
+			return s.piFor(ctx, n, c, at, rest)
+		}
 	}
 	if !strings.Contains(name, "/") {
 		f, err := s.files.Open(ctx, "loaders/"+name)
