@@ -23,8 +23,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// importProcess imports the bundle DIR into STORE with KEY and writes a dot for
-// each step, so that its parent can kill it at one.
+// importProcess imports the bundle DIR into STORE with KEY, writes a line for
+// each step and waits for an answer, so that its parent can kill it at one.
 func importProcess(args string) int {
 	f := strings.Fields(args)
 	key, err := ParsePublicKey(f[2])
@@ -41,6 +41,7 @@ func importProcess(args string) int {
 	}
 	_, err = s.Import(context.Background(), b, ImportOptions{Now: func() time.Time { return testTime }, Progress: func(_, _ int64) {
 		_, _ = os.Stdout.WriteString(".\n")
+		_, _ = os.Stdin.Read(make([]byte, 1))
 	}})
 	if err != nil {
 		return 1
@@ -108,14 +109,20 @@ func killAfter(t *testing.T, n int, args string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	steps := 0
 	for sc := bufio.NewScanner(out); sc.Scan(); {
 		if steps++; steps == n {
-			_ = cmd.Process.Kill() // it may have ended
+			_ = cmd.Process.Kill() // it waits, so it is there
+			break
 		}
+		_, _ = in.Write([]byte{0})
 	}
 	err = cmd.Wait()
 	if err == nil || steps >= n {
