@@ -274,28 +274,22 @@ func (s *Store) plan(ctx context.Context, o *CreateOptions) (planned, error) {
 	p := planned{parity: o.Parity}
 	name := o.Snapshot
 	if name == "" {
-		last, ok, err := s.Latest()
-		if err != nil {
+		var err error
+		if name, err = s.latest(); err != nil {
 			return p, err
 		}
-		if !ok {
+		if name == "" {
 			return p, fmt.Errorf("%w: nothing was mirrored yet: fettle mirror sync", ErrNoSnapshot)
 		}
-		name = last.Name
 	}
-	snap, digest, err := s.Snapshot(name)
+	snap, data, err := s.read(name)
 	if err != nil {
 		return p, err
 	}
-	if p.data, err = os.ReadFile(s.snapshotPath(name)); err != nil {
-		return p, err
-	}
-	if got := blob.FromBytes(p.data); got != digest {
-		return p, fmt.Errorf("snapshot %s changes while it is read", name)
-	}
+	p.data = data
 	p.b = Bundle{
 		Version: bundleVersion, Site: o.Site, Serial: snap.Serial, Created: snap.Created, VolumeSize: o.VolumeSize,
-		Snapshot: SnapshotRef{name, digest, int64(len(p.data))}, Blobs: 1, Bytes: int64(len(p.data)),
+		Snapshot: SnapshotRef{name, blob.FromBytes(data), int64(len(p.data))}, Blobs: 1, Bytes: int64(len(p.data)),
 	}
 	if err := p.encrypt(o); err != nil {
 		return p, err

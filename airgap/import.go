@@ -79,15 +79,17 @@ func (s *Store) Import(ctx context.Context, b *OpenedBundle, o ImportOptions) (R
 // admit refuses bundles that are older than the newest snapshot, or that build
 // on one that is not here.
 func (s *Store) admit(b *OpenedBundle, rollback bool) error {
-	last, ok, err := s.Latest()
+	name, err := s.latest()
 	if err != nil {
 		return err
 	}
-	if ok {
-		_, d, err := s.Snapshot(last.Name)
-		switch {
-		case err != nil:
+	var last Snapshot
+	if name != "" {
+		var d blob.Digest
+		if last, d, err = s.Snapshot(name); err != nil {
 			return err
+		}
+		switch {
 		case b.Serial == last.Serial && b.Snapshot.SHA256 != d:
 			return fmt.Errorf("refused: the bundle's snapshot %s and this side's %s have the same serial %d and are not the same: two connected sides make bundles for this site, or one was set back", b.Snapshot.Name, last.Name, last.Serial)
 		case b.Serial < last.Serial && !rollback:
@@ -103,7 +105,7 @@ func (s *Store) admit(b *OpenedBundle, rollback bool) error {
 	}
 	if err != nil || d != b.Base.SHA256 {
 		next := "this side holds nothing yet: ask the connected side for a full bundle, without --since"
-		if ok {
+		if name != "" {
 			r, err := s.receiptOf(b.Site, last)
 			if err != nil {
 				return err

@@ -156,24 +156,33 @@ func (s *Store) snapshotPath(name string) string {
 
 // Snapshot is the snapshot called name and its digest.
 func (s *Store) Snapshot(name string) (Snapshot, blob.Digest, error) {
-	if err := CheckName("snapshot", name); err != nil {
-		return Snapshot{}, "", err
-	}
-	data, err := os.ReadFile(s.snapshotPath(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return Snapshot{}, "", fmt.Errorf("%w: %s: see fettle mirror ls", ErrNoSnapshot, name)
-	}
+	snap, data, err := s.read(name)
 	if err != nil {
 		return Snapshot{}, "", err
 	}
-	snap, err := parseSnapshot(data)
+	return snap, blob.FromBytes(data), nil
+}
+
+// read reads a snapshot; data is its file.
+func (s *Store) read(name string) (snap Snapshot, data []byte, err error) {
+	if err := CheckName("snapshot", name); err != nil {
+		return Snapshot{}, nil, err
+	}
+	data, err = os.ReadFile(s.snapshotPath(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return Snapshot{}, nil, fmt.Errorf("%w: %s: see fettle mirror ls", ErrNoSnapshot, name)
+	}
+	if err != nil {
+		return Snapshot{}, nil, err
+	}
+	snap, err = parseSnapshot(data)
 	if err == nil && snap.Name != name {
 		err = fmt.Errorf("it says that it is called %s", snap.Name)
 	}
 	if err != nil {
-		return Snapshot{}, "", fmt.Errorf("%s: %w", s.snapshotPath(name), err)
+		return Snapshot{}, nil, fmt.Errorf("%s: %w", s.snapshotPath(name), err)
 	}
-	return snap, blob.FromBytes(data), nil
+	return snap, data, nil
 }
 
 // snapshotNames are the names of all snapshots, sorted.
@@ -213,22 +222,32 @@ func (s *Store) Snapshots() ([]Snapshot, error) {
 // Latest is the snapshot with the greatest serial; ok is false when there is
 // none.
 func (s *Store) Latest() (snap Snapshot, ok bool, err error) {
-	names, err := s.snapshotNames()
-	if err != nil || len(names) == 0 {
+	name, err := s.latest()
+	if err != nil || name == "" {
 		return Snapshot{}, false, err
 	}
-	best, most := "", int64(-1)
+	snap, _, err = s.Snapshot(name)
+	return snap, err == nil, err
+}
+
+// latest is the name of the snapshot with the greatest serial, "" when there is
+// none.
+func (s *Store) latest() (best string, err error) {
+	names, err := s.snapshotNames()
+	if err != nil {
+		return "", err
+	}
+	most := int64(-1)
 	for _, name := range names { // in order: of equal serials, the last name
 		n, err := s.serial(name)
 		if err != nil {
-			return Snapshot{}, false, err
+			return "", err
 		}
 		if n >= most {
 			best, most = name, n
 		}
 	}
-	snap, _, err = s.Snapshot(best)
-	return snap, err == nil, err
+	return best, nil
 }
 
 // serial is a snapshot's serial number. It stands at the beginning of its

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -159,6 +160,9 @@ func (e *env) bundleCreate(c *cli.Context) error {
 			return err
 		}
 	}
+	// Papers are many small things; collected sooner they cost a tenth of the
+	// memory less and a few milliseconds.
+	defer debug.SetGCPercent(debug.SetGCPercent(50))
 	b, err := store.Create(c.Context, key, c.String("out"), o)
 	bar.end()
 	if err != nil {
