@@ -68,7 +68,8 @@ func (f *Fetcher) IndexAs(ctx context.Context, rawURL, accept string, limit int6
 	if err != nil {
 		return nil, err
 	}
-	return out, writeFile(path, data)
+	// What is not whole after a power failure is asked for again.
+	return out, writeHint(path, data)
 }
 
 // conditional makes the request. The validators' digest is "" when the bytes

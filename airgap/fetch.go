@@ -237,7 +237,7 @@ func (f *Fetcher) get(ctx context.Context, it Item, add func(int64)) error {
 	}
 	if it.Text != "" {
 		add(int64(len(it.Text)))
-		_, _, err := f.Blobs.Put(ctx, strings.NewReader(it.Text), it.SHA256)
+		_, _, err := f.Blobs.PutSoon(ctx, strings.NewReader(it.Text), it.SHA256)
 		return err
 	}
 	sink, err := f.open(it)

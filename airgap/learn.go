@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -72,7 +71,7 @@ func (f *Fetcher) Learn(ctx context.Context, files []Unknown) ([]Item, error) {
 	if n := len(errs); n > 20 {
 		errs = append(errs[:20], fmt.Errorf("and %d more", n-20))
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, f.Blobs.Flush())...); err != nil {
 		return nil, err
 	}
 	return out, nil
@@ -115,19 +114,17 @@ type learnSink struct {
 	got   blob.Digest
 }
 
-func (s *learnSink) commit(ctx context.Context, _ Item) error {
+func (s *learnSink) commit(context.Context, Item) error {
 	if err := s.check(s.f, s.n); err != nil {
 		return fmt.Errorf("%w: %w", blob.ErrMismatch, err)
 	}
-	if _, err := s.f.Seek(0, io.SeekStart); err != nil {
-		return permanent{err}
-	}
-	d, _, err := s.store.Put(ctx, s.f, "")
+	// It becomes the blob itself, read once more for its sha256.
+	w, err := s.store.Continue(s.f.Name())
 	if err != nil {
 		return permanent{err}
 	}
-	s.got = d
-	if err := os.Remove(s.f.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	defer w.Abort()
+	if s.got, _, err = w.CommitSoon(""); err != nil {
 		return permanent{err}
 	}
 	return nil

@@ -137,6 +137,9 @@ func (s *Syncer) Sync(ctx context.Context, lock Lock, name string) (snap Snapsho
 	if same := name == "" || name == last.Name; ok && same && reflect.DeepEqual(last.Trees, snap.Trees) && len(Diff(last.Lock, lock)) == 0 {
 		return last, false, s.Store.serve(last.Name)
 	}
+	if err := s.Store.Blobs().Flush(); err != nil { // what was made
+		return Snapshot{}, false, err
+	}
 	snap.Serial = last.Serial + 1
 	if _, err := os.Lstat(s.Store.snapshotPath(snap.Name)); err == nil && name == "" {
 		snap.Name = fmt.Sprintf("%s-%d", snap.Name, snap.Serial) // two in one second

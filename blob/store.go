@@ -119,6 +119,15 @@ func (s *Store) Size(d Digest) (int64, error) {
 // blob that is there already is replaced by the same bytes, which mends a
 // damaged one. Concurrent calls with the same bytes are fine.
 func (s *Store) Put(ctx context.Context, r io.Reader, want Digest) (Digest, int64, error) {
+	return s.put(ctx, r, want, (*Writer).Commit)
+}
+
+// PutSoon is Put of one of many, as [Writer.CommitSoon] is Commit.
+func (s *Store) PutSoon(ctx context.Context, r io.Reader, want Digest) (Digest, int64, error) {
+	return s.put(ctx, r, want, (*Writer).CommitSoon)
+}
+
+func (s *Store) put(ctx context.Context, r io.Reader, want Digest, commit func(*Writer, Digest) (Digest, int64, error)) (Digest, int64, error) {
 	w, err := s.Create()
 	if err != nil {
 		return "", 0, err
@@ -127,7 +136,7 @@ func (s *Store) Put(ctx context.Context, r io.Reader, want Digest) (Digest, int6
 	if _, err := io.Copy(w, ctxReader{ctx, r}); err != nil {
 		return "", 0, fmt.Errorf("storing a blob in %s: %w", s.dir, err)
 	}
-	return w.Commit(want)
+	return commit(w, want)
 }
 
 // Remove removes the blob d. It is no error when there is none. Readers that

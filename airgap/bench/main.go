@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 	f.Int64Var(&o.bytes, "bytes", 572_000_000, "their bytes")
 	f.IntVar(&o.rounds, "rounds", 3, "runs of each; the best wall time counts")
 	f.Int64Var(&o.large, "large", 0, "also make and import a bundle of so many bytes, for its memory")
-	f.StringVar(&o.only, "only", "", "only this: apt or bundle")
+	f.StringVar(&o.only, "only", "", "only this: apt, bundle, formats (or one of files, npm, pypi, go, rpm), memory")
 	f.StringVar(&o.jsonOut, "json", "", "file for the figures as JSON")
 	if err := f.Parse(args); err != nil {
 		return err

@@ -13,11 +13,14 @@ import (
 // all measures all works.
 func (b *bench) all(ctx context.Context) error {
 	var err error
-	if b.only != "bundle" {
+	if b.only == "" || b.only == "apt" {
 		err = b.compete(ctx, fmt.Sprintf("apt, %d packages, %d MB", b.packages, b.bytes/1e6), "apt, nothing changed", b.mirrors())
 	}
-	if b.only != "apt" && ctx.Err() == nil {
+	if (b.only == "" || b.only == "bundle") && ctx.Err() == nil {
 		err = errors.Join(err, b.bundles(ctx))
+	}
+	if b.only != "apt" && b.only != "bundle" && b.only != "memory" && ctx.Err() == nil {
+		err = errors.Join(err, b.formats(ctx))
 	}
 	if b.large > 0 && ctx.Err() == nil {
 		err = errors.Join(err, b.memory(ctx))

@@ -3,6 +3,7 @@ package gomod
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -18,11 +19,15 @@ import (
 // Publish implements airgap.Format: the proxy's files, the lists of versions,
 // and the part of the checksum database that proves them.
 func (*Format) Publish(ctx context.Context, env airgap.Env, lm airgap.LockedMirror) ([]airgap.File, error) {
+	puts := airgap.NewPuts(ctx, env.Blobs)
+	out, err := publish(env, lm, puts)
+	return out, errors.Join(err, puts.Wait())
+}
+
+func publish(env airgap.Env, lm airgap.LockedMirror, puts *airgap.Puts) ([]airgap.File, error) {
 	var out []airgap.File
-	put := func(path string, data []byte) error {
-		d, err := airgap.PutBytes(ctx, env.Blobs, data)
-		out = append(out, airgap.File{Path: path, Size: int64(len(data)), SHA256: d})
-		return err
+	put := func(path string, data []byte) {
+		out = append(out, airgap.File{Path: path, Size: int64(len(data)), SHA256: puts.Bytes(data)})
 	}
 	versions := map[string][]string{}
 	infos := map[string]airgap.Item{}
@@ -47,20 +52,17 @@ func (*Format) Publish(ctx context.Context, env airgap.Env, lm airgap.LockedMirr
 	for _, at := range slices.Sorted(maps.Keys(versions)) {
 		vs := versions[at]
 		slices.SortFunc(vs, semver.Compare)
-		if err := put(at+"/@v/list", lines(slices.DeleteFunc(slices.Clone(vs), pseudo))); err != nil {
-			return nil, err
-		}
+		put(at+"/@v/list", lines(slices.DeleteFunc(slices.Clone(vs), pseudo)))
 		e, err := module.EscapeVersion(newest(vs))
 		if err != nil {
 			return nil, err
 		}
 		if it, ok := infos[at+"/@v/"+e+".info"]; ok {
-			if err := put(at+"/@latest", []byte(it.Text)); err != nil {
-				return nil, err
-			}
+			put(at+"/@latest", []byte(it.Text))
 		}
 	}
-	return out, publishProof(lm, put)
+	publishProof(lm, put)
+	return out, nil
 }
 
 // newest is the version that @latest means: a release, else a pre-release,
@@ -80,10 +82,10 @@ func newest(vs []string) string {
 
 // publishProof makes the answers of the checksum database: every record under
 // the newest head.
-func publishProof(lm airgap.LockedMirror, put func(string, []byte) error) error {
+func publishProof(lm airgap.LockedMirror, put func(string, []byte)) {
 	hs := heads(&lm)
 	if len(hs) == 0 {
-		return nil
+		return
 	}
 	served := map[string]bool{}
 	for _, it := range lm.Items {
@@ -98,18 +100,11 @@ func publishProof(lm airgap.LockedMirror, put func(string, []byte) error) error 
 		at := "sumdb/" + name + "/"
 		if !served[at] {
 			served[at] = true
-			if err := put(at+"supported", nil); err != nil {
-				return err
-			}
-			if err := put(at+"latest", hs[0].text); err != nil {
-				return err
-			}
+			put(at+"supported", nil)
+			put(at+"latest", hs[0].text)
 		}
-		if err := put(at+"lookup/"+file, append([]byte(it.Text), hs[0].text...)); err != nil {
-			return err
-		}
+		put(at+"lookup/"+file, append([]byte(it.Text), hs[0].text...))
 	}
-	return nil
 }
 
 // Serve implements airgap.Serving: files as they are, as text where they are.

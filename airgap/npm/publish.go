@@ -32,6 +32,12 @@ const (
 
 // Publish implements airgap.Format: tarballs, and packuments of what is there.
 func (*Format) Publish(ctx context.Context, env airgap.Env, lm airgap.LockedMirror) ([]airgap.File, error) {
+	puts := airgap.NewPuts(ctx, env.Blobs)
+	out, err := publish(ctx, env, lm, puts)
+	return out, errors.Join(err, puts.Wait())
+}
+
+func publish(ctx context.Context, env airgap.Env, lm airgap.LockedMirror, puts *airgap.Puts) ([]airgap.File, error) {
 	files := map[string]airgap.File{}
 	versions := map[string]map[string]manifest{} // by name and version
 	for _, it := range lm.Items {
@@ -60,12 +66,8 @@ func (*Format) Publish(ctx context.Context, env airgap.Env, lm airgap.LockedMirr
 			if err != nil {
 				return nil, fmt.Errorf("%s: %w", name, err)
 			}
-			d, err := airgap.PutBytes(ctx, env.Blobs, data)
-			if err != nil {
-				return nil, err
-			}
 			p := made + name + "/" + form + ".json"
-			files[p] = airgap.File{Path: p, Size: int64(len(data)), SHA256: d}
+			files[p] = airgap.File{Path: p, Size: int64(len(data)), SHA256: puts.Bytes(data)}
 		}
 	}
 	return slices.Collect(maps.Values(files)), nil

@@ -39,11 +39,17 @@ type served struct {
 // Publish implements airgap.Format: files, their metadata, and the simple
 // index of them in JSON and HTML.
 func (*Format) Publish(ctx context.Context, env airgap.Env, lm airgap.LockedMirror) ([]airgap.File, error) {
+	puts := airgap.NewPuts(ctx, env.Blobs)
+	out, err := publish(ctx, env, lm, puts)
+	return out, errors.Join(err, puts.Wait())
+}
+
+func publish(ctx context.Context, env airgap.Env, lm airgap.LockedMirror, puts *airgap.Puts) ([]airgap.File, error) {
 	var out []airgap.File
-	put := func(p string, data []byte) (blob.Digest, error) {
-		d, err := airgap.PutBytes(ctx, env.Blobs, data)
+	put := func(p string, data []byte) blob.Digest {
+		d := puts.Bytes(data)
 		out = append(out, airgap.File{Path: p, Size: int64(len(data)), SHA256: d})
-		return d, err
+		return d
 	}
 	yanked := map[string]string{}
 	for _, it := range lm.Items {
@@ -70,9 +76,7 @@ func (*Format) Publish(ctx context.Context, env airgap.Env, lm airgap.LockedMirr
 			if s.python, err = checkMetadata(data, it); err != nil {
 				return nil, fmt.Errorf("%s: %w", it.Path, err)
 			}
-			if s.metadata, err = put(it.Path+".metadata", data); err != nil {
-				return nil, err
-			}
+			s.metadata = put(it.Path+".metadata", data)
 		}
 		projects[it.Name] = append(projects[it.Name], s)
 	}
@@ -83,23 +87,17 @@ func (*Format) Publish(ctx context.Context, env airgap.Env, lm airgap.LockedMirr
 		if err != nil {
 			return nil, err
 		}
-		if _, err := put(made+name+".json", data); err != nil {
-			return nil, err
-		}
-		if _, err := put(made+name+".html", projectHTML(name, files)); err != nil {
-			return nil, err
-		}
+		put(made+name+".json", data)
+		put(made+name+".html", projectHTML(name, files))
 	}
 	names := slices.Sorted(maps.Keys(projects))
 	data, err := rootJSON(names)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := put(made+"_root.json", data); err != nil { // no name of a project begins so
-		return nil, err
-	}
-	_, err = put(made+"_root.html", rootHTML(names))
-	return out, err
+	put(made+"_root.json", data) // no name of a project begins so
+	put(made+"_root.html", rootHTML(names))
+	return out, nil
 }
 
 // wheelMetadata is the METADATA of a wheel: PEP 427.
