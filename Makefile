@@ -96,11 +96,12 @@ bench-bmc:
 	mkdir -p .cache
 	FETTLE_BENCH=1 FETTLE_BENCH_ROUNDS=$(or $(ROUNDS),7) FETTLE_BENCH_OUT=$(CURDIR)/.cache/bench-bmc.md go test $(TAGS) ./bmc -count=1 -timeout 10m -run '^TestBenchBMC$$' -v
 
-# Mirroring and bundles beside aptly, debmirror, apt-mirror, reprepro, curl and
-# tar: airgap/BENCH.md. LARGE=4000000000 also measures the memory of a 4 GB bundle.
+# Mirroring and bundles beside aptly, debmirror, apt-mirror, reprepro, curl, tar,
+# npm, pip, go and dnf: airgap/BENCH.md. ONLY=pypi measures that alone;
+# LARGE=4000000000 also measures the memory of a 4 GB bundle.
 .PHONY: bench-airgap
 bench-airgap: bin/fettle
-	go run ./airgap/bench -fettle bin/fettle -rounds $(or $(ROUNDS),3) -large $(or $(LARGE),0)
+	go run ./airgap/bench -fettle bin/fettle -rounds $(or $(ROUNDS),3) -large $(or $(LARGE),0) -only "$(ONLY)"
 
 clean:
 	rm -rf bin $(AGENT)
