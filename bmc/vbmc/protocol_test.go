@@ -402,9 +402,9 @@ func TestProtocolValidator(t *testing.T) {
 						t.Skip("this service has nothing of the kind")
 					}
 					for _, w := range wrong {
-						t.Errorf("asks that %s: %s", a.asks, w)
+						t.Errorf("it asks: %s; but %s", a.asks, w)
 					}
-					matrix.Note(client, a.name, what, len(wrong) == 0)
+					matrix.Note(client, a.name+": "+a.asks, what, len(wrong) == 0)
 				})
 			}
 		})
