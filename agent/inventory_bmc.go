@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -22,10 +23,13 @@ const (
 	ipmiReceive     = 0xc030690b // IPMICTL_RECEIVE_MSG_TRUNC, _IOWR('i', 11, struct ipmi_recv)
 	ipmiSystemAddr  = 0x0c       // IPMI_SYSTEM_INTERFACE_ADDR_TYPE
 	ipmiBMCChannel  = 0x0f
+	netFnApp        = 0x06
+	cmdGetDeviceID  = 0x01 // IPMI 2.0 §20.1
 	netFnTransport  = 0x0c
 	cmdGetLANParam  = 0x02 // IPMI 2.0 §23.2
 	lanParamAddress = 3    // §23.1, table 23-4
 	lanParamMAC     = 5
+	ipmiPatience    = 2 * time.Second
 )
 
 type ipmiAddr struct {
@@ -56,8 +60,8 @@ type ipmiRecv struct {
 	msg     ipmiMsg
 }
 
-// bmc asks the BMC for the address of its LAN port; nil when there is no BMC
-// or it does not say.
+// bmc asks the BMC what it is, and for the address of its LAN port; nil when
+// there is no BMC.
 func (r Roots) bmc() *wire.BMC {
 	for _, name := range []string{"ipmi0", "ipmi/0", "ipmidev/0"} {
 		f, err := os.OpenFile(filepath.Join(r.Dev, name), os.O_RDWR, 0)
@@ -65,9 +69,25 @@ func (r Roots) bmc() *wire.BMC {
 			continue
 		}
 		defer f.Close()
-		return lanOf(func(req []byte) ([]byte, error) { return ipmiCall(f, netFnTransport, cmdGetLANParam, req) })
+		d := &ipmiDevice{File: f}
+		b := lanOf(func(req []byte) ([]byte, error) { return d.call(netFnTransport, cmdGetLANParam, req) })
+		if id, err := d.call(netFnApp, cmdGetDeviceID, nil); err == nil {
+			deviceOf(b, id)
+		}
+		return b
 	}
 	return nil
+}
+
+// deviceOf reads an answer to Get Device ID: completion code, device id and
+// revision, firmware's version, IPMI's, support, maker.
+func deviceOf(b *wire.BMC, id []byte) {
+	if len(id) < 10 || id[0] != 0 {
+		return
+	}
+	b.Firmware = fmt.Sprintf("%d.%x%x", id[3]&0x7f, id[4]>>4, id[4]&0xf) // the second part is BCD
+	b.IPMI = fmt.Sprintf("%d.%d", id[5]&0xf, id[5]>>4)
+	b.IANA = uint32(id[7]) | uint32(id[8])<<8 | uint32(id[9]&0xf)<<16
 }
 
 // lanOf tries the channels that LAN ports have in practice: 1, then others.
@@ -95,21 +115,37 @@ func lanOf(call func(req []byte) ([]byte, error)) *wire.BMC {
 	return found
 }
 
-// ipmiCall sends one request to the BMC and waits up to two seconds.
-func ipmiCall(f *os.File, netfn, cmd byte, data []byte) ([]byte, error) {
-	fd := int(f.Fd())
+// ipmiDevice is the driver's file. An answer is told from one that comes too
+// late, to the request before, by its number.
+type ipmiDevice struct {
+	*os.File
+	last int64
+}
+
+// call sends one request to the BMC and waits up to two seconds.
+func (d *ipmiDevice) call(netfn, cmd byte, data []byte) ([]byte, error) {
+	fd := int(d.Fd())
 	addr := ipmiAddr{kind: ipmiSystemAddr, channel: ipmiBMCChannel}
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	pin.Pin(&addr)
-	pin.Pin(&data[0])
-	req := ipmiReq{addr: unsafe.Pointer(&addr), addrLen: uint32(unsafe.Sizeof(addr)), msgid: 1,
-		msg: ipmiMsg{netfn: netfn, cmd: cmd, len: uint16(len(data)), data: unsafe.Pointer(&data[0])}}
+	d.last++
+	req := ipmiReq{addr: unsafe.Pointer(&addr), addrLen: uint32(unsafe.Sizeof(addr)), msgid: d.last,
+		msg: ipmiMsg{netfn: netfn, cmd: cmd, len: uint16(len(data))}}
+	if len(data) > 0 {
+		pin.Pin(&data[0])
+		req.msg.data = unsafe.Pointer(&data[0])
+	}
 	if err := ioctl(fd, ipmiSend, unsafe.Pointer(&req)); err != nil {
 		return nil, fmt.Errorf("sending to the BMC: %w", err)
 	}
+	buf := make([]byte, 272) // IPMI_MAX_MSG_LENGTH
+	from := make([]byte, 32)
+	pin.Pin(&buf[0])
+	pin.Pin(&from[0])
+	until := time.Now().Add(ipmiPatience)
 	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 2000)
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(max(0, time.Until(until)).Milliseconds()))
 		if err == unix.EINTR {
 			continue
 		}
@@ -117,17 +153,14 @@ func ipmiCall(f *os.File, netfn, cmd byte, data []byte) ([]byte, error) {
 			return nil, err
 		}
 		if n == 0 {
-			return nil, errors.New("the BMC did not answer within 2 s")
+			return nil, fmt.Errorf("the BMC did not answer within %s", ipmiPatience)
 		}
-		break
+		recv := ipmiRecv{addr: unsafe.Pointer(&from[0]), addrLen: uint32(len(from)), msg: ipmiMsg{len: uint16(len(buf)), data: unsafe.Pointer(&buf[0])}}
+		if err := ioctl(fd, ipmiReceive, unsafe.Pointer(&recv)); err != nil && !errors.Is(err, unix.EMSGSIZE) {
+			return nil, fmt.Errorf("hearing from the BMC: %w", err)
+		}
+		if recv.msgid == d.last {
+			return buf[:min(int(recv.msg.len), len(buf))], nil
+		}
 	}
-	buf := make([]byte, 272) // IPMI_MAX_MSG_LENGTH
-	from := make([]byte, 32)
-	pin.Pin(&buf[0])
-	pin.Pin(&from[0])
-	recv := ipmiRecv{addr: unsafe.Pointer(&from[0]), addrLen: uint32(len(from)), msg: ipmiMsg{len: uint16(len(buf)), data: unsafe.Pointer(&buf[0])}}
-	if err := ioctl(fd, ipmiReceive, unsafe.Pointer(&recv)); err != nil && !errors.Is(err, unix.EMSGSIZE) {
-		return nil, fmt.Errorf("hearing from the BMC: %w", err)
-	}
-	return buf[:min(int(recv.msg.len), len(buf))], nil
 }

@@ -195,6 +195,26 @@ func TestLAN(t *testing.T) {
 	}
 }
 
+func TestDeviceOf(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		id   []byte
+		want wire.BMC
+	}{
+		{"a BMC of Dell's", []byte{0, 0x20, 0x81, 0x86, 0x10, 0x02, 0xdf, 0xa2, 0x02, 0x00, 0, 1, 0, 0, 0, 0}, wire.BMC{Firmware: "6.10", IPMI: "2.0", IANA: 674}},
+		{"IPMI 1.5, no auxiliary revision", []byte{0, 0x20, 1, 2, 0x05, 0x51, 0xbf, 0x57, 1, 0, 0, 0}, wire.BMC{Firmware: "2.05", IPMI: "1.5", IANA: 343}},
+		{"refused", []byte{0xc1}, wire.BMC{}},
+		{"half an answer", []byte{0, 0x20, 1}, wire.BMC{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got wire.BMC
+			if deviceOf(&got, c.id); got != c.want {
+				t.Errorf("deviceOf(%x) = %+v; want %+v", c.id, got, c.want)
+			}
+		})
+	}
+}
+
 func FuzzSMBIOSMemory(f *testing.F) {
 	f.Add(dmiTable())
 	f.Add([]byte{17, 4, 0, 0})

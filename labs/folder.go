@@ -50,13 +50,12 @@ func (f folder) consoleLog(machine string) string { return filepath.Join(f.conso
 
 // consoleGuest is the socket that QEMU connects to, consoleUser the one for people.
 func (f folder) consoleGuest(machine string) string { return filepath.Join(f.console(), machine+".vm") }
-
-// ipmi is the socket that QEMU's BMC connects to.
-func (f folder) ipmi(machine string) string { return filepath.Join(f.console(), machine+".ipmi") }
-
 func (f folder) consoleUser(machine string) string {
 	return filepath.Join(f.console(), machine+".sock")
 }
+
+// ipmi is the socket that QEMU's BMC connects to.
+func (f folder) ipmi(machine string) string { return filepath.Join(f.console(), machine+".ipmi") }
 
 // marker is the file that makes a folder a lab's.
 type marker struct {

@@ -142,7 +142,7 @@ func describe(d *state.Discovery, inv wire.Inventory) {
 		d.GPUs[i].Count++
 	}
 	if b := inv.BMC; b != nil {
-		d.BMC = &state.DiscoveredBMC{}
+		d.BMC = &state.DiscoveredBMC{BMCFacts: state.BMCFacts{Vendor: makerOf(b.IANA), Firmware: b.Firmware}}
 		if a, err := netip.ParseAddr(b.Address); err == nil && !a.IsUnspecified() {
 			d.BMC.Addr = a
 		}

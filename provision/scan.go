@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,17 +110,23 @@ func FactsOf(a bmc.Answer) *state.BMCFacts {
 	if v, ok := vendorOf(f.Vendor); ok {
 		f.Vendor = v.Vendor
 	}
-	if f.Vendor == "" && a.Enterprise != 0 {
-		f.Vendor = fmt.Sprintf("IANA enterprise %d", a.Enterprise)
-		if all, err := vendors(); err == nil {
-			for _, v := range all {
-				for _, n := range v.IANA {
-					if n == a.Enterprise {
-						f.Vendor = v.Vendor
-					}
-				}
+	if f.Vendor == "" {
+		f.Vendor = makerOf(a.Enterprise)
+	}
+	return f
+}
+
+// makerOf is who has an enterprise number, named as everywhere; "" for none.
+func makerOf(enterprise uint32) string {
+	if enterprise == 0 {
+		return ""
+	}
+	if all, err := vendors(); err == nil {
+		for _, v := range all {
+			if slices.Contains(v.IANA, enterprise) {
+				return v.Vendor
 			}
 		}
 	}
-	return f
+	return fmt.Sprintf("IANA enterprise %d", enterprise)
 }

@@ -104,6 +104,10 @@ type Firmware struct {
 type BMC struct {
 	Address string `json:"address,omitempty"`
 	MAC     string `json:"mac,omitempty"`
+	// From Get Device ID (IPMI 2.0 §20.1).
+	Firmware string `json:"firmware,omitempty"` // "2.10"
+	IPMI     string `json:"ipmi,omitempty"`     // "2.0"
+	IANA     uint32 `json:"iana,omitempty"`     // enterprise number of its maker
 }
 
 // TaskKind says what the agent does next.

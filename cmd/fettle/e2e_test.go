@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fettle-dev/fettle/agent/wire"
 	"github.com/fettle-dev/fettle/labs"
 	"github.com/fettle-dev/fettle/site"
 	"github.com/fettle-dev/fettle/state"
@@ -197,6 +198,11 @@ func e2eCommands(t *testing.T, r *e2eRig, s *site.Site) {
 	r.okJSON(t, &show, "machine", "show", name)
 	if !strings.Contains(string(show.Status.Inventory), m.Disks[0].Serial) {
 		t.Errorf("machine show has no inventory with disk %s", m.Disks[0].Serial)
+	}
+	// The agent asked the BMC by the machine's own /dev/ipmi0.
+	var inv wire.Inventory
+	if err := json.Unmarshal(show.Status.Inventory, &inv); err != nil || inv.BMC == nil || inv.BMC.Address != m.BMC.Address.String() || inv.BMC.MAC == "" || inv.BMC.IPMI != "2.0" || inv.BMC.Firmware != "1.00" {
+		t.Errorf("the inventory of %s tells of the BMC %+v, %v; want address %s, a MAC, firmware 1.00, IPMI 2.0", name, inv.BMC, err, m.BMC.Address)
 	}
 	var st e2eStatus
 	r.okJSON(t, &st, "lab", "status", "--output", "json")
