@@ -3,6 +3,8 @@ package bmc
 import (
 	"encoding/json"
 	"testing"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
 // FuzzResource: nothing that a BMC sends makes the reading of it panic, and
@@ -34,12 +36,12 @@ func FuzzResource(f *testing.F) {
 
 // FuzzIPMI: nothing that a BMC sends makes the reading of it panic.
 func FuzzIPMI(f *testing.F) {
-	f.Add(packet(payloadOpen+1, 0, 0, make([]byte, 36)))
-	f.Add(packet(payloadIPMI|flagEncrypted|flagAuthentic, 1, 1, make([]byte, 48)))
+	f.Add(lanplus.Packet(lanplus.Open+1, 0, 0, make([]byte, 36)))
+	f.Add(lanplus.Packet(lanplus.IPMI|lanplus.Encrypted|lanplus.Authentic, 1, 1, make([]byte, 48)))
 	f.Add([]byte{1, 2, 25, 0xc3, 'A', 'B', 'C', 0x83, 0x29, 0xdc, 0xa6, 0xc1, 0, 0, 0, 0x42})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		r := &rmcp{console: 1, auth: suites[0].auth, integrity: suites[0].integrity, k1: make([]byte, 32), k2: make([]byte, 32), active: true}
-		if _, ok := r.open(b); ok {
+		r := &rmcp{Keys: lanplus.Keys{Own: 1, Integrity: suites[0].Integrity, K1: make([]byte, 32), K2: make([]byte, 32)}, active: true}
+		if _, _, ok := r.Open(b); ok {
 			t.Errorf("%x was taken for an answer of the session", b)
 		}
 		_, _ = parseProduct(b)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
 // errFRU: the FRU data are none, or broken.
@@ -33,7 +35,7 @@ func (d *ipmiDriver) product(ctx context.Context) (product, error) {
 	if err != nil {
 		return product{}, err
 	}
-	if len(head) < 8 || head[0]&0xf != 1 || checksum(head) != 0 || head[4] == 0 {
+	if len(head) < 8 || head[0]&0xf != 1 || lanplus.Checksum(head) != 0 || head[4] == 0 {
 		return product{}, errFRU
 	}
 	off := int(head[4]) * 8
@@ -72,7 +74,7 @@ func (d *ipmiDriver) readFRU(ctx context.Context, off, n int) ([]byte, error) {
 // parseProduct reads a product info area: maker, name, part number, version,
 // serial number are its first fields.
 func parseProduct(b []byte) (product, error) {
-	if len(b) < 4 || b[0]&0xf != 1 || checksum(b) != 0 {
+	if len(b) < 4 || b[0]&0xf != 1 || lanplus.Checksum(b) != 0 {
 		return product{}, fmt.Errorf("%w: its product area is broken", errFRU)
 	}
 	var fields [5]string

@@ -9,11 +9,12 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
 // Serial over LAN (IPMI 2.0 §15, §24).
 const (
-	payloadSOL    = 0x01
 	cmdActivate   = 0x48
 	cmdDeactivate = 0x49
 	solHeader     = 4
@@ -44,14 +45,14 @@ func (c *Client) Console(ctx context.Context, rw io.ReadWriter, take bool) error
 	}
 	defer cancel()
 	if take {
-		_, err := d.s.command(octx, netApp, cmdDeactivate, payloadSOL, 1, 0, 0, 0, 0)
+		_, err := d.s.command(octx, netApp, cmdDeactivate, lanplus.SOL, 1, 0, 0, 0, 0)
 		var cc *ccError
 		if err != nil && !errors.As(err, &cc) { // it was not active
 			return c.t.own(octx, doing, d.explain(octx, err))
 		}
 	}
 	// Encrypted and authenticated, no test mode, serial alerts deferred.
-	b, err := d.s.command(octx, netApp, cmdActivate, payloadSOL, 1, 0xc0, 0, 0, 0)
+	b, err := d.s.command(octx, netApp, cmdActivate, lanplus.SOL, 1, 0xc0, 0, 0, 0)
 	var cc *ccError
 	switch {
 	case errors.As(err, &cc) && cc.code == 0x80:
@@ -71,7 +72,7 @@ func (c *Client) Console(ctx context.Context, rw io.ReadWriter, take bool) error
 	// The port is given back, whatever happened.
 	end, stop := context.WithTimeout(context.WithoutCancel(ctx), logoutTimeout)
 	defer stop()
-	if _, derr := d.s.command(end, netApp, cmdDeactivate, payloadSOL, 1, 0, 0, 0, 0); derr != nil && err == nil {
+	if _, derr := d.s.command(end, netApp, cmdDeactivate, lanplus.SOL, 1, 0, 0, 0, 0); derr != nil && err == nil {
 		var cc *ccError
 		if !errors.As(derr, &cc) {
 			err = d.explain(end, derr)
@@ -146,7 +147,7 @@ func (r *rmcp) converse(ctx context.Context, rw io.ReadWriter, size int) error {
 		}
 	}()
 	send := func(m []byte) error {
-		p, err := r.sealAs(payloadSOL, m)
+		p, err := r.Seal(lanplus.SOL, m)
 		if err != nil {
 			return err
 		}
@@ -198,8 +199,8 @@ func (r *rmcp) converse(ctx context.Context, rw io.ReadWriter, size int) error {
 				return err
 			}
 		case p := <-packets:
-			m, ok := r.openAs(payloadSOL, p)
-			if !ok || len(m) < solHeader {
+			payload, m, ok := r.Open(p)
+			if !ok || payload != lanplus.SOL || len(m) < solHeader {
 				continue
 			}
 			if a := m[1] & 0xf; a != 0 && a == seq && len(waiting) > 0 {
@@ -235,9 +236,7 @@ func (r *rmcp) converse(ctx context.Context, rw io.ReadWriter, size int) error {
 // poke keeps the session alive: Get Device ID, whose answer is not waited for.
 func (r *rmcp) poke() error {
 	r.rq = (r.rq + 1) & 0x3f
-	msg := []byte{bmcAddr, netApp << 2, 0, consoleAddr, r.rq << 2, 0x01}
-	msg[2] = checksum(msg[:2])
-	p, err := r.seal(append(msg, checksum(msg[3:])))
+	p, err := r.Seal(lanplus.IPMI, lanplus.Message(bmcAddr, netApp<<2, consoleAddr, r.rq<<2, 0x01))
 	if err != nil {
 		return err
 	}

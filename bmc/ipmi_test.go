@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 	"github.com/fettle-dev/fettle/bmc/vbmc"
 )
 
@@ -198,7 +199,7 @@ func TestIPMILoginOnce(t *testing.T) {
 			r := newIPMIRig(t, vbmc.Config{Lockout: 2})
 			var rakp1 atomic.Int64
 			r.Address = relay(t, r.Address, func(_ int, fromBMC bool, p []byte) [][]byte {
-				if !fromBMC && p[5] == payloadRAKP1 {
+				if !fromBMC && p[5] == lanplus.RAKP1 {
 					rakp1.Add(1)
 				}
 				return [][]byte{p}
@@ -231,14 +232,14 @@ func TestIPMISuites(t *testing.T) {
 		says   string
 	}{
 		{"no suite 17", func(p []byte) []byte {
-			return packet(payloadOpen+1, 0, 0, append([]byte{p[16], 0x11, 0, 0}, p[20:24]...))
+			return lanplus.Packet(lanplus.Open+1, 0, 0, append([]byte{p[16], 0x11, 0, 0}, p[20:24]...))
 		}, ""},
 		{"a weaker one", func(p []byte) []byte { p[16+12+4] = 0; return p }, "another cipher suite"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newIPMIRig(t, vbmc.Config{})
 			r.Address = relay(t, r.Address, func(n int, fromBMC bool, p []byte) [][]byte {
-				if fromBMC && p[5] == payloadOpen+1 && n == 2 {
+				if fromBMC && p[5] == lanplus.Open+1 && n == 2 {
 					p = tc.answer(p)
 				}
 				return [][]byte{p}
@@ -267,10 +268,10 @@ func TestIPMIForgedAnswers(t *testing.T) {
 	r := newIPMIRig(t, vbmc.Config{})
 	var old []byte
 	r.Address = relay(t, r.Address, func(_ int, fromBMC bool, p []byte) [][]byte {
-		if !fromBMC || p[5] != payloadIPMI|flagEncrypted|flagAuthentic {
+		if !fromBMC || p[5] != lanplus.IPMI|lanplus.Encrypted|lanplus.Authentic {
 			return [][]byte{p}
 		}
-		clear := packet(payloadIPMI, 0, 0, []byte{0x81, 0x04, 0x7b, 0x20, 0, 1, 0, 1, 0, 0, 0})
+		clear := lanplus.Packet(lanplus.IPMI, 0, 0, []byte{0x81, 0x04, 0x7b, 0x20, 0, 1, 0, 1, 0, 0, 0})
 		bad := append([]byte(nil), p...)
 		bad[20] ^= 1
 		all := [][]byte{{}, p[:8], p[:20], clear, bad, p[:len(p)-1], old, p, p}
@@ -315,7 +316,7 @@ func TestIPMILoss(t *testing.T) {
 func TestIPMIImpostor(t *testing.T) {
 	r := newIPMIRig(t, vbmc.Config{})
 	r.Address = relay(t, r.Address, func(_ int, fromBMC bool, p []byte) [][]byte {
-		if fromBMC && p[5] == payloadRAKP3+1 {
+		if fromBMC && p[5] == lanplus.RAKP3+1 {
 			p[len(p)-1] ^= 1
 		}
 		return [][]byte{p}

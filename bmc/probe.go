@@ -18,6 +18,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
 // ProbeOptions bound a look at one address.
@@ -212,9 +214,9 @@ func ping(ctx context.Context, addr netip.Addr, o ProbeOptions) (ok bool, enterp
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	const tag = 0x66
-	ask := []byte{rmcpVersion, 0, 0xff, 0x06, 0, 0, 0x11, 0xbe, 0x80, tag, 0, 0}
+	ask := []byte{lanplus.Version, 0, 0xff, 0x06, 0, 0, 0x11, 0xbe, 0x80, tag, 0, 0}
 	p := exchangeUDP(ctx, conn, o.Timeout/3, ask, func(p []byte) bool {
-		return len(p) >= 28 && p[0] == rmcpVersion && p[3] == 0x06 && p[8] == 0x40 && p[9] == tag
+		return len(p) >= 28 && p[0] == lanplus.Version && p[3] == 0x06 && p[8] == 0x40 && p[9] == tag
 	})
 	if p == nil || p[20]&0x80 == 0 { // IPMI supported
 		return false, 0
@@ -223,12 +225,10 @@ func ping(ctx context.Context, addr netip.Addr, o ProbeOptions) (ok bool, enterp
 	if enterprise == 4542 { // ASF's own number: nobody in particular
 		enterprise = 0
 	}
-	msg := []byte{bmcAddr, netApp << 2, 0, consoleAddr, 0, 0x38, 0x8e, 4, 0}
-	msg[2] = checksum(msg[:2])
-	msg[8] = checksum(msg[3:8])
-	ask = append([]byte{rmcpVersion, 0, 0xff, rmcpIPMI, 0, 0, 0, 0, 0, 0, 0, 0, 0, byte(len(msg))}, msg...)
+	msg := lanplus.Message(bmcAddr, netApp<<2, consoleAddr, 0, 0x38, 0x8e, 4)
+	ask = append([]byte{lanplus.Version, 0, 0xff, lanplus.ClassIPMI, 0, 0, 0, 0, 0, 0, 0, 0, 0, byte(len(msg))}, msg...)
 	p = exchangeUDP(ctx, conn, o.Timeout/3, ask, func(p []byte) bool {
-		return len(p) >= 14+16 && p[3] == rmcpIPMI && p[14+5] == 0x38 && p[14+6] == 0
+		return len(p) >= 14+16 && p[3] == lanplus.ClassIPMI && p[14+5] == 0x38 && p[14+6] == 0
 	})
 	if p != nil {
 		if oem := uint32(p[14+11]) | uint32(p[14+12])<<8 | uint32(p[14+13])<<16; oem != 0 {

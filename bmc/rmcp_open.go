@@ -9,21 +9,12 @@ import (
 
 	"github.com/bougou/go-ipmi/pkg/crypto"
 	"github.com/bougou/go-ipmi/pkg/types"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
-// suite is a cipher suite (IPMI 2.0 table 22-20): each of ours authenticates,
-// checks integrity and encrypts; none of those that leave one out is offered.
-type suite struct {
-	id        int
-	auth      types.AuthAlg
-	integrity types.IntegrityAlg
-	crypt     types.CryptAlg
-}
-
-var suites = []suite{
-	{17, types.AuthAlg_HMAC_SHA256, types.IntegrityAlg_HMAC_SHA256_128, types.CryptAlg_AES_CBC_128},
-	{3, types.AuthAlg_HMAC_SHA1, types.IntegrityAlg_HMAC_SHA1_96, types.CryptAlg_AES_CBC_128},
-}
+// suites are those that are offered, the better one first.
+var suites = []lanplus.Suite{lanplus.Suite17, lanplus.Suite3}
 
 // Privilege levels (IPMI 2.0 §6.8).
 const (
@@ -106,66 +97,63 @@ func (r *rmcp) raise(ctx context.Context, role byte) error {
 }
 
 // login is Open Session and RAKP 1 to 4 (IPMI 2.0 §13.17 to §13.23).
-func (r *rmcp) login(ctx context.Context, s suite, role byte, user string, key []byte) error {
+func (r *rmcp) login(ctx context.Context, s lanplus.Suite, role byte, user string, key []byte) error {
 	le := binary.LittleEndian
-	r.active, r.auth, r.integrity, r.seq, r.rq, r.seen = false, s.auth, s.integrity, 0, 0, replayWindow{}
-	for r.console = 0; r.console == 0; {
-		r.console = le.Uint32(crypto.RandomBytes(4))
+	r.active, r.Keys, r.rq = false, lanplus.Keys{Integrity: s.Integrity}, 0
+	for r.Own == 0 {
+		r.Own = le.Uint32(crypto.RandomBytes(4))
 	}
-	req := le.AppendUint32([]byte{0, 0, 0, 0}, r.console)
-	for i, alg := range []byte{byte(s.auth), byte(s.integrity), byte(s.crypt)} {
-		req = append(req, byte(i), 0, 0, 8, alg, 0, 0, 0)
-	}
-	got, err := r.setup(ctx, "opening the session", payloadOpen, req, 36)
+	req := append(le.AppendUint32([]byte{0, 0, 0, 0}, r.Own), s.Payloads()...)
+	got, err := r.setup(ctx, "opening the session", lanplus.Open, req, 36)
 	if err != nil {
 		return err
 	}
-	r.bmc = le.Uint32(got[8:])
-	for i, alg := range []byte{byte(s.auth), byte(s.integrity), byte(s.crypt)} {
+	r.Peer = le.Uint32(got[8:])
+	for i, alg := range s.Algorithms() {
 		if got[12+8*i+4]&0x3f != alg {
-			return fmt.Errorf("the BMC chose another cipher suite than %d, which was asked for: its firmware needs an update", s.id)
+			return fmt.Errorf("the BMC chose another cipher suite than %d, which was asked for: its firmware needs an update", s.ID)
 		}
 	}
 	// RAKP 1 and 2: the BMC proves that it knows the password.
 	crand := crypto.RandomBytes(16)
 	role |= nameOnly
-	req = append(le.AppendUint32([]byte{0, 0, 0, 0}, r.bmc), crand...)
+	req = append(le.AppendUint32([]byte{0, 0, 0, 0}, r.Peer), crand...)
 	req = append(append(req, role, 0, 0, byte(len(user))), user...)
-	n := crypto.RAKP2AuthCodeLen(s.auth)
-	if got, err = r.setup(ctx, "RAKP 1", payloadRAKP1, req, 40+n); err != nil {
+	n := crypto.RAKP2AuthCodeLen(s.Auth)
+	if got, err = r.setup(ctx, "RAKP 1", lanplus.RAKP1, req, 40+n); err != nil {
 		return err
 	}
 	brand, guid := got[8:24], got[24:40]
-	want, err := crypto.RAKP2AuthCode(s.auth, r.console, r.bmc, crand, brand, guid, role, user, key)
+	want, err := crypto.RAKP2AuthCode(s.Auth, r.Own, r.Peer, crand, brand, guid, role, user, key)
 	if err != nil {
 		return err
 	}
-	req = le.AppendUint32([]byte{0, 0, 0, 0}, r.bmc)
+	req = le.AppendUint32([]byte{0, 0, 0, 0}, r.Peer)
 	if !crypto.Equal(want, got[40:40+n]) {
 		// The BMC is told, so that its slot is free again (IPMI 2.0 §13.22).
 		req[1] = byte(types.RmcpStatusCodeInvalidIntegrityCheckValue)
-		_, _ = r.conn.Write(packet(payloadRAKP3, 0, 0, req))
+		_, _ = r.conn.Write(lanplus.Packet(lanplus.RAKP3, 0, 0, req))
 		return fmt.Errorf("%w: its answer was made with another password (RAKP 2)", ErrPassword)
 	}
-	sik, k1, k2, err := crypto.DeriveSessionKeys(s.auth, crand, brand, role, user, key)
+	sik, k1, k2, err := crypto.DeriveSessionKeys(s.Auth, crand, brand, role, user, key)
 	if err != nil {
 		return err
 	}
-	code, err := crypto.RAKP3AuthCode(s.auth, brand, r.console, role, user, key)
+	code, err := crypto.RAKP3AuthCode(s.Auth, brand, r.Own, role, user, key)
 	if err != nil {
 		return err
 	}
-	n = crypto.RAKP4ICVLen(s.auth)
-	if got, err = r.setup(ctx, "RAKP 3", payloadRAKP3, append(req, code...), 8+n); err != nil {
+	n = crypto.RAKP4ICVLen(s.Auth)
+	if got, err = r.setup(ctx, "RAKP 3", lanplus.RAKP3, append(req, code...), 8+n); err != nil {
 		return err
 	}
-	if want, err = crypto.RAKP4ICV(s.auth, crand, r.bmc, guid, sik); err != nil {
+	if want, err = crypto.RAKP4ICV(s.Auth, crand, r.Peer, guid, sik); err != nil {
 		return err
 	}
 	if !crypto.Equal(want, got[8:8+n]) {
 		return fmt.Errorf("what answers at %s did not prove that it is the BMC (RAKP 4): check its address", r.conn.RemoteAddr())
 	}
-	r.k1, r.k2, r.active = k1, k2, true
+	r.K1, r.K2, r.active = k1, k2, true
 	return nil
 }
 
@@ -178,14 +166,15 @@ func (r *rmcp) setup(ctx context.Context, stage string, kind byte, msg []byte, n
 	err := r.exchange(ctx, func() ([]byte, error) {
 		r.tag++
 		msg[0] = r.tag
-		return packet(kind, 0, 0, msg), nil
+		return lanplus.Packet(kind, 0, 0, msg), nil
 	}, func(p []byte) bool {
-		k, id, _, body, _, ok := unpack(p)
-		if !ok || k != kind+1 || id != 0 || len(body) < 2 || body[0] != r.tag {
+		u, ok := lanplus.Unpack(p)
+		body := u.Body
+		if !ok || u.Kind != kind+1 || u.Session != 0 || len(body) < 2 || body[0] != r.tag {
 			return false
 		}
 		// A refusal may end after its status: OpenIPMI's ipmi_sim answers so.
-		if body[1] == 0 && (len(body) < n || binary.LittleEndian.Uint32(body[4:]) != r.console) {
+		if body[1] == 0 && (len(body) < n || binary.LittleEndian.Uint32(body[4:]) != r.Own) {
 			return false
 		}
 		got = append([]byte(nil), body...)
@@ -204,7 +193,7 @@ func (r *rmcp) setup(ctx context.Context, stage string, kind byte, msg []byte, n
 func (r *rmcp) close(ctx context.Context) error {
 	var err error
 	if r.active {
-		_, err = r.command(ctx, netApp, 0x3c, binary.LittleEndian.AppendUint32(nil, r.bmc)...)
+		_, err = r.command(ctx, netApp, 0x3c, binary.LittleEndian.AppendUint32(nil, r.Peer)...)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/bougou/go-ipmi/pkg/crypto"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
 // Bounds of the IPMI service.
@@ -163,66 +165,62 @@ func (i *ipmi) identity(ctx context.Context) error {
 	return nil
 }
 
-// RMCP and ASF (ASF 2.0 §3.2): the presence ping.
-const (
-	classASF  = 0x06
-	classIPMI = 0x07
-)
-
 // packet answers one datagram; nil for what deserves no answer.
 func (i *ipmi) packet(ctx context.Context, p []byte) []byte {
-	if len(p) < 5 || p[0] != 0x06 || i.s.ipmiDisabled() {
+	if len(p) < 5 || p[0] != lanplus.Version || i.s.ipmiDisabled() {
 		return nil
 	}
 	i.expire()
 	switch {
-	case p[3] == classASF && len(p) >= 12 && binary.BigEndian.Uint32(p[4:]) == 4542 && p[8] == 0x80:
+	case p[3] == lanplus.ClassASF && len(p) >= 12 && binary.BigEndian.Uint32(p[4:]) == 4542 && p[8] == 0x80:
 		return pong(p[9])
-	case p[3] != classIPMI:
+	case p[3] != lanplus.ClassIPMI:
 		return nil
 	case p[4] == 0: // IPMI 1.5 format, no authentication: before a session only
 		return i.preSession15(ctx, p[4:])
-	case p[4] != 0x06:
-		return nil
 	}
-	kind, id, seq, body, ok := parsePlus(p)
+	u, ok := lanplus.Unpack(p)
 	if !ok {
 		return nil
 	}
-	switch kind {
-	case 0x10:
-		return i.setup(0x11, i.openSession(body))
-	case 0x12:
-		return i.setup(0x13, i.rakp1(body))
-	case 0x14:
-		return i.setup(0x15, i.rakp3(body))
-	case 0x00:
-		if id != 0 {
+	switch u.Kind {
+	case lanplus.Open, lanplus.RAKP1, lanplus.RAKP3:
+		return i.setup(u.Kind, u.Body)
+	case lanplus.IPMI:
+		if u.Session != 0 {
 			return nil
 		}
-		if m := i.preSession(ctx, body); m != nil {
-			return plusPacket(0, 0, 0, m)
+		if m := i.preSession(ctx, u.Body); m != nil {
+			return lanplus.Packet(lanplus.IPMI, 0, 0, m)
 		}
-	case 0xc0, 0xc0 | payloadSOL: // encrypted and authenticated: nothing less is taken in a session
-		return i.inSession(ctx, kind&0x3f, id, seq, p, body)
+		return nil
 	}
-	return nil
+	return i.inSession(ctx, u.Session, p)
 }
 
 // pong is the ASF Presence Pong (ASF 2.0 §3.2.4.3).
 func pong(tag byte) []byte {
 	p := make([]byte, 28)
-	copy(p, []byte{0x06, 0, 0xff, classASF, 0, 0, 0x11, 0xbe, 0x40, tag, 0, 16, 0, 0, 0x11, 0xbe})
+	copy(p, []byte{0x06, 0, 0xff, lanplus.ClassASF, 0, 0, 0x11, 0xbe, 0x40, tag, 0, 16, 0, 0, 0x11, 0xbe})
 	p[20] = 0x81 // IPMI supported, ASF 1.0
 	return p
 }
 
-// setup wraps an answer of the session set-up.
-func (i *ipmi) setup(kind byte, m []byte) []byte {
+// setup answers a message of the session set-up.
+func (i *ipmi) setup(kind byte, body []byte) []byte {
+	var m []byte
+	switch kind {
+	case lanplus.Open:
+		m = i.openSession(body)
+	case lanplus.RAKP1:
+		m = i.rakp1(body)
+	case lanplus.RAKP3:
+		m = i.rakp3(body)
+	}
 	if m == nil {
 		return nil
 	}
-	return plusPacket(kind, 0, 0, m)
+	return lanplus.Packet(kind+1, 0, 0, m)
 }
 
 // preSession15 answers a message in the format of IPMI 1.5 (§13.6); p begins
@@ -235,7 +233,7 @@ func (i *ipmi) preSession15(ctx context.Context, p []byte) []byte {
 	if m == nil {
 		return nil
 	}
-	out := append([]byte{0x06, 0, 0xff, classIPMI}, make([]byte, 10)...)
+	out := append([]byte{0x06, 0, 0xff, lanplus.ClassIPMI}, make([]byte, 10)...)
 	out[13] = byte(len(m))
 	return append(out, m...)
 }
@@ -253,32 +251,30 @@ func (i *ipmi) preSession(ctx context.Context, msg []byte) []byte {
 	return i.run(ctx, c, nil, r)
 }
 
-// inSession answers a packet of a session.
-func (i *ipmi) inSession(ctx context.Context, payload byte, id, seq uint32, p, body []byte) []byte {
+// inSession answers a packet of a session; nothing is taken there that is not
+// encrypted and signed.
+func (i *ipmi) inSession(ctx context.Context, id uint32, p []byte) []byte {
 	x := i.sessions[id]
-	if x == nil || !x.active || !x.verify(p) || !x.seen.accept(seq) {
+	if x == nil || !x.active {
 		return nil
 	}
-	if len(body) < 32 || len(body)%16 != 0 {
-		return nil
-	}
-	msg, err := crypto.DecryptAESPayload(body, x.k2)
-	if err != nil {
-		return nil
-	}
-	if payload == payloadSOL {
-		x.used = i.s.now()
-		if ack := i.solPacket(x, msg); ack != nil {
-			return x.sealAs(payloadSOL, ack)
-		}
-		return nil
-	}
-	r, ok := parseRequest(msg)
+	payload, msg, ok := x.Open(p)
 	if !ok {
 		return nil
 	}
-	x.used = i.s.now()
-	return x.seal(i.obey(ctx, x, r))
+	switch payload {
+	case lanplus.SOL:
+		x.used = i.s.now()
+		if ack := i.solPacket(x, msg); ack != nil {
+			return x.seal(lanplus.SOL, ack)
+		}
+	case lanplus.IPMI:
+		if r, ok := parseRequest(msg); ok {
+			x.used = i.s.now()
+			return x.seal(lanplus.IPMI, i.obey(ctx, x, r))
+		}
+	}
+	return nil
 }
 
 // obey does one request of a session.
@@ -324,7 +320,7 @@ type request struct {
 }
 
 func parseRequest(m []byte) (request, bool) {
-	if len(m) < 7 || m[0] != 0x20 || checksum(m[:3]) != 0 || checksum(m[3:]) != 0 || m[1]>>2&1 != 0 {
+	if !lanplus.Valid(m) || m[0] != 0x20 || m[1]>>2&1 != 0 {
 		return request{}, false
 	}
 	return request{m[1] >> 2, m[5], m[1] & 3, m[3], m[4], m[6 : len(m)-1]}, true
@@ -332,17 +328,7 @@ func parseRequest(m []byte) (request, bool) {
 
 // answer is the response to a request.
 func (r request) answer(cc completion, data []byte) []byte {
-	m := []byte{r.from, (r.netFn|1)<<2 | r.seq&3, 0, 0x20, r.seq&^3 | r.lun, r.cmd, byte(cc)}
-	m[2] = checksum(m[:2])
-	m = append(m, data...)
-	return append(m, checksum(m[3:]))
-}
-
-func checksum(b []byte) (c byte) {
-	for _, x := range b {
-		c -= x
-	}
-	return c
+	return lanplus.Message(r.from, (r.netFn|1)<<2|r.seq&3, 0x20, r.seq&^3|r.lun, r.cmd, append([]byte{byte(cc)}, data...)...)
 }
 
 // completion is a completion code other than 00h (IPMI 2.0 table 5-2).

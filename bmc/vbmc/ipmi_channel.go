@@ -56,7 +56,7 @@ func (i *ipmi) channelCiphers(_ context.Context, _ *ipmiSession, d []byte) ([]by
 	}
 	var all []byte
 	for _, su := range cipherSuites {
-		all = append(all, 0xc0, su.id, byte(su.auth), 0x40|byte(su.integ), 0x80|byte(su.crypt))
+		all = append(all, 0xc0, su.ID, byte(su.Auth), 0x40|byte(su.Integrity), 0x80|byte(su.Crypt))
 	}
 	at := min(int(d[2]&0x3f)*16, len(all))
 	return append([]byte{lanChannel}, all[at:min(at+16, len(all))]...), nil

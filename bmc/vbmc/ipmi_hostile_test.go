@@ -10,6 +10,8 @@ import (
 
 	"github.com/bougou/go-ipmi/pkg/crypto"
 	"github.com/bougou/go-ipmi/pkg/types"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
 // fakeConn is the packet connection of a service that is called directly.
@@ -46,9 +48,8 @@ type console struct {
 	role byte
 
 	x    ipmiSession // what the console knows of its session: ids are exchanged
-	seq  uint32
-	last byte   // status of the last answer
-	data []byte // of the last command, behind its completion code
+	last byte        // status of the last answer
+	data []byte      // of the last command, behind its completion code
 }
 
 func newConsole(t testing.TB, i *ipmi, user, password string, role byte) *console {
@@ -58,62 +59,53 @@ func newConsole(t testing.TB, i *ipmi, user, password string, role byte) *consol
 func (c *console) send(p []byte) []byte { return c.i.packet(context.Background(), p) }
 
 func (c *console) step(kind byte, b []byte) []byte {
-	out := c.send(plusPacket(kind, 0, 0, b))
+	out := c.send(lanplus.Packet(kind, 0, 0, b))
 	if out == nil {
 		return nil
 	}
-	k, _, _, body, ok := parsePlus(out)
-	if !ok || k != kind+1 {
+	u, ok := lanplus.Unpack(out)
+	if !ok || u.Kind != kind+1 {
 		c.t.Fatalf("answer to %02x is %x", kind, out)
 	}
-	c.last = body[1]
-	return body
+	c.last = u.Body[1]
+	return u.Body
 }
 
-func openRequest(su cipherSuite) []byte {
-	b := []byte{1, 0, 0, 0, 0x44, 0x33, 0x22, 0x11}
-	for n, alg := range []byte{byte(su.auth), byte(su.integ), byte(su.crypt)} {
-		b = append(b, byte(n), 0, 0, 8, alg, 0, 0, 0)
-	}
-	return b
+func openRequest(su lanplus.Suite) []byte {
+	return append([]byte{1, 0, 0, 0, 0x44, 0x33, 0x22, 0x11}, su.Payloads()...)
 }
 
 // login goes through RAKP 4 and tells whether it got a session.
-func (c *console) login(su cipherSuite) bool {
-	c.x = ipmiSession{console: 0x11223344, suite: su, crand: make([]byte, 16)}
+func (c *console) login(su lanplus.Suite) bool {
+	c.x = ipmiSession{Keys: lanplus.Keys{Own: 0x11223344, Integrity: su.Integrity}, suite: su, crand: make([]byte, 16)}
 	b := c.step(0x10, openRequest(su))
 	if c.last != 0 {
 		return false
 	}
-	c.x.id = binary.LittleEndian.Uint32(b[8:])
-	req := append(binary.LittleEndian.AppendUint32([]byte{2, 0, 0, 0}, c.x.id), c.x.crand...)
+	c.x.Peer = binary.LittleEndian.Uint32(b[8:])
+	req := append(binary.LittleEndian.AppendUint32([]byte{2, 0, 0, 0}, c.x.Peer), c.x.crand...)
 	if b = c.step(0x12, append(append(req, c.role, 0, 0, byte(len(c.user))), c.user...)); c.last != 0 {
 		return false
 	}
 	c.x.brand = append([]byte(nil), b[8:24]...)
-	code, err := crypto.RAKP3AuthCode(su.auth, c.x.brand, c.x.console, c.role, c.user, c.key)
+	code, err := crypto.RAKP3AuthCode(su.Auth, c.x.brand, c.x.Own, c.role, c.user, c.key)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if c.step(0x14, append(binary.LittleEndian.AppendUint32([]byte{3, 0, 0, 0}, c.x.id), code...)); c.last != 0 {
+	if c.step(0x14, append(binary.LittleEndian.AppendUint32([]byte{3, 0, 0, 0}, c.x.Peer), code...)); c.last != 0 {
 		return false
 	}
-	_, c.x.k1, c.x.k2, err = crypto.DeriveSessionKeys(su.auth, c.x.crand, c.x.brand, c.role, c.user, c.key)
+	_, c.x.K1, c.x.K2, err = crypto.DeriveSessionKeys(su.Auth, c.x.crand, c.x.brand, c.role, c.user, c.key)
 	return err == nil
 }
 
-// seal is a packet to the BMC: the same as one from it, with its session id.
+// seal is a packet to the BMC.
 func (c *console) seal(netFn, cmd byte, data ...byte) []byte {
-	y := c.x
-	y.console, y.seq = c.x.id, c.seq
-	c.seq++
-	return y.seal(ipmiMessage(netFn, cmd, data...))
+	return c.x.seal(lanplus.IPMI, ipmiMessage(netFn, cmd, data...))
 }
 
 func ipmiMessage(netFn, cmd byte, data ...byte) []byte {
-	m := append([]byte{0x20, netFn << 2, 0, 0x81, 4, cmd}, data...)
-	m[2] = checksum(m[:2])
-	return append(m, checksum(m[3:]))
+	return lanplus.Message(0x20, netFn<<2, 0x81, 4, cmd, data...)
 }
 
 // command returns the completion code, and whether there was an answer.
@@ -125,13 +117,9 @@ func (c *console) answer(out []byte) (completion, bool) {
 	if out == nil {
 		return 0, false
 	}
-	_, _, _, body, ok := parsePlus(out)
-	if !ok || !c.x.verify(out) {
-		c.t.Fatalf("the answer %x has no valid integrity check", out)
-	}
-	m, err := crypto.DecryptAESPayload(body, c.x.k2)
-	if err != nil || len(m) < 8 {
-		c.t.Fatalf("the answer does not decrypt: %x, %v", m, err)
+	payload, m, ok := c.x.Open(out)
+	if !ok || payload != lanplus.IPMI || len(m) < 8 {
+		c.t.Fatalf("the answer %x is not sealed: %x", out, m)
 	}
 	c.data = m[7 : len(m)-1]
 	return completion(m[6]), true
@@ -140,13 +128,13 @@ func (c *console) answer(out []byte) (completion, bool) {
 var suite17, suite3 = cipherSuites[0], cipherSuites[1]
 
 func TestIPMILogin(t *testing.T) {
-	none := cipherSuite{}
-	half := cipherSuite{auth: types.AuthAlg_HMAC_SHA1, integ: types.IntegrityAlg_HMAC_SHA1_96} // suite 2: not encrypted
+	none := lanplus.Suite{}
+	half := lanplus.Suite{Auth: types.AuthAlg_HMAC_SHA1, Integrity: types.IntegrityAlg_HMAC_SHA1_96} // suite 2: not encrypted
 	for _, tc := range []struct {
 		name           string
 		user, password string
 		role           byte
-		su             cipherSuite
+		su             lanplus.Suite
 		status         byte
 	}{
 		{"suite 17", "root", "s3cret", privAdmin, suite17, 0},
@@ -202,7 +190,7 @@ func TestIPMISession(t *testing.T) {
 	if out := c.send(on); out != nil {
 		t.Error("a packet that was sent again was obeyed again")
 	}
-	plain := plusPacket(0, c.x.id, 99, ipmiMessage(0x00, 0x02, 0))
+	plain := lanplus.Packet(0, c.x.Peer, 99, ipmiMessage(0x00, 0x02, 0))
 	if out := c.send(plain); out != nil {
 		t.Error("a packet in clear was obeyed in a session")
 	}
@@ -229,14 +217,14 @@ func TestIPMISession(t *testing.T) {
 	if cc, _ := v.command(0x06, 0x3b, privOperator); cc != 0x81 {
 		t.Errorf("reader raises its privilege: %02x; want 81h", byte(cc))
 	}
-	if cc, _ := v.command(0x06, 0x3c, binary.LittleEndian.AppendUint32(nil, c.x.id)...); cc != ccPrivilege {
+	if cc, _ := v.command(0x06, 0x3c, binary.LittleEndian.AppendUint32(nil, c.x.Peer)...); cc != ccPrivilege {
 		t.Errorf("reader closes another's session: %02x; want D4h", byte(cc))
 	}
 	third := newConsole(t, i, "root", "s3cret", privAdmin)
 	if third.login(suite17) || third.last != rmcpResources {
 		t.Errorf("a session beyond the limit: status %02x; want 01h", third.last)
 	}
-	if cc, _ := v.command(0x06, 0x3c, binary.LittleEndian.AppendUint32(nil, v.x.id)...); cc != ccOK {
+	if cc, _ := v.command(0x06, 0x3c, binary.LittleEndian.AppendUint32(nil, v.x.Peer)...); cc != ccOK {
 		t.Errorf("Close Session = %02x", byte(cc))
 	}
 	*now = now.Add(ipmiIdle + time.Second)
@@ -282,7 +270,7 @@ func TestIPMIDisabled(t *testing.T) {
 func TestIPMIHalfOpen(t *testing.T) {
 	i, now := newIPMI(t, Config{})
 	for range 10 * ipmiPending {
-		i.packet(t.Context(), plusPacket(0x10, 0, 0, openRequest(suite17)))
+		i.packet(t.Context(), lanplus.Packet(0x10, 0, 0, openRequest(suite17)))
 		*now = now.Add(time.Millisecond)
 	}
 	if n := len(i.sessions); n > ipmiPending {
@@ -301,9 +289,9 @@ func TestIPMIPreSession(t *testing.T) {
 	}
 	for c, cmd := range commands {
 		m := ipmiMessage(byte(c>>8), byte(c), 0x8e, 4, 0, 0, 0, 0, 0, 0)
-		out := i.packet(t.Context(), plusPacket(0, 0, 0, m))
-		_, _, _, body, ok := parsePlus(out)
-		if !ok || (cmd.priv != privNone) != (completion(body[6]) == ccPrivilege) {
+		out := i.packet(t.Context(), lanplus.Packet(0, 0, 0, m))
+		u, ok := lanplus.Unpack(out)
+		if !ok || (cmd.priv != privNone) != (completion(u.Body[6]) == ccPrivilege) {
 			t.Errorf("command %04x without a session: %x", c, out)
 		}
 		v15 := append([]byte{6, 0, 0xff, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, byte(len(m))}, m...)
@@ -317,14 +305,14 @@ func TestIPMIPreSession(t *testing.T) {
 // machine, or is answered with much more than it holds.
 func FuzzIPMIPacket(f *testing.F) {
 	f.Add([]byte{6, 0, 0xff, 6, 0, 0, 0x11, 0xbe, 0x80, 7, 0, 0})
-	f.Add(plusPacket(0x10, 0, 0, openRequest(suite17)))
-	f.Add(plusPacket(0x12, 0, 0, append(make([]byte, 24), 0x14, 0, 0, 4, 'r', 'o', 'o', 't')))
-	f.Add(plusPacket(0x14, 0, 0, make([]byte, 40)))
-	f.Add(plusPacket(0, 0, 0, ipmiMessage(0x06, 0x38, 0x8e, 4)))
-	f.Add(plusPacket(0xc0, 1, 1, make([]byte, 64)))
+	f.Add(lanplus.Packet(0x10, 0, 0, openRequest(suite17)))
+	f.Add(lanplus.Packet(0x12, 0, 0, append(make([]byte, 24), 0x14, 0, 0, 4, 'r', 'o', 'o', 't')))
+	f.Add(lanplus.Packet(0x14, 0, 0, make([]byte, 40)))
+	f.Add(lanplus.Packet(0, 0, 0, ipmiMessage(0x06, 0x38, 0x8e, 4)))
+	f.Add(lanplus.Packet(0xc0, 1, 1, make([]byte, 64)))
 	f.Fuzz(func(t *testing.T, p []byte) {
 		i, _ := newIPMI(t, Config{})
-		i.sessions[1] = &ipmiSession{id: 1, active: true, who: i.s.accounts[0], user: "root", suite: suite17, k1: make([]byte, 32), k2: make([]byte, 32), used: i.s.now()}
+		i.sessions[1] = &ipmiSession{Keys: lanplus.Keys{Own: 1, Integrity: suite17.Integrity, K1: make([]byte, 32), K2: make([]byte, 32)}, active: true, who: i.s.accounts[0], user: "root", suite: suite17, used: i.s.now()}
 		i.sessions[0] = &ipmiSession{used: i.s.now(), suite: suite3}
 		if out := i.packet(t.Context(), p); len(out) > 3*len(p)+16 {
 			t.Errorf("%d bytes were answered with %d", len(p), len(out))
@@ -342,7 +330,7 @@ func FuzzIPMICommand(f *testing.F) {
 	}
 	i, _ := newIPMI(f, Config{})
 	f.Fuzz(func(t *testing.T, netFn, cmd byte, data []byte) {
-		x := &ipmiSession{id: 7, active: true, who: i.s.accounts[0], user: "root", max: privAdmin, priv: privAdmin}
+		x := &ipmiSession{Keys: lanplus.Keys{Own: 7}, active: true, who: i.s.accounts[0], user: "root", max: privAdmin, priv: privAdmin}
 		if len(data) > 200 {
 			return
 		}

@@ -8,7 +8,8 @@ import (
 	"time"
 
 	"github.com/bougou/go-ipmi/pkg/crypto"
-	"github.com/bougou/go-ipmi/pkg/types"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
 // Privilege levels (IPMI 2.0 §6.8).
@@ -45,25 +46,15 @@ func ipmiKey(user, password string) (k [20]byte, ok bool) {
 	return k, true
 }
 
-// cipherSuite is one of IPMI 2.0 table 22-20. Suite 0 is none of them.
-type cipherSuite struct {
-	id    byte
-	auth  types.AuthAlg
-	integ types.IntegrityAlg
-	crypt types.CryptAlg
-}
-
-var cipherSuites = []cipherSuite{
-	{17, types.AuthAlg_HMAC_SHA256, types.IntegrityAlg_HMAC_SHA256_128, types.CryptAlg_AES_CBC_128},
-	{3, types.AuthAlg_HMAC_SHA1, types.IntegrityAlg_HMAC_SHA1_96, types.CryptAlg_AES_CBC_128},
-}
+// cipherSuites are those that are offered. Suite 0 is none of them.
+var cipherSuites = []lanplus.Suite{lanplus.Suite17, lanplus.Suite3}
 
 // ipmiSession is a session, or a login on its way to one.
 type ipmiSession struct {
-	id, console uint32
-	suite       cipherSuite
-	maxRole     byte // asked for in Open Session; 0: the highest
-	used        time.Time
+	lanplus.Keys
+	suite   lanplus.Suite
+	maxRole byte // asked for in Open Session; 0: the highest
+	used    time.Time
 
 	who          *account
 	user         string
@@ -74,9 +65,6 @@ type ipmiSession struct {
 	active    bool
 	max, priv byte
 	handle    byte
-	k1, k2    []byte
-	seq       uint32
-	seen      sequenceWindow
 }
 
 // RMCP+ status codes (IPMI 2.0 table 13-15).
@@ -122,7 +110,7 @@ func (i *ipmi) openSession(b []byte) []byte {
 			oldest = x
 		}
 	}
-	limit := i.s.levelLimit(su.id)
+	limit := i.s.levelLimit(su.ID)
 	if limit == 0 {
 		return refusal(b, rmcpNoSuite, console)
 	}
@@ -130,27 +118,23 @@ func (i *ipmi) openSession(b []byte) []byte {
 		return refusal(b, rmcpResources, console)
 	}
 	if pending >= ipmiPending {
-		delete(i.sessions, oldest.id)
+		delete(i.sessions, oldest.Own)
 	}
-	x := &ipmiSession{console: console, suite: su, maxRole: b[1] & 0xf, used: i.s.now()}
-	for x.id == 0 || i.sessions[x.id] != nil {
-		x.id = binary.LittleEndian.Uint32(crypto.RandomBytes(4))
+	x := &ipmiSession{Keys: lanplus.Keys{Peer: console, Integrity: su.Integrity}, suite: su, maxRole: b[1] & 0xf, used: i.s.now()}
+	for x.Own == 0 || i.sessions[x.Own] != nil {
+		x.Own = binary.LittleEndian.Uint32(crypto.RandomBytes(4))
 	}
-	i.sessions[x.id] = x
+	i.sessions[x.Own] = x
 	out := binary.LittleEndian.AppendUint32([]byte{b[0], rmcpOK, limit, 0}, console)
-	out = binary.LittleEndian.AppendUint32(out, x.id)
-	for n, alg := range []byte{byte(su.auth), byte(su.integ), byte(su.crypt)} {
-		out = append(out, byte(n), 0, 0, 8, alg, 0, 0, 0)
-	}
-	return out
+	return append(binary.LittleEndian.AppendUint32(out, x.Own), su.Payloads()...)
 }
 
 // chooseSuite finds the suite of three algorithm payloads (IPMI 2.0 table
 // 13-9). A payload of length 0 leaves the choice to us.
-func chooseSuite(b []byte) (cipherSuite, bool) {
+func chooseSuite(b []byte) (lanplus.Suite, bool) {
 next:
 	for _, su := range cipherSuites {
-		for n, alg := range []byte{byte(su.auth), byte(su.integ), byte(su.crypt)} {
+		for n, alg := range su.Algorithms() {
 			p := b[8*n:]
 			if p[0] != byte(n) {
 				return su, false
@@ -161,7 +145,7 @@ next:
 		}
 		return su, true
 	}
-	return cipherSuite{}, false
+	return lanplus.Suite{}, false
 }
 
 // rakp1 answers with RAKP 2 (IPMI 2.0 §13.20, §13.21). It holds a proof that
@@ -177,8 +161,8 @@ func (i *ipmi) rakp1(b []byte) []byte {
 	}
 	role, user := b[24], string(b[28:28+int(b[27])])
 	end := func(status byte) []byte {
-		delete(i.sessions, x.id)
-		return refusal(b, status, x.console)
+		delete(i.sessions, x.Own)
+		return refusal(b, status, x.Peer)
 	}
 	want := role & 0xf
 	switch {
@@ -191,20 +175,20 @@ func (i *ipmi) rakp1(b []byte) []byte {
 	if !ok {
 		return end(rmcpName)
 	}
-	if want > min(ipmiPrivilege(a.role), i.s.levelLimit(x.suite.id)) {
+	if want > min(ipmiPrivilege(a.role), i.s.levelLimit(x.suite.ID)) {
 		return end(rmcpNoRole)
 	}
 	if x.brand == nil || string(x.crand) != string(b[8:24]) || x.role != role || x.user != user {
 		x.crand, x.brand = append([]byte(nil), b[8:24]...), crypto.RandomBytes(16)
 		x.role, x.user, x.who = role, user, a
 	}
-	code, err := crypto.RAKP2AuthCode(x.suite.auth, x.console, x.id, x.crand, x.brand, i.guid[:], role, user, key[:])
+	code, err := crypto.RAKP2AuthCode(x.suite.Auth, x.Peer, x.Own, x.crand, x.brand, i.guid[:], role, user, key[:])
 	if err != nil {
 		return end(rmcpIllegal)
 	}
-	out := binary.LittleEndian.AppendUint32([]byte{b[0], rmcpOK, 0, 0}, x.console)
+	out := binary.LittleEndian.AppendUint32([]byte{b[0], rmcpOK, 0, 0}, x.Peer)
 	out = append(append(out, x.brand...), i.guid[:]...)
-	return append(out, code[:crypto.RAKP2AuthCodeLen(x.suite.auth)]...)
+	return append(out, code[:crypto.RAKP2AuthCodeLen(x.suite.Auth)]...)
 }
 
 // account finds a user who may log in now, and the key.
@@ -238,38 +222,38 @@ func (i *ipmi) rakp3(b []byte) []byte {
 		}
 		return refusal(b, rmcpSessionID, 0)
 	}
-	delete(i.sessions, x.id) // whatever is wrong: no slot is held
+	delete(i.sessions, x.Own) // whatever is wrong: no slot is held
 	if b[1] != rmcpOK {
 		i.failed(x, "its password is another")
 		return nil
 	}
 	a, key, ok := i.account(x.user)
 	if !ok || a != x.who {
-		return refusal(b, rmcpName, x.console)
+		return refusal(b, rmcpName, x.Peer)
 	}
-	want, err := crypto.RAKP3AuthCode(x.suite.auth, x.brand, x.console, x.role, x.user, key[:])
+	want, err := crypto.RAKP3AuthCode(x.suite.Auth, x.brand, x.Peer, x.role, x.user, key[:])
 	if err != nil || !crypto.Equal(want, b[8:]) {
 		i.failed(x, "wrong password")
-		return refusal(b, rmcpIntegrity, x.console)
+		return refusal(b, rmcpIntegrity, x.Peer)
 	}
 	kg := i.s.keyG()
 	if kg == nil {
 		kg = key[:] // IPMI 2.0 §13.31
 	}
-	sik, k1, k2, err := crypto.DeriveSessionKeys(x.suite.auth, x.crand, x.brand, x.role, x.user, kg)
+	sik, k1, k2, err := crypto.DeriveSessionKeys(x.suite.Auth, x.crand, x.brand, x.role, x.user, kg)
 	if err != nil {
-		return refusal(b, rmcpIllegal, x.console)
+		return refusal(b, rmcpIllegal, x.Peer)
 	}
-	icv, err := crypto.RAKP4ICV(x.suite.auth, x.crand, x.id, i.guid[:], sik)
+	icv, err := crypto.RAKP4ICV(x.suite.Auth, x.crand, x.Own, i.guid[:], sik)
 	if err != nil {
-		return refusal(b, rmcpIllegal, x.console)
+		return refusal(b, rmcpIllegal, x.Peer)
 	}
 	i.handle++
-	x.active, x.k1, x.k2, x.max, x.handle = true, k1, k2, x.role&0xf, i.handle
+	x.active, x.K1, x.K2, x.max, x.handle = true, k1, k2, x.role&0xf, i.handle
 	x.priv, x.used = min(privUser, x.max), i.s.now()
 	x.rakp3 = append([]byte(nil), b[1:]...)
-	x.rakp4 = append(binary.LittleEndian.AppendUint32([]byte{rmcpOK, 0, 0}, x.console), icv...)
-	i.sessions[x.id] = x
+	x.rakp4 = append(binary.LittleEndian.AppendUint32([]byte{rmcpOK, 0, 0}, x.Peer), icv...)
+	i.sessions[x.Own] = x
 	i.s.mu.Lock()
 	a.failures = 0
 	i.s.mu.Unlock()
@@ -302,79 +286,13 @@ func (i *ipmi) expire() {
 	}
 }
 
-// verify checks the integrity of a packet of the session (IPMI 2.0 §13.28.4).
-func (x *ipmiSession) verify(p []byte) bool {
-	n, ok := crypto.IntegrityAuthCodeLen(x.suite.integ)
-	body := int(binary.LittleEndian.Uint16(p[14:]))
-	if !ok || len(p) < 16+body+2+n {
-		return false
-	}
-	want, err := crypto.SessionIntegrityAuthCode(x.suite.integ, p[4:len(p)-n], x.k1, "")
-	return err == nil && crypto.Equal(want, p[len(p)-n:])
-}
-
-// seal encrypts and signs an answer.
-func (x *ipmiSession) seal(m []byte) []byte { return x.sealAs(0, m) }
-
-// sealAs encrypts and signs a packet of a payload type.
-func (x *ipmiSession) sealAs(payload byte, m []byte) []byte {
-	body, err := crypto.EncryptAESPayload(m, x.k2, crypto.RandomBytes(16))
+// seal encrypts and signs an answer of a payload type; nil where it cannot be.
+func (x *ipmiSession) seal(payload byte, m []byte) []byte {
+	p, err := x.Seal(payload, m)
 	if err != nil {
 		return nil
 	}
-	x.seq++
-	p := plusPacket(0xc0|payload, x.console, x.seq, body)
-	pad := types.IntegrityPadLen(12, len(body))
-	for range pad {
-		p = append(p, 0xff)
-	}
-	p = append(p, byte(pad), 0x07)
-	sum, err := crypto.SessionIntegrityAuthCode(x.suite.integ, p[4:], x.k1, "")
-	if err != nil {
-		return nil
-	}
-	return append(p, sum...)
-}
-
-// plusPacket is an RMCP+ packet without trailer (IPMI 2.0 table 13-8).
-func plusPacket(kind byte, session, seq uint32, body []byte) []byte {
-	p := []byte{0x06, 0, 0xff, classIPMI, 0x06, kind}
-	p = binary.LittleEndian.AppendUint32(p, session)
-	p = binary.LittleEndian.AppendUint32(p, seq)
-	p = binary.LittleEndian.AppendUint16(p, uint16(len(body)))
-	return append(p, body...)
-}
-
-func parsePlus(p []byte) (kind byte, session, seq uint32, body []byte, ok bool) {
-	if len(p) < 16 {
-		return 0, 0, 0, nil, false
-	}
-	n := int(binary.LittleEndian.Uint16(p[14:]))
-	if n > len(p)-16 {
-		return 0, 0, 0, nil, false
-	}
-	return p[5], binary.LittleEndian.Uint32(p[6:]), binary.LittleEndian.Uint32(p[10:]), p[16 : 16+n], true
-}
-
-// sequenceWindow refuses packets that were seen (IPMI 2.0 §6.12.13).
-type sequenceWindow struct {
-	top, bits uint32 // bit n: top-n was seen
-}
-
-func (w *sequenceWindow) accept(n uint32) bool {
-	switch d := int32(n - w.top); {
-	case n == 0:
-		return false
-	case w.bits == 0 || d >= 32:
-		w.top, w.bits = n, 1
-	case d > 0:
-		w.top, w.bits = n, w.bits<<d|1
-	case d <= -32 || w.bits&(1<<-d) != 0:
-		return false
-	default:
-		w.bits |= 1 << -d
-	}
-	return true
+	return p
 }
 
 // parseUUID reads RFC 4122 text.

@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
 // Console is a machine's serial port. Attach copies what the machine says to
@@ -16,7 +18,6 @@ type Console interface {
 
 // Serial over LAN (IPMI 2.0 §15, §24, §26).
 const (
-	payloadSOL   = 0x01
 	solMaxData   = 200 // of a packet
 	solRetry     = 500 * time.Millisecond
 	solRetries   = 7
@@ -84,7 +85,7 @@ func (o *sol) Write(p []byte) (int, error) {
 
 // activatePayload (IPMI 2.0 §24.1).
 func (i *ipmi) activatePayload(ctx context.Context, x *ipmiSession, d []byte) ([]byte, error) {
-	if d[0]&0x3f != payloadSOL || d[1]&0xf != 1 {
+	if d[0]&0x3f != lanplus.SOL || d[1]&0xf != 1 {
 		return nil, ccField
 	}
 	if i.conn == nil {
@@ -145,7 +146,7 @@ func (i *ipmi) port() uint16 {
 }
 
 // alive tells whether the session of o is open still. i.mu is held.
-func (i *ipmi) alive(o *sol) bool { return o.ctx.Err() == nil && i.sessions[o.x.id] == o.x }
+func (i *ipmi) alive(o *sol) bool { return o.ctx.Err() == nil && i.sessions[o.x.Own] == o.x }
 
 // sendSOL sends what the machine says, a packet at a time, until the session
 // ends or the console no longer acknowledges.
@@ -224,11 +225,11 @@ func (i *ipmi) deliver(o *sol, seq byte, part []byte) (took int, ok bool) {
 // transmit sends a packet of the payload; false when the session is gone.
 func (i *ipmi) transmit(o *sol, m []byte) bool {
 	i.mu.Lock()
-	if i.sessions[o.x.id] != o.x {
+	if i.sessions[o.x.Own] != o.x {
 		i.mu.Unlock()
 		return false
 	}
-	p := o.x.sealAs(payloadSOL, m)
+	p := o.x.seal(lanplus.SOL, m)
 	i.mu.Unlock()
 	if p == nil {
 		return false
@@ -270,7 +271,7 @@ func (i *ipmi) solPacket(x *ipmiSession, m []byte) []byte {
 
 // deactivatePayload (IPMI 2.0 §24.2): by anybody who may.
 func (i *ipmi) deactivatePayload(_ context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
-	if d[0]&0x3f != payloadSOL {
+	if d[0]&0x3f != lanplus.SOL {
 		return nil, ccField
 	}
 	if i.sol == nil || !i.alive(i.sol) {
@@ -292,7 +293,7 @@ func (s *Server) freeSOL(o *sol) {
 
 // payloadStatus is Get Payload Activation Status (IPMI 2.0 §24.4).
 func (i *ipmi) payloadStatus(_ context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
-	if d[0]&0x3f != payloadSOL {
+	if d[0]&0x3f != lanplus.SOL {
 		return nil, ccField
 	}
 	active := byte(0)
@@ -306,14 +307,14 @@ func (i *ipmi) payloadStatus(_ context.Context, _ *ipmiSession, d []byte) ([]byt
 func (i *ipmi) payloadSupport(context.Context, *ipmiSession, []byte) ([]byte, error) {
 	types := byte(0x01)
 	if i.s.console != nil {
-		types |= 1 << payloadSOL
+		types |= 1 << lanplus.SOL
 	}
 	return []byte{types, 0, 0x3f, 0, 0, 0, 0, 0}, nil
 }
 
 // payloadVersion is Get Channel Payload Version (IPMI 2.0 §24.9): 1.0.
 func (i *ipmi) payloadVersion(_ context.Context, _ *ipmiSession, d []byte) ([]byte, error) {
-	if d[1] > payloadSOL {
+	if d[1] > lanplus.SOL {
 		return nil, ccSOLActive // payload type not available on this channel
 	}
 	return []byte{0x10}, nil

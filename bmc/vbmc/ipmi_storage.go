@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"time"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
 // selEvent is an event as the log of IPMI tells it; without anything it is
@@ -265,9 +267,9 @@ func (i *ipmi) fru(ctx context.Context) ([]byte, error) {
 		area = append(area, 0)
 	}
 	area[1] = byte((len(area) + 1) / 8)
-	area = append(area, checksum(area))
+	area = append(area, lanplus.Checksum(area))
 	head := []byte{1, 0, 0, 0, 1, 0, 0}
-	return append(append(head, checksum(head)), area...), nil
+	return append(append(head, lanplus.Checksum(head)), area...), nil
 }
 
 func (i *ipmi) fruInfo(ctx context.Context, _ *ipmiSession, d []byte) ([]byte, error) {

@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
 // The machine's own IPMI interface (IPMI 2.0 §5, §9: KCS) as QEMU's
@@ -172,7 +174,7 @@ func systemSession() *ipmiSession {
 
 // vmMessage answers one message; nil for what is none.
 func (i *ipmi) vmMessage(ctx context.Context, x *ipmiSession, m []byte) []byte {
-	if len(m) < 4 || checksum(m) != 0 || m[1]>>2&1 != 0 {
+	if len(m) < 4 || lanplus.Checksum(m) != 0 || m[1]>>2&1 != 0 {
 		return nil
 	}
 	r := request{netFn: m[1] >> 2, lun: m[1] & 3, cmd: m[2], data: m[3 : len(m)-1]}
@@ -181,7 +183,7 @@ func (i *ipmi) vmMessage(ctx context.Context, x *ipmiSession, m []byte) []byte {
 	i.mu.Unlock()
 	// Behind the header of a LAN message: command, completion code, data.
 	out := append([]byte{m[0], (r.netFn|1)<<2 | r.lun}, full[5:len(full)-1]...)
-	out = vmFrame(append(out, checksum(out)), vmMessage)
+	out = vmFrame(append(out, lanplus.Checksum(out)), vmMessage)
 	if r.netFn == 0x06 && r.cmd == 0x2e {
 		out = append(out, vmFrame([]byte{i.irq()}, vmCommand)...)
 	}

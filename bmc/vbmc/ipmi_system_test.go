@@ -10,12 +10,14 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
 // vmRequest is a message as QEMU sends it.
 func vmRequest(id, netFn, cmd byte, data ...byte) []byte {
 	m := append([]byte{id, netFn << 2, cmd}, data...)
-	return vmFrame(append(m, checksum(m)), vmMessage)
+	return vmFrame(append(m, lanplus.Checksum(m)), vmMessage)
 }
 
 func TestVMReader(t *testing.T) {
@@ -79,7 +81,7 @@ func (q *fakeQEMU) ask(id, netFn, cmd byte, data ...byte) (completion, []byte) {
 		q.t.Fatal(err)
 	}
 	f, end := q.next()
-	if end != vmMessage || len(f) < 5 || checksum(f) != 0 || f[0] != id || f[1] != (netFn|1)<<2 || f[2] != cmd {
+	if end != vmMessage || len(f) < 5 || lanplus.Checksum(f) != 0 || f[0] != id || f[1] != (netFn|1)<<2 || f[2] != cmd {
 		q.t.Fatalf("the answer to %02x %02x %02x is %x, closed by %02x", id, netFn, cmd, f, end)
 	}
 	return completion(f[3]), f[4 : len(f)-1]
@@ -193,7 +195,7 @@ func FuzzSystemInterface(f *testing.F) {
 				continue
 			}
 			out := i.vmMessage(t.Context(), x, frame)
-			if (out == nil) != (len(frame) < 4 || checksum(frame) != 0 || frame[1]>>2&1 != 0) {
+			if (out == nil) != (len(frame) < 4 || lanplus.Checksum(frame) != 0 || frame[1]>>2&1 != 0) {
 				t.Errorf("%x was answered with %x", frame, out)
 			}
 			if out == nil {
@@ -209,7 +211,7 @@ func FuzzSystemInterface(f *testing.F) {
 					t.Errorf("the answer to %x has a command before its end: %x", frame, out)
 				}
 			}
-			if len(got) < 5 || checksum(got) != 0 || got[0] != frame[0] || got[2] != frame[2] {
+			if len(got) < 5 || lanplus.Checksum(got) != 0 || got[0] != frame[0] || got[2] != frame[2] {
 				t.Errorf("%x was answered with %x", frame, out)
 			}
 		}

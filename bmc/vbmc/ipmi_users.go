@@ -5,6 +5,8 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"strings"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
 // Bits of a user's access (IPMI 2.0 §22.26, §22.27).
@@ -179,7 +181,7 @@ func (i *ipmi) payloadAccess(_ context.Context, _ *ipmiSession, d []byte) ([]byt
 	if err != nil || !i.isLAN(d[0]) {
 		return nil, ccField
 	}
-	on := byte(1 << payloadSOL)
+	on := byte(1 << lanplus.SOL)
 	if a.noSOL {
 		on = 0
 	}
@@ -194,7 +196,7 @@ func (i *ipmi) setPayloadAccess(_ context.Context, _ *ipmiSession, d []byte) ([]
 	if err != nil || !i.isLAN(d[0]) || d[1]>>6 > 1 {
 		return nil, ccField
 	}
-	if d[2]&(1<<payloadSOL) != 0 {
+	if d[2]&(1<<lanplus.SOL) != 0 {
 		a.noSOL = d[1]>>6 == 1 // enable, or disable
 	}
 	return nil, nil

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/fettle-dev/fettle/bmc/lanplus"
 )
 
 // redfish asks the same Server by Redfish, as root.
@@ -331,7 +333,7 @@ func TestIPMILimits(t *testing.T) {
 			}
 			for su, want := range map[byte]byte{3: tc.at3, 17: tc.at17} {
 				x := newConsole(t, i, "root", "s3cret", tc.role)
-				if x.login(map[byte]cipherSuite{3: suite3, 17: suite17}[su]); x.last != want {
+				if x.login(map[byte]lanplus.Suite{3: suite3, 17: suite17}[su]); x.last != want {
 					t.Errorf("login with suite %d as %d: status %02x; want %02x", su, tc.role, x.last, want)
 				}
 			}

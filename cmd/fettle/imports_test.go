@@ -21,17 +21,19 @@ var mayImport = map[string][]string{
 	"labs/fabric":      {},
 	// images writes the disk index that the agent reads: one type, in
 	// agent/wire (images/IMAGES.md, 2026-11-21).
-	"images":     {"site", "blob", "agent/wire"},
-	"airgap":     {"blob"},
-	"pxe":        {},
-	"pxe/load":   {}, // knows the wire alone: it measures other servers too
-	"bmc":        {},
-	"bmc/vbmc":   {},
-	"agent":      {"agent/wire"},
-	"agent/wire": {},
-	"site":       {},
-	"state":      {"site"},
-	"blob":       {},
+	"images":   {"site", "blob", "agent/wire"},
+	"airgap":   {"blob"},
+	"pxe":      {},
+	"pxe/load": {}, // knows the wire alone: it measures other servers too
+	// Both ends of RMCP+ have its packets in common (bmc/BMC.md, 2026-11-22).
+	"bmc":         {"bmc/lanplus"},
+	"bmc/vbmc":    {"bmc/lanplus"},
+	"bmc/lanplus": {},
+	"agent":       {"agent/wire"},
+	"agent/wire":  {},
+	"site":        {},
+	"state":       {"site"},
+	"blob":        {},
 
 	// Only tests import it: those of bmc and bmc/vbmc note their results there.
 	"bmc/vbmc/conformance": {},
@@ -52,7 +54,7 @@ var (
 	onlyIn = map[string][]string{
 		"github.com/bmc-toolbox/bmclib": {"bmc"},
 		"github.com/stmcginnis/gofish":  {"bmc"},
-		"github.com/bougou/go-ipmi":     {"bmc", "bmc/vbmc"},
+		"github.com/bougou/go-ipmi":     {"bmc", "bmc/vbmc", "bmc/lanplus"},
 		"libvirt.org/go":                {"labs"},
 		"gvisor.dev/gvisor":             {"labs/fabric"},
 		"go.etcd.io":                    {"state"},
