@@ -84,13 +84,24 @@ func (b BIOS) resolve(name string, v any) (Attribute, any, error) {
 	if i < 0 {
 		return Attribute{}, nil, fmt.Errorf("there is no BIOS setting %q on this machine, and no meaning of that name", name)
 	}
+	var first error
+	var of Attribute
 	for _, n := range all[i].Attributes {
 		for _, a := range b.Attributes {
-			if n.matches(a.Name) {
-				v, err := a.meant(n, fmt.Sprint(v))
-				return a, v, err
+			if !n.matches(a) {
+				continue
+			}
+			v, err := a.meant(n, fmt.Sprint(v))
+			if err == nil {
+				return a, v, nil
+			}
+			if first == nil { // makers that share a name have other words
+				first, of = err, a
 			}
 		}
+	}
+	if first != nil {
+		return of, nil, first
 	}
 	return Attribute{}, nil, fmt.Errorf("no BIOS setting of this machine is known to mean %q: name the attribute itself", name)
 }
@@ -145,7 +156,8 @@ type Meaning struct {
 type MeantSetting struct {
 	Maker  string `json:"maker"`
 	Name   string `json:"name"`
-	Suffix bool   `json:"suffix"` // the name is followed by _ and four hex digits, which differ by firmware
+	Suffix bool   `json:"suffix"`          // the name is followed by _ and four hex digits, which differ by firmware
+	Title  string `json:"title,omitempty"` // the registry must call it so
 	On     string `json:"on"`
 	Off    string `json:"off"`
 	Source string `json:"source"`
@@ -165,11 +177,14 @@ func Meanings() ([]Meaning, error) {
 	return t.Meanings, nil
 }
 
-func (n MeantSetting) matches(attribute string) bool {
-	if !n.Suffix {
-		return n.Name == attribute
+func (n MeantSetting) matches(a Attribute) bool {
+	if n.Title != "" && !strings.EqualFold(strings.TrimSpace(a.Title), n.Title) {
+		return false
 	}
-	rest, ok := strings.CutPrefix(attribute, n.Name+"_")
+	if !n.Suffix {
+		return n.Name == a.Name
+	}
+	rest, ok := strings.CutPrefix(a.Name, n.Name+"_")
 	return ok && regexp.MustCompile(`^[0-9A-F]{4}$`).MatchString(rest)
 }
 

@@ -2,6 +2,7 @@ package bmc
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -141,6 +142,31 @@ func TestPlanBIOS(t *testing.T) {
 			t.Errorf("PlanBIOS(%s=%s) = %+v, %v; want %s to %v", tc.name, tc.value, p.Changes, err, tc.attribute, tc.to)
 		}
 	}
+	// The same name has other words, or means something else, by other makers.
+	gigabyte := BIOS{Attributes: []Attribute{
+		{Name: "BootMode", Type: "Enumeration", Value: "Uefi", Allowed: []string{"Uefi", "LegacyBios"}},
+		{Name: "FBO001", Title: "Boot mode select", Type: "Enumeration", Value: "UEFI", Allowed: []string{"LEGACY", "UEFI"}},
+		{Name: "PCIS003", Title: "PCI Latency Timer", Type: "Enumeration", Value: "Disabled", Allowed: []string{"Disabled", "Enabled"}},
+		{Name: "Re_SizeBARSupport_00B2", Type: "Enumeration", Value: "Disabled", Allowed: []string{"Disabled", "Enabled", "Auto"}},
+		{Name: "Rome0059", Title: "SMT Control", Type: "Enumeration", Value: "Disabled", Allowed: []string{"Disabled", "Auto"}},
+	}}
+	for _, tc := range []struct{ name, value, want string }{
+		{"uefi", "off", "BootMode LegacyBios"},
+		{"above-4g", "on", `no BIOS setting of this machine is known to mean "above-4g"`},
+		{"resizable-bar", "on", "Re_SizeBARSupport_00B2 Enabled"},
+		{"hyperthreading", "on", "Rome0059 Auto"},
+	} {
+		p, err := PlanBIOS(gigabyte, map[string]any{tc.name: tc.value})
+		got := ""
+		if err != nil {
+			got = err.Error()
+		} else if len(p.Changes) == 1 {
+			got = fmt.Sprint(p.Changes[0].Name, " ", p.Changes[0].To)
+		}
+		if !strings.HasPrefix(got, tc.want) {
+			t.Errorf("PlanBIOS(%s=%s) = %s; want %s", tc.name, tc.value, got, tc.want)
+		}
+	}
 	if _, err := PlanBIOS(b, map[string]any{"uefi": "on", "BootMode": "Bios"}); err == nil || !strings.Contains(err.Error(), "wanted as") {
 		t.Errorf("two wishes for one setting: %v; want an error", err)
 	}
@@ -176,6 +202,8 @@ func TestBIOSOfTrees(t *testing.T) {
 	}{
 		{"dell", "BiosAttributeRegistry.v1_0_3", 455, map[string]any{"sriov": "off", "above-4g": "on", "uefi": "on", "pxe-boot": "on"}, "PxeDev1EnDis SriovGlobalEnable", "BootMode MmioAbove4Gb", ""},
 		{"dell", "BiosAttributeRegistry.v1_0_3", 455, map[string]any{"c-states": "on"}, "", "", "ProcCStates is Disabled and cannot be written"},
+		{"dell", "BiosAttributeRegistry.v1_0_3", 455, map[string]any{"http-nic": "NIC.Embedded.1-1-1", "sub-numa": "off"}, "HttpDev1Interface", "SubNumaCluster", ""},
+		{"dell", "BiosAttributeRegistry.v1_0_3", 455, map[string]any{"pxe-nic": "eth0"}, "", "", `not "eth0"`},
 		{"lenovo", "BiosAttributeRegistry.1.0.0", 348, map[string]any{"sriov": "on", "acs": "off", "c-states": "off", "http-boot": "on"}, "Processors_CStates Processors_PCIeACSCTL", "DevicesandIOPorts_SRIOV NetworkStackSettings_IPv4HTTPSupport", ""},
 		{"nvidia_gb200", "", 403, map[string]any{"EGM": "true", "ActiveCores": "144"}, "EGM", "ActiveCores", ""},
 	} {

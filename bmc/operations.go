@@ -84,6 +84,11 @@ var (
 	}}
 )
 
+// OpScreenshot writes a picture of the screen.
+var OpScreenshot = Operation[None, Screenshot]{"screenshot", Reads, "", func(ctx context.Context, c *Client, _ None, aid Aid) (Screenshot, error) {
+	return c.Screenshot(ctx, aid.Out)
+}}
+
 // The operations that change something.
 var (
 	OpPowerOn    = power("power-on", PowerOn, "")
@@ -196,7 +201,7 @@ func Tasks() []Task {
 		OpBoot.Task(), OpIdentify.Task(), OpStatus.Task(), OpInventory.Task(), OpSensors.Task(), OpTelemetry.Task(), OpLog.Task(), OpClearLog.Task(),
 		OpMedia.Task(), OpInsertMedia.Task(), OpEjectMedia.Task(), OpSecureBoot.Task(), OpSecureBootOn.Task(), OpSecureBootOff.Task(), OpSecureBootKeys.Task(),
 		OpLimit.Task(), OpSetLimit.Task(), OpNetworks.Task(), OpSetNetwork.Task(), OpClock.Task(), OpSetClock.Task(), OpResetBMC.Task(),
-		OpFirmware.Task(), OpUpdateFirmware.Task(), OpUsers.Task(), OpBIOS.Task(), OpBIOSPlan.Task(), OpBIOSApply.Task(), OpRecord.Task(),
+		OpFirmware.Task(), OpUpdateFirmware.Task(), OpUsers.Task(), OpBIOS.Task(), OpBIOSPlan.Task(), OpBIOSApply.Task(), OpRecord.Task(), OpScreenshot.Task(),
 	}
 }
 

@@ -79,7 +79,7 @@ func bmcCommands(e *env, targets targetsFunc, server serverFunc) []*cli.Command 
 			{Name: "status", Usage: "show power, next boot, health and what the machine is", ArgsUsage: "SELECTOR...", Flags: which(), Action: b.status},
 			{Name: "inventory", Usage: "show processors, memory, network cards, drives, GPUs and firmware", ArgsUsage: "SELECTOR...", Flags: which(), Action: b.inventory},
 			serveVirtualCommand(e),
-			b.recordCommand(which),
+			b.recordCommand(which), b.screenshotCommand(which),
 			b.consoleCommand(which),
 			b.biosCommand(which, yes),
 		}, append(b.sensorCommands(which, yes), b.operateCommands(which, yes)...)...),

@@ -65,3 +65,15 @@ func writeOne[A, T any](b *bmcCommand, c *cli.Context, out string, o bmcOrder[A,
 	}
 	return show(b, res, o)
 }
+
+// screenshotCommand writes a picture of a machine's screen.
+func (b *bmcCommand) screenshotCommand(which func(...cli.Flag) []cli.Flag) *cli.Command {
+	return &cli.Command{
+		Name: "screenshot", Usage: "write a picture of what a machine's screen shows, where its BMC can (Dell, Supermicro)", ArgsUsage: "MACHINE",
+		Flags: which(&cli.StringFlag{Name: "out", Required: true, TakesFile: true, Usage: "the file to write, such as gpu-01.png"}),
+		Action: func(c *cli.Context) error {
+			return writeOne(b, c, c.String("out"), bmcOrder[bmc.None, bmc.Screenshot]{op: bmc.OpScreenshot, what: "screenshot", head: []string{"TYPE", "BYTES"},
+				row: func(s bmc.Screenshot) []string { return []string{s.Type, fmt.Sprint(s.Bytes)} }})
+		},
+	}
+}
