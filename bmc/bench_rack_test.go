@@ -56,7 +56,15 @@ func benchPart() bool {
 		if err != nil {
 			log.Fatal(err)
 		}
-		defer func() { pprof.StopCPUProfile(); _ = f.Close() }()
+		defer func() {
+			pprof.StopCPUProfile()
+			_ = f.Close()
+			if h, err := os.Create(to + "." + part + ".heap"); err == nil {
+				runtime.GC()
+				_ = pprof.WriteHeapProfile(h)
+				_ = h.Close()
+			}
+		}()
 	}
 	switch part {
 	case "":
