@@ -35,8 +35,8 @@ func bundleCommands(e *env) []*cli.Command {
 			},
 			{
 				Name: "identity", Usage: "make the identity that opens encrypted bundles, and print its public key",
-				Description: "For the disconnected side. The secret part stays in the identity file; the public key\ngoes to the connected side, as a recipient: bundle create --recipient, or bundle: in the site file.",
-				Flags:       []cli.Flag{identity}, Action: e.bundleIdentity,
+				Description: "For the disconnected side. The secret part stays in the identity file, or, with --in-secrets,\nin the site's secrets as " + airgapIdentity + ", where whoever opens those has it; the public key goes to the\nconnected side, as a recipient: bundle create --recipient, or bundle: in the site file.",
+				Flags:       []cli.Flag{identity, siteFlag(), &cli.BoolFlag{Name: "in-secrets", Usage: "the site's identity, in its secrets"}}, Action: e.bundleIdentity,
 			},
 			{
 				Name: "create", Usage: "write a bundle",
@@ -57,7 +57,7 @@ func bundleCommands(e *env) []*cli.Command {
 			{
 				Name: "report", Usage: "write the page that a security officer reads before a bundle enters", ArgsUsage: "DIR...",
 				Description: "What enters, from where, who signed it, what changed since last time, licences, bytes, and the\nfingerprint as words. It says what the bundle's signed papers say: run bundle verify too.",
-				Flags: []cli.Flag{public, identity, &cli.StringFlag{Name: "format", Value: "text", Usage: "html, text or json"},
+				Flags: []cli.Flag{public, identity, siteFlag(), &cli.StringFlag{Name: "format", Value: "text", Usage: "html, text or json"},
 					&cli.StringFlag{Name: "out", Usage: "file to be written (default: standard output)", TakesFile: true}}, Action: e.bundleReport,
 			},
 			{
@@ -68,18 +68,18 @@ func bundleCommands(e *env) []*cli.Command {
 			{Name: "receipt", Usage: "print the newest receipt and its code, on the disconnected side", Flags: []cli.Flag{storeFlag()}, Action: e.bundleReceipt},
 			{
 				Name: "repair", Usage: "write the volumes that are lost or damaged, from parity", ArgsUsage: "DIR...",
-				Flags: []cli.Flag{public, identity, &cli.StringFlag{Name: "out", Required: true, Usage: "folder to write them to"}}, Action: e.bundleRepair,
+				Flags: []cli.Flag{public, identity, siteFlag(), &cli.StringFlag{Name: "out", Required: true, Usage: "folder to write them to"}}, Action: e.bundleRepair,
 			},
-			{Name: "verify", Usage: "read every byte of a bundle and compare", ArgsUsage: "DIR...", Flags: []cli.Flag{public, identity}, Action: e.bundleVerify},
+			{Name: "verify", Usage: "read every byte of a bundle and compare", ArgsUsage: "DIR...", Flags: []cli.Flag{public, identity, siteFlag()}, Action: e.bundleVerify},
 			{
 				Name: "import", Usage: "take a bundle in and serve it: all of it, or nothing", ArgsUsage: "DIR...",
 				Description: "Volumes may come one by one: what is verified stays, and the next import goes on.",
-				Flags: []cli.Flag{storeFlag(), public, identity,
+				Flags: []cli.Flag{storeFlag(), public, identity, siteFlag(),
 					&cli.BoolFlag{Name: "allow-rollback", Usage: "also take a bundle that is older than what is here"},
 					&cli.StringFlag{Name: "receipt", Usage: "also write the receipt to this file", TakesFile: true}},
 				Action: e.bundleImport,
 			},
-			{Name: "ls", Usage: "list what a bundle holds", ArgsUsage: "DIR...", Flags: []cli.Flag{public, identity}, Action: e.bundleList},
+			{Name: "ls", Usage: "list what a bundle holds", ArgsUsage: "DIR...", Flags: []cli.Flag{public, identity, siteFlag()}, Action: e.bundleList},
 		},
 	}}
 }
@@ -135,22 +135,31 @@ func (e *env) keepKey(c *cli.Context, path string, key *airgap.Key) error {
 		_, err = fmt.Fprintln(f, key.Reveal())
 		return errors.Join(err, f.Sync(), f.Close())
 	}
+	secrets, err := e.initSecrets(c)
+	if err != nil {
+		return err
+	}
+	return fail(exitInput, secrets.Set(airgapKey, site.NewSecret(key.Reveal())))
+}
+
+// initSecrets opens the site's secrets; it makes them if there are none.
+func (e *env) initSecrets(c *cli.Context) (*site.Secrets, error) {
 	dir := c.String("site")
 	if _, err := os.Stat(filepath.Join(dir, "site.yaml")); err != nil {
-		return fail(exitInput, fmt.Errorf("%s is no site folder; name one with --site, or a file with --key: %w", dir, err))
+		return nil, fail(exitInput, fmt.Errorf("%s is no site folder; name one with --site, or a file with --key: %w", dir, err))
 	}
 	identity, err := e.identityPath(c)
 	if err != nil {
-		return fail(exitUsage, err)
+		return nil, fail(exitUsage, err)
 	}
 	secrets, made, err := site.InitSecrets(dir, identity)
 	if err != nil {
-		return fail(exitInput, err)
+		return nil, fail(exitInput, err)
 	}
 	if made {
 		fmt.Fprintf(e.stderr, "Made the identity %s. It opens the secrets: keep a copy in a safe place, never in git.\n", identity)
 	}
-	return fail(exitInput, secrets.Set(airgapKey, site.NewSecret(key.Reveal())))
+	return secrets, nil
 }
 
 // openBundle opens the bundle that the arguments name.
@@ -175,19 +184,12 @@ func (e *env) openBundleIn(c *cli.Context, dirs []string) (*airgap.OpenedBundle,
 	if err != nil || !b.Encrypted() {
 		return b, airgapFail(err)
 	}
-	path, err := e.identityPath(c)
-	if err != nil {
-		return nil, fail(exitUsage, err)
+	ids, from, err := e.bundleIdentities(c)
+	if err != nil || ids == "" {
+		return b, err // without one, it says to whom it is encrypted when it is read
 	}
-	ids, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return b, nil // it says to whom it is encrypted when it is read
-	}
-	if err != nil {
-		return nil, fail(exitInput, fmt.Errorf("reading the identity: %w", err))
-	}
-	if err := b.Unlock(string(ids)); err != nil {
-		return nil, fail(exitInput, fmt.Errorf("%s: %w", path, err))
+	if err := b.Unlock(ids); err != nil {
+		return nil, fail(exitInput, fmt.Errorf("%s: %w", from, err))
 	}
 	return b, nil
 }

@@ -33,26 +33,15 @@ func (e *env) bundleIdentity(c *cli.Context) error {
 	if err := nargs(c, 0); err != nil {
 		return err
 	}
-	path, err := e.identityPath(c)
+	keep := e.identityFile
+	if c.Bool("in-secrets") {
+		keep = e.identitySecret
+	}
+	text, path, err := keep(c)
 	if err != nil {
-		return fail(exitUsage, err)
+		return err
 	}
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		secret, _, merr := airgap.Identity()
-		if merr != nil {
-			return merr
-		}
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), newSecretFile(path, secret)); err != nil {
-			return err
-		}
-		fmt.Fprintf(e.stderr, "Made the identity %s. It opens bundles: keep a copy in a safe place.\n", path)
-		text, err = []byte(secret), nil
-	}
-	if err != nil {
-		return fail(exitInput, err)
-	}
-	keys, err := airgap.PublicOf(string(text))
+	keys, err := airgap.PublicOf(text)
 	if err != nil {
 		return fail(exitInput, fmt.Errorf("%s: %w", path, err))
 	}
@@ -63,6 +52,84 @@ func (e *env) bundleIdentity(c *cli.Context) error {
 		fmt.Fprintln(e.stdout, k)
 	}
 	return nil
+}
+
+// identityFile is the identity in the user's file, which is made if there is
+// none.
+func (e *env) identityFile(c *cli.Context) (text, path string, err error) {
+	if path, err = e.identityPath(c); err != nil {
+		return "", "", fail(exitUsage, err)
+	}
+	data, err := os.ReadFile(path)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return string(data), path, fail(exitInput, err)
+	}
+	if text, _, err = airgap.Identity(); err != nil {
+		return "", "", err
+	}
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), newSecretFile(path, text)); err != nil {
+		return "", "", err
+	}
+	fmt.Fprintf(e.stderr, "Made the identity %s. It opens bundles: keep a copy in a safe place.\n", path)
+	return text, path, nil
+}
+
+// identitySecret is the identity in the site's secrets, which is made if there
+// is none.
+func (e *env) identitySecret(c *cli.Context) (text, path string, err error) {
+	secrets, err := e.initSecrets(c)
+	if err != nil {
+		return "", "", err
+	}
+	path = "secret " + airgapIdentity
+	names, err := secrets.List()
+	if err != nil {
+		return "", "", fail(exitInput, err)
+	}
+	if slices.Contains(names, airgapIdentity) {
+		v, err := secrets.Get(airgapIdentity)
+		if err != nil {
+			return "", "", fail(exitInput, err)
+		}
+		return v.Reveal(), path, nil
+	}
+	if text, _, err = airgap.Identity(); err != nil {
+		return "", "", err
+	}
+	return text, path, fail(exitInput, secrets.Set(airgapIdentity, site.NewSecret(text)))
+}
+
+// bundleIdentities are the identities that may open a bundle: the user's, and
+// the one in the site's secrets, which the user's opens. There may be none.
+func (e *env) bundleIdentities(c *cli.Context) (text, from string, err error) {
+	path, err := e.identityPath(c)
+	if err != nil {
+		return "", "", fail(exitUsage, err)
+	}
+	own, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", "", nil
+	}
+	if err != nil {
+		return "", "", fail(exitInput, fmt.Errorf("reading the identity: %w", err))
+	}
+	dir := c.String("site")
+	if _, err := os.Stat(filepath.Join(dir, "secrets.age")); err != nil {
+		return string(own), path, nil // no site folder is needed to open a bundle
+	}
+	secrets, err := site.OpenSecrets(dir, path)
+	if err != nil {
+		return string(own), path, nil // secrets of others: the identity is still the user's own
+	}
+	names, err := secrets.List()
+	if err != nil || !slices.Contains(names, airgapIdentity) {
+		return string(own), path, nil
+	}
+	shared, err := secrets.Get(airgapIdentity)
+	if err != nil {
+		return "", "", fail(exitInput, fmt.Errorf("secret %s: %w", airgapIdentity, err))
+	}
+	return strings.TrimSpace(string(own)) + "\n" + strings.TrimSpace(shared.Reveal()) + "\n", path + " and secret " + airgapIdentity, nil
 }
 
 // newSecretFile writes a file that must not be there yet.

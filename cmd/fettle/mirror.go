@@ -22,7 +22,8 @@ import (
 
 const (
 	lockFile  = "mirrors.lock"
-	airgapKey = "airgap-key" // name of the secret with the site key
+	airgapKey      = "airgap-key"      // name of the secret with the site key
+	airgapIdentity = "airgap-identity" // name of the secret with the identity that opens the site's bundles
 )
 
 // mirrorCommands are the commands about what is fetched from upstream and
