@@ -110,3 +110,9 @@ clean:
 .PHONY: bench-oci
 bench-oci: bin/fettle
 	FETTLE_BENCH=1 FETTLE_BIN=$(CURDIR)/bin/fettle go test ./airgap/oci -count=1 -timeout 20m -run '^TestBenchPull$$' -v
+
+# The Debian installer from fettle's mirror, until the base system and a kernel
+# are installed: under TCG tens of minutes. `make e2e` goes as far as debootstrap.
+.PHONY: proof-installer
+proof-installer:
+	FETTLE_E2E_INSTALLER=full go test $(TAGS) ./cmd/fettle -count=1 -timeout 100m -run '^TestDebianInstaller$$' -v

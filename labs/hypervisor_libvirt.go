@@ -65,6 +65,8 @@ func explainConnect(uri string, err error) error {
 	switch {
 	case has("libvirt.so", "dlopen", "Failed to load"):
 		return because(ErrMissing, err, "libvirt's library is not installed (%s): %s", text, installHint)
+	case has("Cannot create user"):
+		return because(ErrMissing, err, "libvirt's session finds no folder of this user's own (%s): set XDG_RUNTIME_DIR, or HOME, to a folder that the user may write to", text)
 	case has("Permission denied", "authentication", "polkit"):
 		return because(ErrMissing, err, "libvirt at %s refuses this user (%s): use qemu:///session, or add the user to the group libvirt", uri, text)
 	case has("no connection driver"):

@@ -1,9 +1,15 @@
 package main
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +21,8 @@ import (
 // TestRehearsal takes a site over the gap with the built binary and this
 // machine's own Debian mirror: --from-site, a bundle, and the rehearsal of the
 // other side in a lab. A bundle without the image fails before any machine is
-// made. FETTLE_E2E_REHEARSE=fail has a second machine installed that wants a
+// made; that is shown as another user than root. FETTLE_E2E_REHEARSE=user has
+// the whole rehearsal made by that user, FETTLE_E2E_REHEARSE=fail has a second machine installed that wants a
 // package and a name that are not in the bundle, and must fail.
 func TestRehearsal(t *testing.T) {
 	r := newE2ERig(t)
@@ -30,12 +37,21 @@ mirrors:
     archs: [amd64]
     packages: [hello]
 `)
+	index := newPythonIndex(t)
+	appendTo(t, filepath.Join(siteDir, "site.yaml"), "  - name: python\n    format: pypi\n    urls: ["+index.URL+"/simple/]\n    lockfiles: [requirements.txt]\n")
+	if err := os.WriteFile(filepath.Join(siteDir, "requirements.txt"), []byte(index.requirement), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	user := newE2EUser(t, r)
 	long := func(args ...string) e2eResult {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), e2eUpWait)
 		defer cancel()
 		var out, errOut bytes.Buffer
 		cmd := r.command(ctx, args...)
+		if user.runs(args) {
+			cmd = user.command(ctx, args...)
+		}
 		cmd.Stdout, cmd.Stderr = &out, &errOut
 		start := time.Now()
 		_ = cmd.Run() // the status tells
@@ -81,7 +97,7 @@ mirrors:
 	}
 	rehearse := func(dir string, args ...string) (e2eResult, rehearsal) {
 		t.Helper()
-		file := filepath.Join(r.root, "result.json")
+		file := filepath.Join(user.dir, "result.json")
 		res := long(append([]string{"airgap", "rehearse", "--site", siteDir, "--public-key", pub, "--machine", "gpu-02", "--result", file}, append(args, dir)...)...)
 		var got rehearsal
 		b, err := os.ReadFile(file)
@@ -91,18 +107,23 @@ mirrors:
 		if err != nil {
 			t.Fatalf("result of the rehearsal: %v\n%s%s", err, res.stdout, res.stderr)
 		}
-		if left, err := filepath.Glob(filepath.Join(r.root, "rh-*")); err != nil || len(left) > 0 {
+		if left, err := filepath.Glob(filepath.Join(user.dir, "rh-*")); err != nil || len(left) > 0 {
 			t.Errorf("the rehearsal left %v, %v", left, err)
 		}
 		return res, got
 	}
 
-	res, got := rehearse(bundle("without"))
+	// As a user who has a folder and nothing else, where the test may become one.
+	without := bundle("without")
+	user.on = user.can
+	res, got := rehearse(without)
+	user.on = false
 	if res.status != exitFailed || got.Passed || len(got.Missing) != 3 || !strings.Contains(strings.Join(got.Missing, "\n"), "image debian-12") {
 		t.Errorf("rehearsal of a bundle without images = %d, missing %q; want %d and the three images\n%s%s", res.status, got.Missing, exitFailed, res.stdout, res.stderr)
 	}
 
 	full := bundle("full", "--from-site")
+	user.on = user.can && os.Getenv("FETTLE_E2E_REHEARSE") == "user"
 	if why := must("mirror", "why", "nvme-cli", "--site", siteDir).stdout; !strings.Contains(why, "profile train (gpu-01, gpu-02)") {
 		t.Errorf("mirror why nvme-cli = %q; want the profile and its machines", why)
 	}
@@ -115,7 +136,7 @@ mirrors:
 	for _, s := range got.Steps {
 		names = append(names, s.Name)
 	}
-	for _, want := range []string{"install gpu-02 from bare metal", "apt-get update", "apt-get install hello nvme-cli pciutils"} {
+	for _, want := range []string{"install gpu-02 from bare metal", "apt-get update", "apt-get install hello nvme-cli pciutils", "pip download proof==1.0"} {
 		if !strings.Contains(strings.Join(names, "\n"), want) {
 			t.Errorf("steps %q lack %q", names, want)
 		}
@@ -154,4 +175,81 @@ func appendTo(t *testing.T, path, text string) {
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// e2eUser is a user of this machine who has a folder and nothing else.
+type e2eUser struct {
+	r       *e2eRig
+	dir     string // of its labs and files
+	can, on bool
+}
+
+// newE2EUser makes the folder for nobody, or where the test is not root for the
+// test's own user.
+func newE2EUser(t *testing.T, r *e2eRig) *e2eUser {
+	t.Helper()
+	u := &e2eUser{r: r, dir: r.root}
+	if _, err := exec.LookPath("setpriv"); os.Geteuid() != 0 || err != nil {
+		return u
+	}
+	u.can, u.dir = true, filepath.Join(r.root, "u")
+	for _, d := range []string{u.dir, filepath.Join(u.dir, "run")} {
+		if err := errors.Join(os.Mkdir(d, 0o711), os.Chown(d, 65534, 65534)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return u
+}
+
+func (u *e2eUser) runs(args []string) bool { return len(args) > 1 && args[1] == "rehearse" }
+
+// command is r.command, by the user if that is on.
+func (u *e2eUser) command(ctx context.Context, args ...string) *exec.Cmd {
+	if !u.on {
+		cmd := u.r.command(ctx, args...)
+		cmd.Env = append(cmd.Env, "FETTLE_LABS="+u.dir)
+		return cmd
+	}
+	cmd := exec.CommandContext(ctx, "setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", u.r.bin}, args...)...)
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + u.dir, "XDG_RUNTIME_DIR=" + filepath.Join(u.dir, "run"), "FETTLE_LABS=" + u.dir}
+	cmd.WaitDelay = 10 * time.Second
+	return cmd
+}
+
+// pythonIndex is an index of one wheel: PEP 503.
+type pythonIndex struct {
+	*httptest.Server
+	requirement string
+}
+
+func newPythonIndex(t *testing.T) *pythonIndex {
+	t.Helper()
+	const file = "proof-1.0-py3-none-any.whl"
+	var wheel bytes.Buffer
+	z := zip.NewWriter(&wheel)
+	for name, text := range map[string]string{
+		"proof.py": "", "proof-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: proof\nVersion: 1.0\n",
+		"proof-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+	} {
+		w, err := z.Create(name)
+		if err == nil {
+			_, err = w.Write([]byte(text))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	sum := fmt.Sprintf("%x", sha256.Sum256(wheel.Bytes()))
+	mux := http.NewServeMux()
+	mux.HandleFunc("/simple/proof/", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprintf(w, "<!DOCTYPE html><html><body><a href=\"/files/%s#sha256=%s\">%s</a></body></html>", file, sum, file)
+	})
+	mux.HandleFunc("/files/"+file, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(wheel.Bytes()) })
+	p := &pythonIndex{Server: httptest.NewServer(mux), requirement: "proof==1.0 --hash=sha256:" + sum + "\n"}
+	t.Cleanup(p.Close)
+	return p
 }

@@ -21,7 +21,7 @@ import (
 )
 
 const (
-	lockFile  = "mirrors.lock"
+	lockFile       = "mirrors.lock"
 	airgapKey      = "airgap-key"      // name of the secret with the site key
 	airgapIdentity = "airgap-identity" // name of the secret with the identity that opens the site's bundles
 )

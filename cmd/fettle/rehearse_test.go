@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"flag"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -9,9 +10,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/fettle-dev/fettle/airgap"
+	"github.com/fettle-dev/fettle/blob"
 	"github.com/fettle-dev/fettle/labs"
 	"github.com/fettle-dev/fettle/labs/fabric"
 	"github.com/fettle-dev/fettle/site"
+	"github.com/urfave/cli/v2"
 )
 
 func TestJudge(t *testing.T) {
@@ -124,5 +128,57 @@ func TestRehearsalReport(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("report lacks %q:\n%s", want, out.String())
 		}
+	}
+}
+
+// TestTrials: every format of a bundle is tried, by its client or without.
+func TestTrials(t *testing.T) {
+	s, err := site.Load("../../examples/two-gpu")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mirror := func(format string, items ...airgap.Item) airgap.LockedMirror {
+		for i := range items {
+			items[i].Kind, items[i].SHA256 = airgap.KindPackage, blob.FromBytes([]byte(items[i].Name))
+			items[i].Why = "the site file"
+		}
+		return airgap.LockedMirror{Name: "m", Format: format, Items: items}
+	}
+	r := &rehearsal{site: s, machine: s.Machines[0], snap: airgap.Snapshot{Lock: airgap.Lock{Mirrors: []airgap.LockedMirror{
+		mirror("pypi", airgap.Item{Path: "files/a-1.whl", Name: "a", Version: "1"}, airgap.Item{Path: "files/a-1.tar.gz", Name: "a", Version: "1"}),
+		mirror("npm", airgap.Item{Path: "@x/b/-/b-2.tgz", Name: "@x/b", Version: "2"}),
+		mirror("go", airgap.Item{Path: "example.org/c/@v/v1.0.0.zip", Name: "example.org/c", Version: "v1.0.0"}),
+		mirror("rpm", airgap.Item{Path: "Packages/d.rpm", Name: "d", Version: "4-1"}),
+		mirror("oci", airgap.Item{Path: "blobs/sha256/00", Name: "registry.example.org/e", Version: "1.0"}),
+	}}}}
+	flags := flag.NewFlagSet("rehearse", flag.ContinueOnError)
+	for _, f := range airgapCommands(&env{})[0].Subcommands[0].Flags {
+		if err := f.Apply(flags); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := flags.Parse([]string{"--run", "true"}); err != nil {
+		t.Fatal(err)
+	}
+	var with, without []string
+	for _, tr := range r.trials(cli.NewContext(cli.NewApp(), flags, nil)) {
+		with = append(with, tr.Name)
+		if tr.Needs == "" {
+			continue
+		}
+		if tr, ok := withoutClient(tr); ok {
+			without = append(without, tr.Name)
+			if !strings.Contains(tr.Command, "http://") || !strings.Contains(tr.Command, ":8480/") {
+				t.Errorf("without its client, %s is %q; want a request to the mirrors", tr.Name, tr.Command)
+			}
+		}
+	}
+	for _, want := range []string{"pip download a==1", "npm pack @x/b@2", "go mod download example.org/c@v1.0.0", "dnf download d", "skopeo copy registry.example.org/e:1.0", "manifest of registry.example.org/e:1.0", "true"} {
+		if n := len(slices.DeleteFunc(slices.Clone(with), func(s string) bool { return s != want })); n != 1 {
+			t.Errorf("trials %q have %q %d times; want it once", with, want, n)
+		}
+	}
+	if len(without) != 4 {
+		t.Errorf("without any client, %q are tried; want pip, npm, go and dnf", without)
 	}
 }

@@ -58,6 +58,15 @@ func (r *rehearsal) trials(c *cli.Context) []airgap.Trial {
 	return out
 }
 
+// withoutClient is the trial on a machine that lacks its program; when there is
+// none, its name says so.
+func withoutClient(t airgap.Trial) (airgap.Trial, bool) {
+	if t.Else == "" {
+		return airgap.Trial{Name: fmt.Sprintf("not tried, because the machine has no %s: %s", t.Needs, t.Name)}, false
+	}
+	return airgap.Trial{Name: fmt.Sprintf("%s (fetched and compared: the machine has no %s)", t.Name, t.Needs), Command: t.Else}, true
+}
+
 // clientRequest is where the machine finds what the rehearsal serves.
 func (r *rehearsal) clientRequest() airgap.ClientRequest {
 	out := airgap.ClientRequest{CAFile: siteCAFile, Snapshot: r.snap}
