@@ -398,7 +398,7 @@ func tables() *object {
 		{key: "archs", goName: "Archs", kind: words, doc: "architectures, by Debian's names"},
 		{key: "packages", goName: "Packages", kind: list{of: kindText("text")}, doc: "what to take, with what it depends on; unsaid: all; helm: NAME, the newest, or NAME:VERSION, which may be a pattern"},
 		{key: "urls", goName: "URLs", kind: list{of: address}, doc: "where it is; unsaid: what this machine itself is configured to use (apt, npm, go, pypi); oci: registries that are spoken to over plain HTTP; helm: repositories"},
-		{key: "keyrings", goName: "Keyrings", kind: list{of: mirrorPath}, doc: "apt, rpm, files: files of OpenPGP keys, relative to the site folder; apt needs them with urls; oci: cosign public keys, one of which must have signed each image"},
+		{key: "keyrings", goName: "Keyrings", kind: list{of: mirrorPath}, doc: "apt, rpm, files: files of OpenPGP keys, relative to the site folder; apt needs them with urls; npm: the registry's keys, as it lists them at -/npm/v1/keys, one of which must have signed each package; oci: cosign public keys, one of which must have signed each image"},
 		{key: "recommends", goName: "Recommends", kind: truth{}, doc: "apt, rpm: what packages recommend comes too"},
 		{key: "sources", goName: "Sources", kind: truth{}, doc: "apt: the source packages of what is taken come too"},
 		{key: "installer", goName: "Installer", kind: truth{}, doc: "apt: the Debian installer's packages (udebs) and netboot files come too, and, with packages, the base system and what it installs by itself"},

@@ -40,7 +40,29 @@ func (*Format) Publish(ctx context.Context, env airgap.Env, lm airgap.LockedMirr
 func publish(ctx context.Context, env airgap.Env, lm airgap.LockedMirror, puts *airgap.Puts) ([]airgap.File, error) {
 	files := map[string]airgap.File{}
 	versions := map[string]map[string]manifest{} // by name and version
+	signatures := map[string]signed{}            // by path of evidence
 	for _, it := range lm.Items {
+		if it.Kind != airgap.KindEvidence {
+			continue
+		}
+		if it.Path == signedDir+"keys.json" {
+			d, err := airgap.PutBytes(ctx, env.Blobs, []byte(it.Text))
+			if err != nil {
+				return nil, err
+			}
+			files[keysPath] = airgap.File{Path: keysPath, Size: int64(len(it.Text)), SHA256: d}
+			continue
+		}
+		var s signed
+		if err := json.Unmarshal([]byte(it.Text), &s); err != nil {
+			return nil, fmt.Errorf("%s: %w", it.Path, err)
+		}
+		signatures[it.Path] = s
+	}
+	for _, it := range lm.Items {
+		if it.Kind == airgap.KindEvidence {
+			continue
+		}
 		f, err := airgap.TreeFile(env.Blobs, it)
 		if err != nil {
 			return nil, err
@@ -54,6 +76,9 @@ func publish(ctx context.Context, env airgap.Env, lm airgap.LockedMirror, puts *
 		m, err := readTarball(ctx, env, it)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", it.Path, err)
+		}
+		if s, ok := signatures[signedDir+it.Name+"@"+it.Version+".json"]; ok {
+			m.sign(s)
 		}
 		if versions[it.Name] == nil {
 			versions[it.Name] = map[string]manifest{}
@@ -101,6 +126,18 @@ func readTarball(ctx context.Context, env airgap.Env, it airgap.Item) (manifest,
 	m["_id"] = it.Name + "@" + it.Version
 	m["dist"] = map[string]any{"integrity": it.Sum, "shasum": sum, "tarball": base + it.Path}
 	return m, nil
+}
+
+// published is a version's time, which stands outside of it in a packument.
+const published = "_fettleTime"
+
+// sign gives a manifest what its registry signed, in place of our own words.
+func (m manifest) sign(s signed) {
+	dist := m["dist"].(map[string]any)
+	dist["integrity"], dist["signatures"] = s.Integrity, s.Signatures
+	if !s.Time.IsZero() {
+		m[published] = s.Time
+	}
 }
 
 // sameVersion compares as npm does, which takes a "v" before a version away.
@@ -207,10 +244,16 @@ func abbreviated(m manifest) manifest {
 
 // packument is what a registry says of a package: the versions that are here.
 func packument(name string, vs map[string]manifest, keep func(manifest) manifest) ([]byte, error) {
-	versions := map[string]manifest{}
+	versions, times := map[string]manifest{}, map[string]any{}
 	for v, m := range vs {
+		if at, ok := m[published]; ok {
+			times[v] = at
+		}
 		if keep != nil {
 			m = keep(m)
+		} else {
+			m = maps.Clone(m)
+			delete(m, published)
 		}
 		versions[v] = m
 	}
@@ -218,6 +261,9 @@ func packument(name string, vs map[string]manifest, keep func(manifest) manifest
 	doc := map[string]any{"name": name, "dist-tags": map[string]string{"latest": latest}, "versions": versions}
 	if keep == nil {
 		doc["_id"] = name
+		if len(times) > 0 {
+			doc["time"] = times
+		}
 		for _, k := range []string{"description", "license", "homepage", "repository", "keywords", "author", "bugs"} {
 			if v, ok := vs[latest][k]; ok {
 				doc[k] = v

@@ -32,9 +32,16 @@ func (f *Format) Resolve(ctx context.Context, env airgap.Env, m airgap.Mirror, p
 	if err != nil {
 		return none, err
 	}
+	keys, keyTexts, err := f.keys(m)
+	if err != nil {
+		return none, err
+	}
 	set := map[string]wanted{}
 	var order []string
 	texts := []any{resolveVersion, m, registry}
+	if len(keys) > 0 {
+		texts = append(texts, keyTexts)
+	}
 	for _, name := range m.Lockfiles {
 		data, err := os.ReadFile(filepath.Join(f.Dir, name))
 		if err != nil {
@@ -74,6 +81,18 @@ func (f *Format) Resolve(ctx context.Context, env airgap.Env, m airgap.Mirror, p
 		for _, it := range prev.Items {
 			known[it.Path] = it
 		}
+	}
+	if len(keys) > 0 {
+		var wants []wanted
+		for _, p := range order {
+			wants = append(wants, set[p])
+		}
+		items, signers, err := f.signatures(ctx, env, registry, wants, keys, known)
+		if err != nil {
+			return none, err
+		}
+		out.Items = append(out.Items, items...)
+		out.Trust[0].SignedBy, out.Trust[0].Source = strings.Join(signers, ", "), strings.Join(m.Keyrings, ", ")+" and "+out.Trust[0].Source
 	}
 	var unknown []airgap.Unknown
 	for _, p := range order {

@@ -32,6 +32,14 @@ func (*Format) Serve(w http.ResponseWriter, r *http.Request, t airgap.ServedTree
 		refuse(w, http.StatusMethodNotAllowed, "this mirror is read only")
 	case strings.HasPrefix(p, made):
 		refuse(w, http.StatusNotFound, "not in this mirror")
+	case p == keysPath:
+		f, ok := t.File(p)
+		if !ok {
+			refuse(w, http.StatusNotFound, "this mirror carries no signatures: give it keyrings")
+			return
+		}
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		t.Send(w, r, f, "application/json")
 	default:
 		serveFile(w, r, t, p)
 	}
