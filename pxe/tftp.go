@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	tftpMaxTransfers = 4096 // at once
-	tftpMaxPerHost   = 256  // of one address at once: a flood from one client starves nobody else
-	tftpFileBuffer   = 16 << 10
+	tftpMaxTransfers = 4096    // at once
+	tftpMaxPerHost   = 256     // of one address at once: a flood from one client starves nobody else
+	tftpFileBuffer   = 8 << 10 // of a transfer; a thousand machines boot at once
 	tftpOpenTimeout  = 10 * time.Second
 	tftpMaxTime      = time.Hour // of one transfer, however slow
 )

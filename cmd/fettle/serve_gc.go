@@ -13,7 +13,8 @@ import (
 const (
 	gcLook  = 250 * time.Millisecond
 	gcBusy  = 2        // collections between two looks: there is a burst
-	gcRoom  = 32 << 20 // what may gather before a collection then
+	gcRoom  = 24 << 20 // what may gather before a collection then
+	gcLeast = 40       // percent; of much that is live, this much may gather
 	gcCalm  = 40       // looks without any: the burst is over, the memory is given back
 	gcUsual = 100
 )
@@ -54,8 +55,8 @@ func tuneGC(ctx context.Context) {
 			roomy, percent = false, gcUsual
 		case roomy:
 			// Of what is live now: a percentage of little is much too much once
-			// there is more.
-			want := max(gcUsual, int(gcRoom*100/max(live, 1<<20)))
+			// there is more, and so is twice of much.
+			want := max(gcLeast, int(gcRoom*100/max(live, 1<<20)))
 			if d := want - percent; d > percent/8 || -d > percent/8 {
 				debug.SetGCPercent(want)
 				percent = want
