@@ -39,7 +39,7 @@ const (
 	pwdChange
 	subscription
 	streaming
-	yaml
+	openapi
 )
 
 // answer is an answer with what was asked.
@@ -212,7 +212,7 @@ func (j *protocolJudge) readAll() {
 		j.get(uri)
 	}
 	j.keep(normal, "GET", root+"/$metadata", j.token, "", "Accept", "application/xml")
-	j.keep(yaml, "GET", root+"/openapi.yaml", j.token, "", "Accept", "application/yaml")
+	j.keep(openapi, "GET", root+"/openapi.yaml", j.token, "", "Accept", "application/yaml")
 	j.keep(normal, "HEAD", root+"/", j.token, "")
 	j.root = j.get(root + "/").body
 	for _, prop := range []string{"Systems", "Chassis", "Managers"} {

@@ -38,7 +38,7 @@ var requestAssertions = []assertion{
 	{name: "REQ_HEADERS_ACCEPT", asks: "Accept is honoured: JSON, XML, YAML, event streams, and what stands for them", check: func(j *protocolJudge) []string {
 		wrong := j.acceptsEach(root+"/", "application/json", "application/json;charset=utf-8", "application/*", "application/*;charset=utf-8", "*/*", "*/*;charset=utf-8")
 		wrong = append(wrong, j.acceptsEach(root+"/$metadata", "application/xml", "application/xml;charset=utf-8", "application/*", "*/*", "*/*;charset=utf-8")...)
-		if j.last(yaml, "GET", root+"/openapi.yaml").status == 200 {
+		if j.last(openapi, "GET", root+"/openapi.yaml").status == 200 {
 			wrong = append(wrong, j.acceptsEach(root+"/openapi.yaml", "application/yaml", "application/yaml;charset=utf-8", "application/*", "*/*")...)
 		}
 		for _, v := range []string{"text/event-stream", "text/event-stream;charset=utf-8"} {

@@ -241,7 +241,7 @@ var responseAssertions = []assertion{
 			}
 		}
 		return append(append(j.withURI(root+"/", is("application/json")), j.withURI(root+"/$metadata", is("application/xml"))...),
-			every(j.of(yaml, "GET"), func(a answer) string {
+			every(j.of(openapi, "GET"), func(a answer) string {
 				if a.status == 404 { // then there is nothing to say of it
 					return ""
 				}
@@ -376,6 +376,33 @@ var responseAssertions = []assertion{
 	}},
 }
 
+// protocolClient is what the conformance table calls it.
+const protocolClient = "DMTF protocol validator (its assertions)"
+
+// judge asks every assertion of a service, as subtests.
+func (j *protocolJudge) judge(t *testing.T, note func(a assertion, ok bool)) {
+	j.login()
+	j.readAll()
+	j.modify()
+	for _, a := range slices.Concat(detailAssertions, requestAssertions, responseAssertions, serviceAssertions, securityAssertions) {
+		if a.check == nil {
+			note(a, true)
+			continue
+		}
+		t.Run(a.name, func(t *testing.T) {
+			j.t = t
+			wrong := a.check(j)
+			if slices.Equal(wrong, notHere) {
+				t.Skip("this service has nothing of the kind")
+			}
+			for _, w := range wrong {
+				t.Errorf("it asks: %s; but %.400s", a.asks, w)
+			}
+			note(a, len(wrong) == 0)
+		})
+	}
+}
+
 // TestProtocolValidator: the DMTF's protocol validator finds no failure. One
 // case for an assertion of its, by its name.
 func TestProtocolValidator(t *testing.T) {
@@ -385,28 +412,23 @@ func TestProtocolValidator(t *testing.T) {
 	}
 	for what, mod := range kinds {
 		t.Run(what, func(t *testing.T) {
-			j := newProtocolJudge(t, mod)
-			j.login()
-			j.readAll()
-			j.modify()
-			for _, a := range slices.Concat(detailAssertions, requestAssertions, responseAssertions, serviceAssertions, securityAssertions) {
-				client := "DMTF protocol validator (its assertions)"
+			newProtocolJudge(t, mod).judge(t, func(a assertion, ok bool) {
 				if a.check == nil {
-					matrix.Leave(client, a.name, a.na)
-					continue
+					matrix.Leave(protocolClient, a.name, a.na)
+					return
 				}
-				t.Run(a.name, func(t *testing.T) {
-					j.t = t
-					wrong := a.check(j)
-					if slices.Equal(wrong, notHere) {
-						t.Skip("this service has nothing of the kind")
-					}
-					for _, w := range wrong {
-						t.Errorf("it asks: %s; but %s", a.asks, w)
-					}
-					matrix.Note(client, a.name+": "+a.asks, what, len(wrong) == 0)
-				})
-			}
+				matrix.Note(protocolClient, a.name+": "+a.asks, what, ok)
+			})
+		})
+	}
+}
+
+// TestProtocolValidatorTwins: nor in the twins of the crawled servers.
+func TestProtocolValidatorTwins(t *testing.T) {
+	for _, name := range []string{"dell", "lenovo", "nvidia_gb200"} {
+		t.Run(name, func(t *testing.T) {
+			newProtocolJudge(t, func(c *Config) { c.Tree = crawledTree(t, name) }).judge(t, func(assertion, bool) {})
+			matrix.Note(protocolClient, "all of them, of the twin of a crawled "+name, "", !t.Failed())
 		})
 	}
 }

@@ -36,6 +36,7 @@ func (s *Server) rootRoutes() []*resource {
 		{pattern: "/redfish", open: true, get: func(*call) (obj, error) { return obj{"v1": root + "/"}, nil }},
 		{pattern: root, open: true, get: s.serviceRoot},
 		{pattern: root + "/odata", open: true, get: s.odata},
+		{pattern: openAPIPath, open: true, raw: func(*call) (string, string) { return "application/yaml;charset=utf-8", s.openAPI() }},
 		{pattern: root + "/$metadata", open: true, raw: func(*call) (string, string) { return "application/xml;charset=utf-8", metadata() }},
 	}
 }

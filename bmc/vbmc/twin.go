@@ -107,22 +107,37 @@ func (s *Server) twinRoot(c *call) (obj, error) {
 	return o, nil
 }
 
-// twinOData is the service document: the tree's, or one of its service root.
+// twinOData is the service document: the tree's, and what the service root
+// leads to besides.
 func (s *Server) twinOData(c *call) (obj, error) {
-	if o := s.tree.body(c.path); o != nil {
-		return o, nil
+	o := s.tree.body(c.path)
+	if o == nil {
+		o = obj{"@odata.context": root + "/$metadata"}
 	}
-	o, err := s.twinRoot(&call{ctx: c.ctx, r: c.r, path: root})
+	top, err := s.twinRoot(&call{ctx: c.ctx, r: c.r, path: root})
 	if err != nil {
 		return nil, err
 	}
-	value := []obj{{"name": "Service", "kind": "Singleton", "url": root + "/"}}
-	for _, name := range slices.Sorted(maps.Keys(o)) {
-		if uri := linkURI(o[name]); uri != "" {
+	value, _ := o["value"].([]any)
+	listed := map[string]bool{}
+	for _, v := range value {
+		in, _ := v.(obj)
+		uri, _ := in["url"].(string)
+		listed[strings.TrimRight(uri, "/")] = true
+	}
+	add := func(name, uri string) {
+		if !listed[strings.TrimRight(uri, "/")] {
 			value = append(value, obj{"name": name, "kind": "Singleton", "url": uri})
 		}
 	}
-	return obj{"@odata.context": root + "/$metadata", "value": value}, nil
+	add("Service", root+"/")
+	for _, name := range slices.Sorted(maps.Keys(top)) {
+		if uri := linkURI(top[name]); uri != "" {
+			add(name, uri)
+		}
+	}
+	o["value"] = value
+	return o, nil
 }
 
 // twinSystem is the host: the tree's, as alive as the Chassis is.
