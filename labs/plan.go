@@ -143,6 +143,11 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 		return nil, fmt.Errorf("lab %s: site %s has no machine to make: add one to its machines, or select others with --machines", o.Name, s.Name)
 	}
 	p := &Plan{Name: o.Name, Options: o, Site: s.Clone()}
+	for _, n := range s.Networks {
+		if n.Only6() {
+			return nil, fmt.Errorf("lab %s: network %s has IPv6 alone, and labs have none: add an IPv4 prefix and server to it", o.Name, n.Name)
+		}
+	}
 	p.Networks = planNetworks(o.Name, s.Networks)
 	ownNetworks(p.Site.Networks)
 	if o.Trap {

@@ -121,15 +121,18 @@ func archOf(c pxe.Client) (arch, console string) {
 
 // agentURL is the base URL of the agent's endpoint on a network.
 func (p *Provisioner) agentURL(n site.Network) string {
-	return "https://" + netip.AddrPortFrom(n.Server, p.c.AgentPort).String()
+	return "https://" + netip.AddrPortFrom(n.Here(), p.c.AgentPort).String()
 }
 
 // fileURL is the URL of a boot file on a network; image data goes there too:
 // it is verified by digest, not by who sent it.
 func (p *Provisioner) fileURL(n site.Network, name string) string {
-	host := n.Server.String()
+	host := n.Here().String()
+	if n.Only6() {
+		host = "[" + host + "]"
+	}
 	if p.c.HTTPPort != 80 {
-		host = netip.AddrPortFrom(n.Server, p.c.HTTPPort).String()
+		host = netip.AddrPortFrom(n.Here(), p.c.HTTPPort).String()
 	}
 	return "http://" + host + "/boot/files/" + name
 }

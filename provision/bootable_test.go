@@ -1,8 +1,12 @@
 package provision
 
 import (
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fettle-dev/fettle/site"
 )
 
 // TestNothingStartsWithoutAnAgent: a machine that cannot boot the agent is not
@@ -23,5 +27,27 @@ func TestNothingStartsWithoutAnAgent(t *testing.T) {
 		if said := b.bmc.said(); len(said) != 0 {
 			t.Errorf("BMC was told %q; want nothing", said)
 		}
+	}
+}
+
+// TestNetworkWithoutIPv4: a machine that boots where its agent could not report
+// is not switched on; its firmware is given URLs of IPv6 all the same.
+func TestNetworkWithoutIPv4(t *testing.T) {
+	b := newBench(t, nil)
+	n := &b.site.Networks[slices.IndexFunc(b.site.Networks, func(n site.Network) bool { return n.Purpose == site.PurposeBoot })]
+	n.Prefix, n.Server, n.Pools = netip.Prefix{}, netip.Addr{}, nil
+	n.IPv6 = site.IPv6{Prefix: netip.MustParsePrefix("2001:db8::/64"), Server: netip.MustParseAddr("2001:db8::1")}
+	const want = "which has IPv6 alone, and the agent reports over IPv4"
+	if _, err := b.p.Inspect(t.Context(), "user:test", []string{"gpu-01"}); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("Inspect = %v; want %q", err, want)
+	}
+	if said := b.bmc.said(); len(said) != 0 {
+		t.Errorf("its BMC was told %v; want nothing", said)
+	}
+	if got := b.p.agentURL(*n); got != "https://[2001:db8::1]:8443" {
+		t.Errorf("agentURL = %q", got)
+	}
+	if got := b.p.fileURL(*n, "release/x"); !strings.HasPrefix(got, "http://[2001:db8::1]") {
+		t.Errorf("fileURL = %q; want an address in brackets", got)
 	}
 }

@@ -195,7 +195,7 @@ func timeFile(n site.Network, alone bool) *wire.SeedFile {
 		servers = append(servers, a.String())
 	}
 	ntp := strings.Join(servers, " ")
-	text := fmt.Sprintf("# by fettle\n[Time]\nNTP=%s\nFallbackNTP=%s\n", ntp, cmp.Or(ntp, n.Server.String()))
+	text := fmt.Sprintf("# by fettle\n[Time]\nNTP=%s\nFallbackNTP=%s\n", ntp, cmp.Or(ntp, n.Here().String()))
 	return &wire.SeedFile{Path: "/etc/systemd/timesyncd.conf.d/fettle.conf", Mode: 0o644, Content: []byte(text)}
 }
 

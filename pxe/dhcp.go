@@ -31,6 +31,9 @@ func (s *Server) ServeDHCP(ctx context.Context, network string, conn net.PacketC
 	if n == nil {
 		return fmt.Errorf("pxe: no network named %q is configured", network)
 	}
+	if !n.has4() {
+		return errNo4(n)
+	}
 	probe, _ := conn.(Prober)
 	return s.serveRequests(ctx, n, conn, "DHCP on network "+network, func(ctx context.Context, r *request, b []byte, _ netip.AddrPort) *reply {
 		return s.answerWith(ctx, n, r, b, probe)

@@ -85,12 +85,38 @@ func TestNewChecks(t *testing.T) {
 		{func(n *Network) { n.Name = "" }, "no name"},
 		{func(n *Network) { n.Prefix = netip.Prefix{} }, "not an IPv4 prefix"},
 		{func(n *Network) { n.Gateway = netip.MustParseAddr("198.51.100.1") }, "gateway"},
+		{func(n *Network) { *n = testNetworkOnly6(); n.Gateway = testAddr }, "a gateway of IPv4, and no IPv4 prefix"},
+		{func(n *Network) { *n = testNetworkOnly6(); n.Proxy = true }, "ProxyDHCP of IPv4"},
+		{func(n *Network) { *n = testNetworkOnly6(); n.Server = testAddr }, "not an IPv4 prefix"},
+		{func(n *Network) { *n = testNetworkOnly6(); n.IPv6.Server = testAddr }, "not an IPv6 address"},
 	} {
 		n := testNetwork()
 		tc.change(&n)
 		_, err := New(Config{Networks: []Network{n}, Booter: booterFunc(nil), Leases: &memLeases{}, Files: mapFiles{}})
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("New = %v; want an error with %q", err, tc.want)
+		}
+	}
+}
+
+// TestOnlyIPv6 has a network without IPv4: nothing of IPv4 is served there, and
+// every URL is IPv6's.
+func TestOnlyIPv6(t *testing.T) {
+	f := newFixture(t, testNetworkOnly6())
+	conn := newFakeConn("0.0.0.0:67")
+	defer conn.Close()
+	for what, err := range map[string]error{"ServeDHCP": f.ServeDHCP(t.Context(), "prov", conn), "ServeBINL": f.ServeBINL(t.Context(), "prov", conn)} {
+		if err == nil || !strings.Contains(err.Error(), "has no IPv4") {
+			t.Errorf("%s = %v; want that there is no IPv4", what, err)
+		}
+	}
+	n := f.order[0]
+	n.HTTPSPort = 8444
+	for what, got := range map[string]string{
+		"base URL": n.baseURLFor(false), "script": n.scriptURL(Client{MAC: testMAC, IPv6: true}), "secure URL": n.secureURL(false), "autoexec": n.autoexec(false), "GRUB's server": n.grubServer(testAddr6),
+	} {
+		if !strings.Contains(got, "[2001:db8::1]") || strings.Contains(got, "invalid") {
+			t.Errorf("%s = %q; want it to lead to 2001:db8::1", what, got)
 		}
 	}
 }

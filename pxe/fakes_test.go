@@ -268,6 +268,12 @@ func testNetwork6() Network {
 	return n
 }
 
+// testNetworkOnly6 is a network without IPv4.
+func testNetworkOnly6() Network {
+	six := testNetwork6()
+	return Network{Name: six.Name, Domain: six.Domain, MTU: six.MTU, IPv6: six.IPv6}
+}
+
 func testNetwork() Network {
 	return Network{
 		Name: "prov", Prefix: netip.MustParsePrefix("192.0.2.0/24"),

@@ -63,6 +63,24 @@ func TestFirmwareIPv6(t *testing.T) {
 	}
 }
 
+// TestFirmwareIPv6Only boots OVMF, with all its ways of booting, on a network
+// without IPv4: to the kernel, and to an init in its ramdisks.
+func TestFirmwareIPv6Only(t *testing.T) {
+	n := testNetworkOnly6()
+	n.Advertise = AdvertiseManaged
+	ns, f := firmwareRig(t, testKernel(t), n)
+	ramdisks(t, f)
+	m := qemu(t, ns, ovmf(t, "IPv4PXESupport", "IPv4HTTPSupport")...)
+	m.await(t, f, "init of the ramdisk ran", func() bool { return strings.Contains(m.console(), "MARK") && strings.Contains(m.console(), "cmdline=") })
+	if con := m.console(); !strings.Contains(con, "MARK a=first b=second!") {
+		t.Errorf("console lacks the ramdisks' mark:\n%s", con[max(0, len(con)-3000):])
+	}
+	if e, ok := f.timeline.find(func(e Exchange) bool { return e.Addr.Is4() || strings.HasPrefix(e.Kind, "dhcp.") && e.Err != nil }); ok {
+		t.Errorf("the timeline of a network without IPv4 has %+v", e)
+	}
+	m.saw(t, fwOVMF, "network without IPv4: snponly.efi → script → kernel, 2 ramdisks", "the ramdisk's init runs")
+}
+
 // TestFirmwareIPv6ROM boots iPXE of BIOS by IPv6 alone, with an address that
 // DHCPv6 gave or one that it made itself (options by DHCPv6, or none).
 func TestFirmwareIPv6ROM(t *testing.T) {

@@ -44,6 +44,7 @@ var matrixRows = [...]matrixRow{
 	{fwOVMF, "HTTP boot → snponly.efi → script"},
 	{fwOVMF, "PXE over IPv6 → snponly.efi → script → kernel"},
 	{fwOVMF, "HTTP boot over IPv6 → snponly.efi → script → kernel"},
+	{fwOVMF, "network without IPv4: snponly.efi → script → kernel, 2 ramdisks"},
 	{fwOVMF, "HTTPS boot, our CA enrolled → unified kernel image"},
 	{fwOVMF, "HTTPS boot, another CA enrolled"},
 	{fwOVMF, "PXE, told to boot its disk"},

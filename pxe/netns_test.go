@@ -100,6 +100,21 @@ func (n *netns) do(f func() error) error {
 func (n *netns) serve(t testing.TB, s *Server, ifname string) {
 	t.Helper()
 	nw := s.order[0]
+	if nw.has4() {
+		n.serve4(t, s, ifname)
+	}
+	if nw.has6() {
+		n.serve6(t, s, ifname)
+	}
+	if nw.Advertise != AdvertiseOff {
+		n.advertise(t, s, ifname)
+	}
+}
+
+// serve4 runs what is of IPv4.
+func (n *netns) serve4(t testing.TB, s *Server, ifname string) {
+	t.Helper()
+	nw := s.order[0]
 	var dhcp *DHCPConn
 	err := n.do(func() (err error) {
 		dhcp, err = ListenDHCP(ifname)
@@ -117,12 +132,6 @@ func (n *netns) serve(t testing.TB, s *Server, ifname string) {
 		dhcp.Close()
 	})
 	n.serveBut67(t, s)
-	if nw.has6() {
-		n.serve6(t, s, ifname)
-	}
-	if nw.Advertise != AdvertiseOff {
-		n.advertise(t, s, ifname)
-	}
 }
 
 // serve6 runs DHCPv6, and TFTP and boot HTTP over IPv6.

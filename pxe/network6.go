@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// Network6 is the IPv6 side of a [Network]. The zero value has none.
+// Network6 is the IPv6 side of a [Network]. The zero value has none. A Network
+// that has it needs no IPv4: its Prefix and Server are then the zero values.
 type Network6 struct {
 	Prefix  netip.Prefix
 	Server  netip.Addr // our address there
@@ -44,6 +45,29 @@ const (
 // has6 reports whether the network has IPv6.
 func (n *Network) has6() bool { return n.IPv6.Prefix.IsValid() }
 
+// has4 reports whether the network has IPv4.
+func (n *Network) has4() bool { return n.Prefix.IsValid() || n.Server.IsValid() || !n.has6() }
+
+func errNo4(n *Network) error {
+	return fmt.Errorf("pxe: network %q has no IPv4: serve DHCPv6 there", n.Name)
+}
+
+// checkOnly6 checks that a network without IPv4 asks for nothing of it.
+func (n Network) checkOnly6() error {
+	for _, c := range []struct {
+		set  bool
+		what string
+	}{
+		{n.Gateway.IsValid(), "a gateway"}, {len(n.DNS) > 0, "name servers"}, {len(n.NTP) > 0, "time servers"}, {len(n.Routes) > 0, "routes"},
+		{len(n.Options) > 0, "DHCP options"}, {n.Proxy, "ProxyDHCP"}, {n.Probe, "a probe"}, {len(n.Relays) > 0, "relays"},
+	} {
+		if c.set {
+			return fmt.Errorf("pxe: network %q has %s of IPv4, and no IPv4 prefix", n.Name, c.what)
+		}
+	}
+	return nil
+}
+
 // check6 checks the IPv6 side.
 func (n Network) check6() error {
 	v := n.IPv6
@@ -75,7 +99,12 @@ func (n *Network) holds(a netip.Addr) bool {
 
 // serverFor is our address as a client at an address sees it.
 func (n *Network) serverFor(a netip.Addr) netip.Addr {
-	if a.Is6() && n.has6() {
+	return n.serverIn(a.Is6())
+}
+
+// serverIn is our address in a client's family.
+func (n *Network) serverIn(v6 bool) netip.Addr {
+	if n.has6() && (v6 || !n.has4()) {
 		return n.IPv6.Server
 	}
 	return n.Server
@@ -96,7 +125,7 @@ func (n *Network) tftpMTU(peer netip.Addr) int {
 // baseURLFor is [Network.BaseURL] in the address family of a client:
 // "http://[2001:db8::1]/boot".
 func (n *Network) baseURLFor(v6 bool) string {
-	if !v6 || !n.has6() {
+	if !n.has6() || !v6 && n.has4() {
 		return n.BaseURL()
 	}
 	host := "[" + n.IPv6.Server.String() + "]"
@@ -108,11 +137,7 @@ func (n *Network) baseURLFor(v6 bool) string {
 
 // secureURL is baseURLFor with TLS.
 func (n *Network) secureURL(v6 bool) string {
-	server := n.Server
-	if v6 && n.has6() {
-		server = n.IPv6.Server
-	}
-	host := netip.AddrPortFrom(server, uint16(n.HTTPSPort)).String()
+	host := netip.AddrPortFrom(n.serverIn(v6), uint16(n.HTTPSPort)).String()
 	return "https://" + strings.TrimSuffix(host, ":443") + "/boot"
 }
 

@@ -88,6 +88,9 @@ func (s *Server) ServeBINL(ctx context.Context, network string, conn net.PacketC
 	if n == nil {
 		return fmt.Errorf("pxe: no network named %q is configured", network)
 	}
+	if !n.has4() {
+		return errNo4(n)
+	}
 	return s.serveRequests(ctx, n, conn, "boot requests (port 4011) on network "+network, func(ctx context.Context, r *request, b []byte, from netip.AddrPort) *reply {
 		return s.answerBINLWith(ctx, n, r, b, from)
 	})

@@ -145,7 +145,9 @@ func firmwareRig(t *testing.T, kernel string, networks ...Network) (*netns, *fix
 	}
 	ns := newNS(t)
 	ns.run(t, "ip", "tuntap", "add", "dev", "tap0", "mode", "tap")
-	ns.run(t, "ip", "addr", "add", "192.0.2.1/24", "dev", "tap0")
+	if len(networks) == 0 || networks[0].has4() {
+		ns.run(t, "ip", "addr", "add", "192.0.2.1/24", "dev", "tap0")
+	}
 	ns.run(t, "ip", "link", "set", "tap0", "up")
 	if len(networks) == 0 {
 		n := testNetwork()

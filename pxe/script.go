@@ -136,7 +136,7 @@ chain --replace %s/script/${netX/mac}?platform=${platform}&uuid=${uuid} || goto 
 echo fettle: this machine got no script from %s
 sleep 5
 exit 1
-`, n.baseURLFor(v6), n.Server)
+`, n.baseURLFor(v6), n.serverIn(v6))
 }
 
 // networkFor finds the network of a remote address, by its prefix, else the

@@ -92,6 +92,10 @@ func (n Network) check() error {
 	switch {
 	case n.Name == "":
 		return errors.New("pxe: a network has no name")
+	case !n.has4():
+		if err := n.checkOnly6(); err != nil {
+			return err
+		}
 	case !n.Prefix.IsValid() || !n.Prefix.Addr().Is4():
 		return fmt.Errorf("pxe: network %q: prefix %v is not an IPv4 prefix", n.Name, n.Prefix)
 	case !n.Server.Is4():
@@ -100,6 +104,8 @@ func (n Network) check() error {
 		return fmt.Errorf("pxe: network %q: server address %v is outside %v: only a network behind a relay (Relays) may be served from elsewhere", n.Name, n.Server, n.Prefix)
 	case n.Gateway.IsValid() && !n.Prefix.Contains(n.Gateway):
 		return fmt.Errorf("pxe: network %q: gateway %v is outside %v", n.Name, n.Gateway, n.Prefix)
+	}
+	switch {
 	case n.Proxy && n.Probe:
 		return fmt.Errorf("pxe: network %q: Probe is for addresses that this server gives, and Proxy gives none", n.Name)
 	case n.Advertise < AdvertiseOff || n.Advertise > AdvertiseSLAAC:

@@ -86,3 +86,59 @@ func TestBadIPv6(t *testing.T) {
 		t.Errorf("Load of overlapping IPv6 networks = %v; want an error", err)
 	}
 }
+
+// only6 is base with a boot network that has IPv6 alone, and old replaced there.
+func only6(old, new string) string {
+	text := strings.Replace(base, "racks:", `  - name: six
+    purpose: boot
+    vlan: 66
+    ipv6:
+      prefix: 2001:db8:6::/64
+      server: 2001:db8:6::1
+      pools: [{from: 2001:db8:6::100, to: 2001:db8:6::1ff}]
+racks:`, 1)
+	return strings.Replace(text, old, new, 1)
+}
+
+// TestOnlyIPv6 reads a boot network without IPv4, and refuses what is of IPv4
+// there.
+func TestOnlyIPv6(t *testing.T) {
+	s, err := loadText(only6("", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, _ := s.Network("six")
+	if !n.Only6() || n.Here() != netip.MustParseAddr("2001:db8:6::1") {
+		t.Errorf("network %+v; want IPv6 alone, fettle at 2001:db8:6::1", n)
+	}
+	if prov, _ := s.Network("prov"); prov.Only6() || prov.Here() != prov.Server {
+		t.Errorf("network prov is of IPv6 alone: %v, fettle at %v; want its IPv4", prov.Only6(), prov.Here())
+	}
+	again, err := loadText(string(s.Canonical()))
+	if err != nil || again.Revision() != s.Revision() {
+		t.Errorf("its canonical form read again = %v; want the same site", err)
+	}
+	for _, tc := range []struct{ name, old, new, want string }{
+		{"neither", "    ipv6:\n      prefix: 2001:db8:6::/64\n      server: 2001:db8:6::1\n      pools: [{from: 2001:db8:6::100, to: 2001:db8:6::1ff}]\n", "", `network six has no "prefix"`},
+		{"not for booting", "name: six\n    purpose: boot", "name: six\n    purpose: data", `network six has no IPv4 prefix and is not for booting; add "prefix": only a boot network can have IPv6 alone`},
+		{"IPv4 server", "vlan: 66\n", "vlan: 66\n    server: 10.6.0.1\n", `network six has no IPv4 prefix, and server is of IPv4`},
+		{"IPv4 pool", "vlan: 66\n", "vlan: 66\n    pools: [{from: 10.6.0.1, to: 10.6.0.2}]\n", `and pools is of IPv4`},
+		{"proxy", "vlan: 66\n", "vlan: 66\n    proxy: true\n", `and proxy is of IPv4`},
+		{"told that there is none", "vlan: 66\n", "vlan: 66\n    advertise: none\n", `machines are told (none) that there is no IPv6`},
+		{"no IPv6 server", "      server: 2001:db8:6::1\n", "", `network six is for booting but has no IPv6 server address`},
+		{"a port's IPv4 address", "network: prov, address: 10.0.0.11", "network: six, address: 10.0.0.11", `network six of address 10.0.0.11 has no IPv4; write it as ipv6:`},
+		{"a port without an address", "      pools: [{from: 2001:db8:6::100, to: 2001:db8:6::1ff}]\n", "", ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			text := only6(tc.old, tc.new)
+			if tc.want == "" {
+				text = strings.Replace(text, "network: prov, address: 10.0.0.11", "network: six", 1)
+				tc.want = "has no address on network six, which has no pool"
+			}
+			_, err := loadText(text)
+			if _, ok := errors.AsType[Errors](err); !ok || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("Load = %v; want %q", err, tc.want)
+			}
+		})
+	}
+}

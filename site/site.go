@@ -43,11 +43,12 @@ const (
 	PurposeData NetworkPurpose = "data" // neither: configured on the installed OS only
 )
 
-// Network is one IPv4 subnet on one VLAN.
+// Network is one IPv4 subnet on one VLAN, with an IPv6 one beside it; a boot
+// network may have IPv6 alone.
 type Network struct {
 	Name    string
 	Purpose NetworkPurpose
-	Prefix  netip.Prefix // masked
+	Prefix  netip.Prefix // masked; invalid: IPv6 alone
 	VLAN    int          // 802.1Q id 1..4094, 0 = untagged
 	Server  netip.Addr   // fettle's own address on this network
 	Gateway netip.Addr   // invalid when there is none
@@ -78,6 +79,17 @@ type Network struct {
 	Advertise Advertise
 }
 
+// Only6 reports whether the network has no IPv4.
+func (n Network) Only6() bool { return !n.Prefix.IsValid() && n.IPv6.Prefix.IsValid() }
+
+// Here is fettle's own address on the network: of IPv4, where it has that.
+func (n Network) Here() netip.Addr {
+	if n.Only6() {
+		return n.IPv6.Server
+	}
+	return n.Server
+}
+
 // BootWay is a way in which firmware boots from the network.
 type BootWay string
 
@@ -87,7 +99,7 @@ const (
 	BootHTTP BootWay = "http"
 )
 
-// IPv6 is a network's IPv6 side, beside IPv4.
+// IPv6 is a network's IPv6 side, beside IPv4 or alone.
 type IPv6 struct {
 	Prefix  netip.Prefix // masked
 	Server  netip.Addr   // fettle's own address

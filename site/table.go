@@ -249,7 +249,7 @@ func tables() *object {
 		{key: "from", goName: "From", kind: kindAddr6(), required: true, doc: "first address"},
 		{key: "to", goName: "To", kind: kindAddr6(), required: true, doc: "last address, itself included"},
 	}}
-	ipv6 := &object{name: "IPv6 side of a network", optional: true, doc: "A network's IPv6 subnet, beside its IPv4 one: DHCPv6, and booting over IPv6.", fields: []field{
+	ipv6 := &object{name: "IPv6 side of a network", optional: true, doc: "A network's IPv6 subnet, beside its IPv4 one or alone: DHCPv6, and booting over IPv6.", fields: []field{
 		{key: "prefix", goName: "Prefix", kind: kindPrefix6(), required: true, doc: "the subnet, such as 2001:db8:0:1::/64"},
 		{key: "server", goName: "Server", kind: kindAddr6(), doc: "fettle's own address; a boot network must have one"},
 		{key: "gateway", goName: "Gateway", kind: kindAddr6(), doc: "default router; DHCPv6 cannot tell machines of it, router advertisements do: the router's own, or fettle's where it is fettle's server"},
@@ -257,12 +257,12 @@ func tables() *object {
 		{key: "pools", goName: "Pools", kind: list{of: pool6, sorted: true}, doc: "addresses for clients without a reservation; reserved addresses inside a pool are skipped"},
 		{key: "relays", goName: "Relays", kind: list{of: kindAddr6()}, doc: "the network is behind these DHCPv6 relay agents: the link-address that they write, or the address that they send from; server is then fettle's address on another boot network"},
 	}}
-	network := &object{name: "network", doc: "One IPv4 subnet on one VLAN, and an IPv6 one beside it.", fields: []field{
+	network := &object{name: "network", doc: "One IPv4 subnet on one VLAN, and an IPv6 one beside it; a boot network may have IPv6 alone.", fields: []field{
 		name("network"),
 		{key: "purpose", goName: "Purpose", kind: oneOf("purpose", PurposeBoot, PurposeBMC, PurposeData), required: true, doc: "boot: machines PXE-boot from it; bmc: BMCs live on it; data: only for installed machines"},
-		{key: "prefix", goName: "Prefix", kind: kindPrefix(), required: true, doc: "the subnet, such as 10.0.0.0/24"},
+		{key: "prefix", goName: "Prefix", kind: kindPrefix(), derived: "none: the network has IPv6 alone", doc: "the subnet, such as 10.0.0.0/24; only a boot network with ipv6 can do without"},
 		{key: "vlan", goName: "VLAN", kind: integer{"802.1Q VLAN id", 0, 4094}, doc: "0 or unsaid: untagged"},
-		{key: "server", goName: "Server", kind: kindAddr(), doc: "fettle's own address; a boot network must have one"},
+		{key: "server", goName: "Server", kind: kindAddr(), doc: "fettle's own address; a boot network with a prefix must have one"},
 		{key: "gateway", goName: "Gateway", kind: kindAddr(), doc: "default router for machines"},
 		{key: "dns", goName: "DNS", kind: addrs, doc: "name servers for machines"},
 		{key: "ntp", goName: "NTP", kind: addrs, doc: "time servers for machines"},

@@ -159,7 +159,9 @@ func (v *validator) checkNetworks() {
 				v.add(path+".prefix", "give each network its own addresses", "%s: %s overlaps %s of network %s", who, n.Prefix, other.Prefix, other.Name)
 			}
 		}
-		if n.Purpose == PurposeBoot && !n.Server.IsValid() {
+		if !n.Prefix.IsValid() {
+			v.only6(n, who, path)
+		} else if n.Purpose == PurposeBoot && !n.Server.IsValid() {
 			v.add(path+".server", "add server: with the address that fettle shall have there", "%s is for booting but has no server address", who)
 		}
 		if len(n.Relays) > 0 {

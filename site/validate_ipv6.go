@@ -47,6 +47,39 @@ func (v *validator) ipv6(n *Network, who, path string) {
 	v.pools6(n, who, at)
 }
 
+// only6 checks a network without an IPv4 prefix: one for booting may have IPv6
+// alone, and then nothing of IPv4.
+func (v *validator) only6(n *Network, who, path string) {
+	at := path + ".prefix"
+	if v.bad[at] || v.bad[path] {
+		return // it was meant to have one
+	}
+	if !n.IPv6.Prefix.IsValid() {
+		if !v.bad[path+".ipv6"] && !v.bad[path+".ipv6.prefix"] {
+			v.add(at, `add "prefix": the subnet, such as 10.0.0.0/24, or ipv6: for a boot network with IPv6 alone`, `%s has no "prefix"`, who)
+		}
+		return
+	}
+	if n.Purpose != PurposeBoot {
+		v.add(at, `add "prefix": only a boot network can have IPv6 alone`, "%s has no IPv4 prefix and is not for booting", who)
+		return
+	}
+	for _, c := range []struct {
+		set bool
+		key string
+	}{
+		{n.Server.IsValid(), "server"}, {n.Gateway.IsValid(), "gateway"}, {len(n.DNS) > 0, "dns"}, {len(n.NTP) > 0, "ntp"}, {len(n.Pools) > 0, "pools"},
+		{len(n.Routes) > 0, "routes"}, {len(n.Options) > 0, "options"}, {n.Proxy, "proxy"}, {len(n.Relays) > 0, "relays"}, {n.Probe, "probe"}, {n.ReplyDelay > 0, "reply-delay"},
+	} {
+		if c.set {
+			v.add(path+"."+c.key, "add prefix: with its IPv4 subnet, or remove the key", "%s has no IPv4 prefix, and %s is of IPv4", who, c.key)
+		}
+	}
+	if n.Advertise == AdvertiseNone {
+		v.add(path+".advertise", "leave it away, or write off where a router advertises", "%s has IPv6 alone, and machines are told (none) that there is no IPv6", who)
+	}
+}
+
 // relayed6 checks that a network behind relays is served from another.
 func (v *validator) relayed6(n *Network, who, path string) {
 	if len(n.Relays) == 0 {

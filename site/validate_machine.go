@@ -67,6 +67,8 @@ func (v *validator) nics(m *Machine, who, path string) {
 		switch {
 		case nic.Address.IsValid() && nic.Network == "":
 			v.add(at+".address", "add network: with the name of its network", "%s: a port with address %s is on no network", who, nic.Address)
+		case nic.Address.IsValid() && n != nil && n.Only6():
+			v.add(at+".address", "write it as ipv6:, or add prefix: to the network", "%s: network %s of address %s has no IPv4", who, n.Name, nic.Address)
 		case v.usable(who, "address", nic.Address, n, at+".address"):
 			unique(v, v.addrs, nic.Address, "address", who, at+".address", "give each its own address")
 		}
@@ -82,6 +84,10 @@ func (v *validator) nics(m *Machine, who, path string) {
 			v.add(at+".boot", "add network: with the name of a network of purpose boot", "%s boots from a port that is on no network", who)
 		case n != nil && n.Purpose != PurposeBoot:
 			v.add(at+".network", "name a network of purpose boot", "%s boots from network %s, which is for %s", who, n.Name, n.Purpose)
+		case n != nil && n.Only6():
+			if !nic.IPv6.IsValid() && len(n.IPv6.Pools) == 0 && n.Advertise != AdvertiseOther && n.Advertise != AdvertiseSLAAC && !v.bad[at+".ipv6"] {
+				v.add(at+".ipv6", "add ipv6: to the port or a pool to the network's ipv6", "%s has no address on network %s, which has no pool", who, n.Name)
+			}
 		case n != nil && !nic.Address.IsValid() && len(n.Pools) == 0 && !n.Proxy && !v.bad[at+".address"]:
 			v.add(at+".address", "add address: to the port or a pool to the network", "%s has no address on network %s, which has no pool", who, n.Name)
 		}

@@ -240,7 +240,7 @@ func replayNetwork(nets []site.Network, named string, packets []pxe.Packet) (str
 	}
 	for _, p := range packets {
 		for _, n := range nets {
-			if p.Sent && p.From.Addr() == n.Server {
+			if p.Sent && p.From.Addr() == n.Here() {
 				return n.Name, nil
 			}
 		}

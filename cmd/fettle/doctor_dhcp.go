@@ -53,7 +53,7 @@ func (e *env) checkDHCP(c *cli.Context) ([]finding, error) {
 	for _, n := range nets {
 		ifname := named[n.Name]
 		if ifname == "" {
-			st, err := newHostStack([]site.Network{{Name: n.Name, Prefix: n.Prefix, Server: n.Server}}, nil)
+			st, err := newHostStack([]site.Network{{Name: n.Name, Prefix: n.Prefix, Server: n.Server, IPv6: n.IPv6}}, nil)
 			if err != nil {
 				return nil, fmt.Errorf("%w, or say --network %s=INTERFACE", err, n.Name)
 			}

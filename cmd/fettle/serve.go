@@ -139,11 +139,15 @@ func serve(c *cli.Context, e *env) error {
 	sv.started = func(*provision.Provisioner, *state.Store) {
 		fmt.Fprintf(e.stderr, "fettle serves site %s (%d machines, revision %.19s)\n", s.Name, len(s.Machines), s.Revision())
 		for _, n := range sv.bootNetworks() {
-			fmt.Fprintf(e.stderr, "  network %s on %s: DHCP, TFTP and HTTP at %s, agents at https://%s\n", n.Name, st.interfaces[n.Name], n.Server, netip.AddrPortFrom(n.Server, agentPort))
-			if n.IPv6.Server.IsValid() {
+			dhcp := "DHCP"
+			if n.Only6() {
+				dhcp = "DHCPv6"
+			}
+			fmt.Fprintf(e.stderr, "  network %s on %s: %s, TFTP and HTTP at %s, agents at https://%s\n", n.Name, st.interfaces[n.Name], dhcp, n.Here(), netip.AddrPortFrom(n.Here(), agentPort))
+			if n.IPv6.Server.IsValid() && !n.Only6() {
 				fmt.Fprintf(e.stderr, "    DHCPv6, TFTP and HTTP at %s\n", n.IPv6.Server)
 			}
-			fmt.Fprintf(e.stderr, "    mirrors at %s and %s: %s\n", mirrorURL("http", n.Server, mirrorPort), mirrorURL("https", n.Server, mirrorTLSPort), mirrorText(mirror))
+			fmt.Fprintf(e.stderr, "    mirrors at %s and %s: %s\n", mirrorURL("http", n.Here(), mirrorPort), mirrorURL("https", n.Here(), mirrorTLSPort), mirrorText(mirror))
 		}
 		for _, n := range sv.bmcNetworksOf(sv.site()) {
 			fmt.Fprintf(e.stderr, "  network %s on %s: DHCP for BMCs at %s\n", n.Name, cmp.Or(st.interfaces[n.Name], "its relays"), n.Server)

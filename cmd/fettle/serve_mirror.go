@@ -64,12 +64,12 @@ func (s *services) serveMirror(ctx context.Context, g *errgroup.Group, n site.Ne
 		return err
 	}
 	h := mirrorHandler(s)
-	plain, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(n.Server, mirrorPort))
+	plain, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(n.Here(), mirrorPort))
 	if err != nil {
 		return err
 	}
 	serveHTTP(ctx, g, plain, h)
-	secure, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(n.Server, mirrorTLSPort))
+	secure, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(n.Here(), mirrorTLSPort))
 	if err != nil {
 		return err
 	}

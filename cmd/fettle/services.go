@@ -145,30 +145,20 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 		if behindRelay(n) {
 			continue // its relays send to a server address that is another network's
 		}
-		dhcp, err := s.stack.DHCP(ctx, n)
-		if err != nil {
-			return fmt.Errorf("DHCP on network %s: %w", n.Name, err)
-		}
-		g.Go(func() error { return px.ServeDHCP(ctx, n.Name, dhcp) })
-
-		binl, err := s.stack.ListenPacket(ctx, n, netip.AddrPortFrom(n.Server, 4011))
-		if err != nil {
-			return fmt.Errorf("port 4011 on network %s: %w", n.Name, err)
-		}
-		g.Go(func() error { return px.ServeBINL(ctx, n.Name, binl) })
-
-		if err := s.bootFiles(ctx, g, px, n, n.Server); err != nil {
-			return err
+		if !n.Only6() {
+			if err := s.boot4(ctx, g, px, n); err != nil {
+				return err
+			}
 		}
 		if err := s.boot6(ctx, g, px, n); err != nil {
 			return err
 		}
 
-		agent, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(n.Server, agentPort))
+		agent, err := s.stack.Listen(ctx, n, netip.AddrPortFrom(n.Here(), agentPort))
 		if err != nil {
 			return fmt.Errorf("agent's endpoint on network %s: %w", n.Name, err)
 		}
-		conf, err := serverTLS(s.ca, nil, []netip.Addr{n.Server}, time.Now)
+		conf, err := serverTLS(s.ca, nil, []netip.Addr{n.Here()}, time.Now)
 		if err != nil {
 			return fmt.Errorf("agent's endpoint on network %s: %w", n.Name, err)
 		}
@@ -178,6 +168,22 @@ func (s *services) boot(ctx context.Context, g *errgroup.Group, p *provision.Pro
 		}
 	}
 	return nil
+}
+
+// boot4 starts DHCP, port 4011 and boot files over IPv4.
+func (s *services) boot4(ctx context.Context, g *errgroup.Group, px *pxe.Server, n site.Network) error {
+	dhcp, err := s.stack.DHCP(ctx, n)
+	if err != nil {
+		return fmt.Errorf("DHCP on network %s: %w", n.Name, err)
+	}
+	g.Go(func() error { return px.ServeDHCP(ctx, n.Name, dhcp) })
+
+	binl, err := s.stack.ListenPacket(ctx, n, netip.AddrPortFrom(n.Server, 4011))
+	if err != nil {
+		return fmt.Errorf("port 4011 on network %s: %w", n.Name, err)
+	}
+	g.Go(func() error { return px.ServeBINL(ctx, n.Name, binl) })
+	return s.bootFiles(ctx, g, px, n, n.Server)
 }
 
 // bootFiles serves TFTP, boot HTTP and HTTPS at one of a network's server addresses.
@@ -214,6 +220,9 @@ func (s *services) boot6(ctx context.Context, g *errgroup.Group, px *pxe.Server,
 		dhcp, err := s.stack.DHCP6(ctx, n)
 		if err != nil {
 			return fmt.Errorf("DHCPv6 on network %s: %w", n.Name, err)
+		}
+		if dhcp == nil && n.Only6() {
+			return fail(exitInput, fmt.Errorf("network %s has IPv6 alone, which is not served here: add an IPv4 prefix to it", n.Name))
 		}
 		if dhcp == nil {
 			s.log.Warn("IPv6 is not served here: the network boots over IPv4", "network", n.Name)

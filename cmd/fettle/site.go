@@ -173,8 +173,12 @@ func (e *env) siteShow(c *cli.Context) error {
 	fmt.Fprintln(w, "\nNETWORK\tPURPOSE\tPREFIX\tVLAN\tSERVER\tPOOLS")
 	for _, n := range s.Networks {
 		server, vlan := "-", "-"
-		if n.Server.IsValid() {
-			server = n.Server.String()
+		prefix := n.Prefix
+		if n.Only6() {
+			prefix = n.IPv6.Prefix
+		}
+		if n.Here().IsValid() {
+			server = n.Here().String()
 		}
 		if n.VLAN != 0 {
 			vlan = fmt.Sprint(n.VLAN)
@@ -183,7 +187,7 @@ func (e *env) siteShow(c *cli.Context) error {
 		for _, p := range n.Pools {
 			pools = append(pools, p.From.String()+"-"+p.To.String())
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.Purpose, n.Prefix, vlan, server, dash(strings.Join(pools, " ")))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.Purpose, prefix, vlan, server, dash(strings.Join(pools, " ")))
 	}
 	fmt.Fprintln(w, "\nMACHINE\tRACK\tUNIT\tSERIAL\tFIRMWARE\tADDRESS\tBMC\tPROFILE\tOWNER")
 	for _, m := range s.Machines {

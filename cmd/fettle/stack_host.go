@@ -37,7 +37,7 @@ func newHostStack(nets []site.Network, named map[string]string) (*hostStack, err
 			}
 			has := slices.ContainsFunc(addrs, func(a net.Addr) bool {
 				p, err := netip.ParsePrefix(a.String())
-				return err == nil && p.Addr() == n.Server
+				return err == nil && p.Addr() == n.Here()
 			})
 			if has && (want == "" || want == i.Name) {
 				found = i.Name
@@ -50,11 +50,15 @@ func newHostStack(nets []site.Network, named map[string]string) (*hostStack, err
 			if want != "" && !slices.ContainsFunc(ifs, func(i net.Interface) bool { return i.Name == want }) {
 				return nil, fail(exitMissing, fmt.Errorf("network %s: there is no interface %s on this machine: ip -brief link shows those there are", n.Name, want))
 			}
-			missing, dev := fmt.Sprintf("no interface of this machine has its server address %s", n.Server), "INTERFACE"
-			if want != "" {
-				missing, dev = fmt.Sprintf("interface %s does not have its server address %s", want, n.Server), want
+			bits := n.Prefix.Bits()
+			if n.Only6() {
+				bits = n.IPv6.Prefix.Bits()
 			}
-			return nil, fail(exitMissing, fmt.Errorf("network %s: %s: ip addr add %s/%d dev %s", n.Name, missing, n.Server, n.Prefix.Bits(), dev))
+			missing, dev := fmt.Sprintf("no interface of this machine has its server address %s", n.Here()), "INTERFACE"
+			if want != "" {
+				missing, dev = fmt.Sprintf("interface %s does not have its server address %s", want, n.Here()), want
+			}
+			return nil, fail(exitMissing, fmt.Errorf("network %s: %s: ip addr add %s/%d dev %s", n.Name, missing, n.Here(), bits, dev))
 		}
 		h.interfaces[n.Name] = found
 	}
