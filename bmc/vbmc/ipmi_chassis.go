@@ -12,6 +12,14 @@ import (
 const (
 	causeCommand  = 1
 	causeWatchdog = 4
+	causeAlwaysOn = 6 // power came back, and the policy is always on
+	causeLast     = 7 // or as it was
+)
+
+// Last power events (IPMI 2.0 table 28-3).
+const (
+	eventACFailed = 0x01
+	eventCommand  = 0x10 // switched on by IPMI
 )
 
 // Power restore policies (IPMI 2.0 §28.8).
@@ -34,6 +42,9 @@ type chassisSettings struct {
 	buttons      byte    // of the front panel, disabled (IPMI 2.0 §28.6)
 	interval     byte    // of a power cycle; kept and of no effect
 	capabilities [6]byte // Set Chassis Capabilities; the zero value is the usual one
+	lastEvent    byte
+	lost         bool // its power
+	wasOn        bool // when it was lost
 
 	seen time.Time // when the power state was last looked at
 	on   bool      // as it was
@@ -108,7 +119,7 @@ func (i *ipmi) chassisStatus(ctx context.Context, _ *ipmiSession, _ []byte) ([]b
 	i.s.mu.Lock()
 	defer i.s.mu.Unlock()
 	c := i.s.ipmi.chassis
-	out := []byte{c.restore << 5, 0, 0, 0xf0 | c.buttons} // each button can be disabled
+	out := []byte{c.restore << 5, c.lastEvent, 0, 0xf0 | c.buttons} // each button can be disabled
 	if on {
 		out[0] |= 0x01
 	}
@@ -159,10 +170,57 @@ func (s *Server) resetBy(ctx context.Context, t ResetType, cause byte, text stri
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ipmi.boot.cause = cause
+	if t == ResetOn && cause == causeCommand {
+		s.ipmi.chassis.lastEvent = eventCommand
+	}
 	if t != ResetNmi && t != ResetGracefulShutdown {
 		s.stopWatchdog() // IPMI 2.0 §27.2
 	}
 	s.record("system", "OK", text, selReset[t]...)
+	return nil
+}
+
+// LosePower cuts the machine's power, as a plug that is pulled.
+func (s *Server) LosePower(ctx context.Context) error {
+	on, err := s.powered(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.chassis.Reset(context.WithoutCancel(ctx), ResetForceOff); err != nil {
+		return fmt.Errorf("cutting the power: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stopWatchdog()
+	c := &s.ipmi.chassis
+	c.lastEvent = eventACFailed
+	if !c.lost {
+		c.lost, c.wasOn = true, on
+	}
+	return nil
+}
+
+// ReturnPower gives back the power that LosePower took: the machine is switched
+// on if the power restore policy says so, and stays off otherwise.
+func (s *Server) ReturnPower(ctx context.Context) error {
+	on, err := s.powered(ctx)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	c := &s.ipmi.chassis
+	policy, lost, wasOn := c.restore, c.lost, c.wasOn
+	c.lost = false
+	s.mu.Unlock()
+	if !lost || on {
+		return nil
+	}
+	switch {
+	case policy == restoreOn:
+		return s.resetBy(ctx, ResetOn, causeAlwaysOn, "Power is back: the machine is switched on, as it always is.")
+	case policy == restoreLast && wasOn:
+		return s.resetBy(ctx, ResetOn, causeLast, "Power is back: the machine is switched on, as it was.")
+	}
 	return nil
 }
 

@@ -465,6 +465,56 @@ func TestWatchdogStops(t *testing.T) {
 	}
 }
 
+// When its power comes back, the machine does what the policy says.
+func TestRestorePolicy(t *testing.T) {
+	for _, tc := range []struct {
+		policy    byte
+		before    PowerState
+		want      PowerState
+		cause     byte
+		lastEvent byte // when it is back
+	}{
+		{restoreOff, On, Off, 0, eventACFailed},
+		{restoreLast, On, On, causeLast, eventACFailed},
+		{restoreLast, Off, Off, 0, eventACFailed},
+		{restoreOn, Off, On, causeAlwaysOn, eventACFailed},
+		{restoreOn, On, On, causeAlwaysOn, eventACFailed},
+	} {
+		t.Run(restorePolicies[tc.policy]+" "+string(tc.before), func(t *testing.T) {
+			i, _, do := writeRig(t)
+			if tc.before == On {
+				if err := i.s.chassis.Reset(t.Context(), ResetOn); err != nil {
+					t.Fatal(err)
+				}
+			}
+			do(ccOK, 0x00, 0x06, tc.policy)
+			do(ccOK, 0x00, 0x06, restoreKeep)
+			for range 2 { // twice is once
+				if err := i.s.LosePower(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if p, _ := i.s.chassis.Power(t.Context()); p != Off {
+				t.Fatalf("power is %s without power", p)
+			}
+			for range 2 {
+				if err := i.s.ReturnPower(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if p, _ := i.s.chassis.Power(t.Context()); p != tc.want {
+				t.Errorf("power is %s when it is back; want %s", p, tc.want)
+			}
+			if got := do(ccOK, 0x00, 0x07); got[0] != tc.cause {
+				t.Errorf("restart cause = %d; want %d", got[0], tc.cause)
+			}
+			if got := do(ccOK, 0x00, 0x01); got[0]>>5 != tc.policy || got[1] != tc.lastEvent {
+				t.Errorf("Get Chassis Status = %x; want policy %d, last event %02x", got, tc.policy, tc.lastEvent)
+			}
+		})
+	}
+}
+
 // Hours are counted while the machine is on.
 func TestPowerOnHours(t *testing.T) {
 	i, now := newIPMI(t, Config{})

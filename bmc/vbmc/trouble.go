@@ -138,8 +138,8 @@ var TroubleKinds = []struct{ Name, Says string }{
 }
 
 // NewTrouble is a kind of trouble, and what the event log says of it, by the
-// sensor types of IPMI 2.0 table 42-3. Power-loss is a log entry alone: who
-// brings it switches the machine off.
+// sensor types of IPMI 2.0 table 42-3. Power-loss is a log entry alone: see
+// Server.LosePower.
 func NewTrouble(kind string) (t Trouble, what string, sel []byte, err error) {
 	switch kind {
 	case "fan":

@@ -120,10 +120,10 @@ func e2eSystem(t *testing.T, r *e2eRig, s *site.Site) {
 	for _, name := range r.machines {
 		m, _ := s.Machine(name)
 		nic, _ := m.BootNIC()
-		res := r.ok(t, "lab", "exec", name, "--", `hostname; hostname -f; ip -4 -o address show; lsblk -dno SERIAL; id -un; swapon --noheadings --show=NAME; findmnt -no SOURCE,FSTYPE /; dpkg -l nvme-cli pciutils | grep ^ii; uname -sr`)
+		res := r.ok(t, "lab", "exec", name, "--", `hostname; hostname -f; ip -4 -o address show; lsblk -dno SERIAL; id -un; swapon --noheadings --show=NAME; findmnt -no SOURCE,FSTYPE /; dpkg -l nvme-cli pciutils | grep ^ii; uname -sr; ls /dev/ipmi0`)
 		for _, want := range []string{
 			name + "\n", name + "." + s.Domain + "\n", " " + nic.Address.String() + "/24 ", m.Disks[0].Serial + "\n",
-			"\nops\n", "ext4", "nvme-cli", "pciutils", "Linux ",
+			"\nops\n", "ext4", "nvme-cli", "pciutils", "Linux ", "/dev/ipmi0\n",
 		} {
 			if !strings.Contains(res.stdout, want) {
 				t.Errorf("the installed system of %s lacks %q:\n%s", name, want, res.stdout)

@@ -24,7 +24,8 @@ func faultCommand(e *env) *cli.Command {
 		Name: "fault", Usage: "bring trouble over a machine: what a real rack does to you, on demand", ArgsUsage: "MACHINE KIND",
 		Description: "KIND is one of\n" + strings.Join(says, "\n") + "\n  none            it ends\n\n" +
 			"It shows in the machine's BMC, over Redfish and IPMI alike: sensors, health, event log. One kind at a time.\n" +
-			"It ends with none, or with the lab's daemon. power-loss switches the machine off, and needs a yes.",
+			"It ends with none, or with the lab's daemon. power-loss switches the machine off, and needs a yes; when it ends, the machine's\n" +
+			"power restore policy says whether it is switched on.",
 		Flags:  []cli.Flag{labFlag(), labsFlag(), &cli.BoolFlag{Name: "yes", Usage: "do it without asking"}},
 		Action: func(c *cli.Context) error { return labFault(c, e) },
 	}
@@ -81,6 +82,10 @@ func (d *labServer) fault(w http.ResponseWriter, req *http.Request) {
 	}
 	if kind == noFault {
 		srv.SetTrouble(vbmc.Trouble{}, "What was wrong is over.")
+		if err := srv.ReturnPower(req.Context()); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
 		answerJSON(w, faultAnswer{machine, kind, "nothing is wrong with it any more"})
 		return
 	}
@@ -90,7 +95,7 @@ func (d *labServer) fault(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	if kind == "power-loss" {
-		if err := d.lab.Chassis(machine).Reset(req.Context(), vbmc.ResetForceOff); err != nil {
+		if err := srv.LosePower(req.Context()); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
