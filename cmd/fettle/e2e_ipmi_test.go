@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -140,7 +142,13 @@ func TestGuestIPMI(t *testing.T) {
 			t.Errorf("the guest said nothing of %q", want)
 		}
 	}
-	// The other side: the guest's event, and the account that it made.
+	// The other sides: the guest's event, and the account that it made.
+	req := httptest.NewRequestWithContext(ctx, http.MethodGet, "/redfish/v1/Systems/1/LogServices/SEL/Entries?$expand=.", nil)
+	req.SetBasicAuth("maas", "Guest-made-1")
+	answer := httptest.NewRecorder()
+	if srv.ServeHTTP(answer, req); answer.Code != http.StatusOK || !strings.Contains(answer.Body.String(), "sent by the machine itself over IPMI") {
+		t.Errorf("Redfish, asked by the account that the guest made, shows %d %s; want the guest's event", answer.Code, answer.Body)
+	}
 	host, port, _ := net.SplitHostPort(udp.LocalAddr().String())
 	for _, tc := range []struct {
 		args []string
