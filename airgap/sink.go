@@ -107,7 +107,7 @@ func (s *partSink) reset() (err error) {
 }
 func (s *partSink) commit(_ context.Context, it Item) error {
 	s.closed = true
-	_, _, err := s.w.Commit(it.SHA256)
+	_, _, err := s.w.CommitSoon(it.SHA256)
 	if err != nil && !errors.Is(err, blob.ErrMismatch) {
 		return permanent{err}
 	}

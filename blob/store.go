@@ -75,18 +75,34 @@ func (s *Store) syncName(dir string) error {
 func (s *Store) Flush() error {
 	s.mu.Lock()
 	dirs := slices.Sorted(maps.Keys(s.dirty))
-	s.mu.Unlock()
+	clear(s.dirty) // names that come while this goes on make it dirty again
+	parents := map[string]bool{}
 	for _, dir := range dirs {
-		// Names that come while this goes on make it dirty again.
-		s.mu.Lock()
-		delete(s.dirty, dir)
-		s.mu.Unlock()
-		if err := errors.Join(syncDir(dir), s.syncName(dir)); err != nil {
-			s.mu.Lock()
-			s.dirty[dir] = true
-			s.mu.Unlock()
-			return fmt.Errorf("making blobs in %s durable: %w", s.dir, err)
+		if !s.synced[dir] {
+			parents[filepath.Dir(dir)] = true
 		}
+	}
+	s.mu.Unlock()
+	var err error
+	for i := 0; i < len(dirs) && err == nil; i++ {
+		err = syncDir(dirs[i])
+	}
+	for dir := range parents {
+		if err == nil {
+			err = syncDir(dir)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, dir := range dirs {
+		if err != nil {
+			s.dirty[dir] = true
+		} else {
+			s.synced[dir] = true
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("making blobs in %s durable: %w", s.dir, err)
 	}
 	return nil
 }

@@ -54,6 +54,9 @@ func (b *bench) oneLarge(ctx context.Context, total int64) (err error) {
 		prepareWith(b.fettle, "mirror", "sync", "--site", base, "--store", store, "--key", key)); err != nil {
 		return err
 	}
+	if err := os.RemoveAll(served); err != nil { // no more than two copies at a time
+		return err
+	}
 	public, err := output(b.fettle, "bundle", "key", "--key", key)
 	if err != nil {
 		return err
@@ -69,6 +72,11 @@ func (b *bench) oneLarge(ctx context.Context, total int64) (err error) {
 		r, err := b.measure(ctx, base, nil, c.args)
 		if err != nil {
 			return err
+		}
+		if c.name == "create" {
+			if err := os.RemoveAll(store); err != nil {
+				return err
+			}
 		}
 		r.Work, r.Program, r.Ours = "memory of large bundles, with parity", fmt.Sprintf("fettle, %s of %d MB", c.name, total/1e6), false
 		b.rows = append(b.rows, r)
