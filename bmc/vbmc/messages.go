@@ -75,8 +75,7 @@ func bad(id string, args ...string) *message {
 	return &message{Status: http.StatusBadRequest, ID: id, Args: args}
 }
 
-// about is a message with status 400 on a property, which is its last argument
-// or the only one.
+// about is a message with status 400 that names a property as related.
 func about(property, id string, args ...string) *message {
 	return &message{Status: http.StatusBadRequest, ID: id, Args: args, Property: "#/" + property}
 }

@@ -35,33 +35,33 @@ func (s *Server) privilegeRegistry(c *call) (obj, error) {
 
 // mapping is an entry of the registry. Any one of the listed sets suffices.
 func (r *resource) mapping(entity string) obj {
-	any := func(sets ...string) []obj {
+	oneOf := func(sets ...string) []obj {
 		out := []obj{}
 		for _, p := range sets {
 			out = append(out, obj{"Privilege": []string{p}})
 		}
 		return out
 	}
-	get, change := any(privLogin), any(privLogin)
+	get, change := oneOf(privLogin), oneOf(privLogin)
 	if r.open {
-		get = any("NoAuth")
+		get = oneOf("NoAuth")
 	}
 	if r.priv != "" {
-		change = any(r.priv)
+		change = oneOf(r.priv)
 	}
 	post, patch, del := change, change, change
 	switch entity {
 	case "ManagerAccount":
-		get = any(privManager, privUsers, privSelf)
-		patch = any(privUsers, privSelf)
+		get = oneOf(privManager, privUsers, privSelf)
+		patch = oneOf(privUsers, privSelf)
 	case "Session":
-		del = any(privManager, privSelf)
+		del = oneOf(privManager, privSelf)
 	case "SessionCollection":
-		post = any("NoAuth")
+		post = oneOf("NoAuth")
 	}
 	o := obj{"Entity": entity, "OperationMap": obj{"GET": get, "HEAD": get, "PATCH": patch, "POST": post, "PUT": patch, "DELETE": del}}
 	if entity == "ManagerAccount" { // with ConfigureSelf, the own password alone
-		users := any(privUsers)
+		users := oneOf(privUsers)
 		o["PropertyOverrides"] = []obj{{"Targets": []string{"UserName", "RoleId", "Enabled", "Locked", "PasswordChangeRequired"},
 			"OperationMap": obj{"GET": get, "PATCH": users}}}
 	}

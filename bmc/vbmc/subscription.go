@@ -50,7 +50,7 @@ func (x Subscription) resource() obj {
 // condition is what the choice means for events.
 func (x Subscription) condition() condition {
 	var messages []string
-	for range x.choice.messages { // each names the one message that there is
+	if len(x.choice.messages) > 0 { // they name the one message that there is
 		messages = []string{eventMessage}
 	}
 	origins := x.choice.origins
