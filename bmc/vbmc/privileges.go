@@ -22,7 +22,7 @@ var entities = []struct{ name, pattern string }{
 func (s *Server) privilegeRegistry(c *call) (obj, error) {
 	mappings := []obj{}
 	for _, e := range entities {
-		for _, r := range s.resources {
+		for _, r := range s.table() {
 			if r.pattern == e.pattern {
 				mappings = append(mappings, r.mapping(e.name))
 				break

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 )
 
 // root is the service root's URI (DSP0266 §6.2).
@@ -72,7 +73,7 @@ type Server struct {
 	chassis   Chassis
 	log       *slog.Logger
 	now       func() time.Time
-	resources []*resource
+	resources atomic.Pointer[weak.Pointer[[]*resource]] // see table
 
 	mu        sync.Mutex // guards what follows
 	accounts  []*account
@@ -147,7 +148,6 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s.biosFirst = s.bios.attributes
-	s.resources = s.routes()
 	return s, nil
 }
 
@@ -211,9 +211,24 @@ func (r *resource) allow() string {
 	return strings.Join(m, ", ")
 }
 
+// table are the routes. They are closures over this Server, and of a rack that
+// nobody asks they would be two thirds of what is kept: the collector may take
+// them, and the next request makes them again.
+func (s *Server) table() []*resource {
+	if w := s.resources.Load(); w != nil {
+		if rs := w.Value(); rs != nil {
+			return *rs
+		}
+	}
+	rs := s.routes()
+	w := weak.Make(&rs)
+	s.resources.Store(&w)
+	return rs
+}
+
 // find is the resource at path, with the variables of its pattern.
 func (s *Server) find(path string) (*resource, map[string]string) {
-	for _, r := range s.resources {
+	for _, r := range s.table() {
 		if vars, ok := match(r.pattern, path); ok {
 			return r, vars
 		}

@@ -532,7 +532,7 @@ func FuzzServe(f *testing.F) {
 // TestServerIsSmall: a thousand BMCs live in one process (issue 4: 60 MB in all,
 // sockets and stacks too; bmc/BENCH.md). What a Server keeps is bounded here.
 func TestServerIsSmall(t *testing.T) {
-	const many, most = 200, 32 << 10
+	const many, most = 200, 8 << 10
 	live := func() int64 {
 		var m runtime.MemStats
 		runtime.GC()
