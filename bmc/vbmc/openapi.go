@@ -18,7 +18,7 @@ func (s *Server) openAPI() string {
 	fmt.Fprintf(&b, "openapi: 3.0.1\ninfo:\n  title: fettle virtual BMC\n  description: Redfish service of a virtual BMC\n  version: %q\n", strings.TrimSuffix(ownRegistry[len(ownPrefix)+1:], "."))
 	b.WriteString("components:\n  securitySchemes:\n    basicAuth: {type: http, scheme: basic}\n    redfishAuth: {type: apiKey, in: header, name: X-Auth-Token}\n")
 	b.WriteString("security:\n- basicAuth: []\n- redfishAuth: []\npaths:\n")
-	rs := slices.Clone(s.resources)
+	rs := slices.Clone(s.table())
 	slices.SortStableFunc(rs, func(a, b *resource) int { return strings.Compare(a.pattern, b.pattern) })
 	for i, r := range rs {
 		if i > 0 && rs[i-1].pattern == r.pattern {
