@@ -19,7 +19,7 @@ const (
 	maxRelease = 32 << 20
 	evidence   = ".upstream/"
 	// resolveVersion changes when the same upstream resolves to something else.
-	resolveVersion = "4"
+	resolveVersion = "5"
 )
 
 // suite is a source whose Release is verified.
