@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -318,5 +319,62 @@ func TestVendorTable(t *testing.T) {
 	}
 	if b, err := json.Marshal(all); err != nil || len(b) == 0 {
 		t.Error(err)
+	}
+}
+
+// sight is what the recording goroutine does with one exchange.
+func (p *Provisioner) sight(ctx context.Context, e pxe.Exchange) (state.Event, bool) {
+	next, ok := p.strangerIn(e)
+	if !ok {
+		return state.Event{}, false
+	}
+	return p.saw(ctx, next)
+}
+
+// TestSightingsTogether joins what several exchanges of one batch tell of a
+// machine, forgets the oldest for the newest, and keeps what it knows when
+// nothing can be written.
+func TestSightingsTogether(t *testing.T) {
+	b := newBench(t, nil)
+	at := b.p.now()
+	one := func(i int, name string, after time.Duration) state.Sighting {
+		return state.Sighting{Sort: state.SortMachine, MAC: site.MAC{2, 0, 0, 3, byte(i >> 8), byte(i)}, Network: "prov", Hostname: name, First: at.Add(after), Last: at.Add(after)}
+	}
+	news := b.p.sawAll(t.Context(), []state.Sighting{one(0, "", 0), one(1, "", 0), one(0, "", time.Millisecond), one(0, "gpu", 2*time.Millisecond)})
+	var kinds []state.Kind
+	for _, e := range news {
+		kinds = append(kinds, e.Kind)
+	}
+	if want := []state.Kind{state.KindSeen, state.KindSeen, state.KindChanged}; !slices.Equal(kinds, want) {
+		t.Errorf("sawAll = %v; want %v", kinds, want)
+	}
+	stored := func() map[string][]byte {
+		docs, err := b.store.List(t.Context(), seenPrefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return docs
+	}
+	if docs := stored(); len(docs) != 2 || !strings.Contains(string(docs[seenPrefix+one(0, "", 0).MAC.String()]), `"gpu"`) {
+		t.Errorf("stored are %d sightings: %s; want 2, the first with its host name", len(docs), docs)
+	}
+	for i := 2; i < maxStrangers+5; i += 20 {
+		var more []state.Sighting
+		for j := i; j < min(i+20, maxStrangers+5); j++ {
+			more = append(more, one(j, "", time.Duration(j)*time.Second))
+		}
+		b.p.sawAll(t.Context(), more)
+	}
+	if docs := stored(); len(docs) != maxStrangers || len(b.p.seen) != maxStrangers || docs[seenPrefix+one(1, "", 0).MAC.String()] != nil {
+		t.Errorf("%d sightings are stored, %d remembered; want %d, and the oldest forgotten", len(docs), len(b.p.seen), maxStrangers)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	lost := one(9000, "", time.Hour)
+	if news := b.p.sawAll(ctx, []state.Sighting{lost}); len(news) > 0 {
+		t.Errorf("sawAll that cannot write = %v; want nothing", news)
+	}
+	if news := b.p.sawAll(t.Context(), []state.Sighting{lost}); len(news) != 1 {
+		t.Errorf("sawAll of what could not be written before = %v; want it to be new", news)
 	}
 }

@@ -49,6 +49,7 @@ type Events interface {
 	Get(ctx context.Context, key string) ([]byte, bool, error)
 	List(ctx context.Context, prefix string) (map[string][]byte, error)
 	Delete(ctx context.Context, key string) error
+	PutAll(ctx context.Context, docs map[string][]byte, gone ...string) error
 }
 
 // Releases finds what machines boot and what is written to them.

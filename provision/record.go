@@ -100,13 +100,14 @@ func (p *Provisioner) recordLoop(ctx context.Context) {
 			}
 		}
 		events := make([]state.Event, 0, len(batch))
-		var news []state.Event
+		var seen []state.Sighting
 		for _, e := range batch {
 			events = append(events, p.exchangeEvent(ctx, e))
-			if ev, ok := p.sight(ctx, e); ok {
-				news = append(news, ev)
+			if s, ok := p.strangerIn(e); ok {
+				seen = append(seen, s)
 			}
 		}
+		news := p.sawAll(ctx, seen)
 		if _, err := p.c.Store.Append(ctx, events...); err != nil && ctx.Err() == nil {
 			p.log.Error("boot exchanges lost", "count", len(events), "err", err)
 		}

@@ -21,23 +21,21 @@ const (
 	seenEvery = time.Minute
 )
 
-// sight notes what an exchange tells of a client that the site does not know.
-// It returns an event when there is something new. Only the recording
-// goroutine and a scan call it, which take turns by p.sighting.
-func (p *Provisioner) sight(ctx context.Context, e pxe.Exchange) (state.Event, bool) {
+// strangerIn is what an exchange tells of a client that the site does not know.
+func (p *Provisioner) strangerIn(e pxe.Exchange) (next state.Sighting, ok bool) {
 	mac, err := macOf(e.MAC)
 	if err != nil || !strings.HasPrefix(e.Kind, "dhcp.") {
-		return state.Event{}, false
+		return next, false
 	}
 	x := p.index()
 	if _, _, ok := x.machine(mac); ok {
-		return state.Event{}, false
+		return next, false
 	}
 	if _, ok := x.ofBMC(mac); ok {
-		return state.Event{}, false
+		return next, false
 	}
 	n, _ := x.site.Network(e.Network)
-	next := state.Sighting{
+	next = state.Sighting{
 		Sort: state.SortMachine, MAC: mac, Network: e.Network, Client: e.Client, First: e.Time, Last: e.Time,
 		VendorClass: e.Asker.VendorClass, Hostname: e.Asker.Hostname, UUID: e.Asker.UUID,
 		Relay: e.Asker.Relay.Agent, Port: e.Asker.Relay.Circuit, Switch: e.Asker.Relay.Remote,
@@ -49,69 +47,96 @@ func (p *Provisioner) sight(ctx context.Context, e pxe.Exchange) (state.Event, b
 	if isBMC || n.Purpose == site.PurposeBMC {
 		next.Sort, next.BMC = state.SortBMC, &state.BMCFacts{Vendor: vendor}
 	}
-	return p.saw(ctx, next)
+	return next, true
 }
 
-// saw joins a sighting with what was known of it, keeps it, and tells in an
-// event what is new.
+// saw is sawAll of one sighting.
 func (p *Provisioner) saw(ctx context.Context, next state.Sighting) (state.Event, bool) {
+	news := p.sawAll(ctx, []state.Sighting{next})
+	if len(news) == 0 {
+		return state.Event{}, false
+	}
+	return news[0], true
+}
+
+// sawAll joins sightings with what was known of them, keeps them in one write,
+// and tells in events what is new. Only the recording goroutine and a scan call
+// it, which take turns by p.sighting.
+func (p *Provisioner) sawAll(ctx context.Context, all []state.Sighting) (news []state.Event) {
 	p.sighting.Lock()
 	defer p.sighting.Unlock()
-	key := seenKey(next)
-	p.mu.Lock()
-	old, known := p.seen[key]
-	p.mu.Unlock()
-	merged := next
-	if known {
-		merged = join(old, next)
-	}
-	news := !known || !same(old, merged)
-	p.mu.Lock()
-	stored := p.stored[key]
-	if known && !news && merged.Last.Sub(stored) < seenEvery {
-		p.seen[key] = merged
+	latest, docs := map[string]state.Sighting{}, map[string][]byte{}
+	for _, next := range all {
+		key := seenKey(next)
+		p.mu.Lock()
+		old, known := p.seen[key]
+		stored := p.stored[key]
 		p.mu.Unlock()
-		return state.Event{}, false
-	}
-	p.mu.Unlock()
-	b, err := json.Marshal(merged)
-	if err != nil { // strings and addresses always encode
-		p.log.Error("sighting", "err", err)
-		return state.Event{}, false
-	}
-	if err := p.c.Store.Put(ctx, seenPrefix+key, b); err != nil {
-		if ctx.Err() == nil {
-			p.log.Error("sighting not recorded", "mac", merged.MAC, "err", err)
+		if l, ok := latest[key]; ok {
+			old, known, stored = l, true, l.Last
 		}
-		return state.Event{}, false
+		merged := next
+		if known {
+			merged = join(old, next)
+		}
+		isNew := !known || !same(old, merged)
+		latest[key] = merged
+		if known && !isNew && merged.Last.Sub(stored) < seenEvery {
+			continue
+		}
+		b, err := json.Marshal(merged)
+		if err != nil { // strings and addresses always encode
+			p.log.Error("sighting", "err", err)
+			continue
+		}
+		docs[seenPrefix+key] = b
+		if !isNew {
+			continue
+		}
+		ev := state.Event{Time: merged.Last, Machine: merged.Name(), Actor: "fettle", Kind: state.KindSeen, Data: b,
+			Text: "is seen for the first time: " + sightingText(merged)}
+		if known {
+			ev.Kind, ev.Text = state.KindChanged, "is seen otherwise than before: "+sightingText(merged)
+		}
+		news = append(news, ev)
 	}
+	if err := p.c.Store.PutAll(ctx, docs); err != nil {
+		if ctx.Err() == nil {
+			p.log.Error("sightings not recorded", "count", len(docs), "err", err)
+		}
+		return nil // they are new when they are seen again
+	}
+	if forgotten := p.keepSeen(latest, docs); len(forgotten) > 0 {
+		if err := p.c.Store.PutAll(ctx, nil, forgotten...); err != nil && ctx.Err() == nil {
+			p.log.Error("sightings not forgotten", "count", len(forgotten), "err", err)
+		}
+	}
+	return news
+}
+
+// keepSeen remembers sightings, and returns the documents of those that are
+// forgotten for them.
+func (p *Provisioner) keepSeen(latest map[string]state.Sighting, docs map[string][]byte) (forgotten []string) {
 	p.mu.Lock()
-	p.seen[key], p.stored[key] = merged, merged.Last
-	forgotten := ""
-	if !known && len(p.seen) > maxStrangers {
-		for k, o := range p.seen {
-			if forgotten == "" || o.Last.Before(p.seen[forgotten].Last) {
-				forgotten = k
+	defer p.mu.Unlock()
+	for key, s := range latest {
+		p.seen[key] = s
+		if _, ok := docs[seenPrefix+key]; ok {
+			p.stored[key] = s.Last
+		}
+	}
+	for len(p.seen) > maxStrangers {
+		oldest := ""
+		for k, s := range p.seen {
+			if oldest == "" || s.Last.Before(p.seen[oldest].Last) {
+				oldest = k
 			}
 		}
-		delete(p.seen, forgotten)
-		delete(p.stored, forgotten)
+		delete(p.seen, oldest)
+		delete(p.stored, oldest)
+		forgotten = append(forgotten, seenPrefix+oldest)
 	}
-	p.mu.Unlock()
-	if forgotten != "" {
-		if err := p.c.Store.Delete(ctx, seenPrefix+forgotten); err != nil && ctx.Err() == nil {
-			p.log.Error("sighting not forgotten", "key", forgotten, "err", err)
-		}
-	}
-	if !news {
-		return state.Event{}, false
-	}
-	ev := state.Event{Time: merged.Last, Machine: merged.Name(), Actor: "fettle", Kind: state.KindSeen, Data: b,
-		Text: "is seen for the first time: " + sightingText(merged)}
-	if known {
-		ev.Kind, ev.Text = state.KindChanged, "is seen otherwise than before: "+sightingText(merged)
-	}
-	return ev, true
+	return forgotten
 }
 
 // seenKey names a sighting: by its MAC, or by its address where only that is

@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -18,6 +19,28 @@ func (s *Store) Put(ctx context.Context, key string, value []byte) error {
 	defer cancel()
 	_, err := s.txn(bounded, nil, clientv3.OpPut(prefixDocs+key, string(value)))
 	return s.wrap(bounded, "writing the document "+key, err)
+}
+
+// PutAll writes small documents and removes others, all or none; a cluster takes
+// 128 at once by default.
+func (s *Store) PutAll(ctx context.Context, docs map[string][]byte, gone ...string) error {
+	ops := make([]clientv3.Op, 0, len(docs)+len(gone))
+	for key, value := range docs {
+		if key == "" {
+			return errors.New("writing a document: it has no key")
+		}
+		ops = append(ops, clientv3.OpPut(prefixDocs+key, string(value)))
+	}
+	for _, key := range gone {
+		ops = append(ops, clientv3.OpDelete(prefixDocs+key))
+	}
+	if len(ops) == 0 {
+		return nil
+	}
+	bounded, cancel := s.bound(ctx)
+	defer cancel()
+	_, err := s.txn(bounded, nil, ops...)
+	return s.wrap(bounded, fmt.Sprintf("writing %d documents and removing %d", len(docs), len(gone)), err)
 }
 
 // Get reads a document; ok is false when there is none.
