@@ -362,6 +362,9 @@ func blockDisk(t *testing.T, bytes int64) (dir, under string) {
 // TestRecoversFromFailedSyncs has the block device below the store's file system
 // refuse writes, which only a sync learns, and then work again.
 func TestRecoversFromFailedSyncs(t *testing.T) {
+	if testing.Short() {
+		t.Skip("ten seconds of an ext4 on a loop device: left out with -short")
+	}
 	dir, under := blockDisk(t, 300<<20)
 	s, err := Open(t.Context(), Config{Dir: dir, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
