@@ -15,9 +15,13 @@ const (
 // Access modes of a channel (IPMI 2.0 table 6-4).
 const (
 	accessDisabled byte = 0
+	accessPreBoot  byte = 1 // of serial ports
 	accessAlways   byte = 2
 	accessShared   byte = 3
 )
+
+// ccNoMode: the channel has no such access mode.
+const ccNoMode = completion(0x83)
 
 // channelAccess is one of a channel's two settings (IPMI 2.0 §22.22).
 type channelAccess struct {
@@ -98,8 +102,8 @@ func (i *ipmi) setAccess(_ context.Context, x *ipmiSession, d []byte) ([]byte, e
 	mode, flags, limit := d[1]&7, d[1]>>3&7, d[2]&0xf
 	if set := d[1]>>6 != 0; set && mode > accessShared {
 		return nil, ccField
-	} else if set && mode == 1 {
-		return nil, ccInProgress // 81h: no such mode, this is not a serial port
+	} else if set && mode == accessPreBoot {
+		return nil, ccNoMode
 	}
 	if d[2]>>6 != 0 && (limit == 0 || limit > privAdmin) {
 		return nil, ccField

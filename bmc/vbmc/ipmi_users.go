@@ -60,9 +60,20 @@ func (i *ipmi) setUserAccess(_ context.Context, x *ipmiSession, d []byte) ([]byt
 	i.s.mu.Lock()
 	defer i.s.mu.Unlock()
 	a, err := i.userSlot(d[1])
+	if err != nil || !i.isLAN(d[0]) {
+		return nil, ccField
+	}
+	role := a.role
 	limit := d[2] & 0xf
-	role := map[byte]string{privCallback: ReadOnly, privUser: ReadOnly, privOperator: Operator, privAdmin: Administrator, privNoAccess: a.roleOr(ReadOnly), 0: a.roleOr(ReadOnly)}[limit]
-	if err != nil || !i.isLAN(d[0]) || role == "" {
+	switch limit {
+	case privCallback, privUser:
+		role = ReadOnly
+	case privOperator:
+		role = Operator
+	case privAdmin:
+		role = Administrator
+	case privNoAccess, 0: // it keeps its role
+	default:
 		return nil, ccField
 	}
 	if d[0]&0x80 != 0 { // the bits are to be changed
@@ -75,14 +86,6 @@ func (i *ipmi) setUserAccess(_ context.Context, x *ipmiSession, d []byte) ([]byt
 		i.s.record("manager", "OK", fmt.Sprintf("Access of account %s set by %s over IPMI.", a.name, x.user))
 	}
 	return nil, nil
-}
-
-// roleOr is the account's role; without an account, another.
-func (a *account) roleOr(other string) string {
-	if a == nil {
-		return other
-	}
-	return a.role
 }
 
 // userName is Get User Name (IPMI 2.0 §22.29).
