@@ -100,11 +100,11 @@ func TestServeRack(t *testing.T) {
 	if res := r.want(0, "", "bmc", "power", "status", "node-01"); !strings.Contains(res.stdout, "node-01  on") || !strings.Contains(res.stderr, "by fettle at "+r.path("api.sock")+" (site rack)") {
 		t.Errorf("fettle bmc beside fettle serve = %q, %q; want node-01 on, by the server", res.stdout, res.stderr)
 	}
-	if res := r.want(0, "", "bmc", "boot", "disk", "--permanent", "node-01"); !strings.Contains(res.stdout, "disk permanently") {
-		t.Errorf("fettle bmc boot disk = %q", res.stdout)
+	if res := r.want(0, "", "bmc", "power", "on", "node-01"); !strings.Contains(res.stdout, "node-01  on") { // it is already
+		t.Errorf("fettle bmc power on = %q", res.stdout)
 	}
-	if res := r.want(0, "", "events", "node-01"); strings.Count(res.stdout, "asks the BMC: boot")+strings.Count(res.stdout, "the BMC did boot") != 2 {
-		t.Errorf("the events do not tell of fettle bmc boot:\n%s", res.stdout)
+	if res := r.want(0, "", "events", "node-01"); strings.Count(res.stdout, "asks the BMC: power-on")+strings.Count(res.stdout, "the BMC did power-on") != 2 {
+		t.Errorf("the events do not tell of fettle bmc power on:\n%s", res.stdout)
 	}
 	if res := r.want(0, "", "bmc", "power", "status", "--direct", "node-01"); !strings.Contains(res.stdout, "node-01  on") {
 		t.Errorf("fettle bmc power status --direct = %q; want node-01 on", res.stdout)
