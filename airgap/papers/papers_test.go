@@ -3,6 +3,7 @@ package papers
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -73,8 +74,31 @@ func licences(it airgap.Item) []string {
 		return []string{"LGPL-2.1+", "GPL-2+"}
 	case "bash":
 		return []string{"GPL-3+", "Some Odd Licence+"}
+	case "@scope/pkg":
+		return []string{"(MIT OR GPL-3.0-or-later)"}
 	}
 	return nil
+}
+
+func TestLicenceIDs(t *testing.T) {
+	for _, tt := range []struct {
+		names []string
+		want  string
+		refs  []string
+	}{
+		{[]string{"GPL-3+", "Expat"}, "GPL-3.0-or-later AND MIT", nil},
+		{[]string{"(MIT OR Apache-2.0)"}, "MIT OR Apache-2.0", nil},
+		{[]string{"(MIT OR Apache-2.0)", "ISC"}, "(MIT OR Apache-2.0) AND ISC", nil},
+		{[]string{"MIT and GPLv2+"}, "MIT AND LicenseRef-GPLv2-or-later", []string{"LicenseRef-GPLv2-or-later"}},
+		{[]string{"GPL-2.0-only WITH Classpath-exception-2.0"}, "GPL-2.0-only WITH Classpath-exception-2.0", nil},
+		{[]string{"BSD License"}, "LicenseRef-BSD-License", []string{"LicenseRef-BSD-License"}},
+		{[]string{"?"}, "", nil},
+	} {
+		refs := map[string]string{}
+		if got := expression(licenceIDs(tt.names, refs)); got != tt.want || !slices.Equal(slices.Sorted(maps.Keys(refs)), tt.refs) {
+			t.Errorf("licenceIDs(%q) = %q, %q; want %q, %q", tt.names, got, refs, tt.want, tt.refs)
+		}
+	}
 }
 
 func TestPackageURLs(t *testing.T) {
@@ -187,7 +211,7 @@ func TestCycloneDXIsValid(t *testing.T) {
 	if err := schema.Validate(v); err != nil {
 		t.Errorf("%v", err)
 	}
-	if !bytes.Contains(data, []byte(`"fettle:inThisBundle"`)) || !bytes.Contains(data, []byte("LGPL-2.1-or-later")) {
+	if !bytes.Contains(data, []byte(`"fettle:inThisBundle"`)) || !bytes.Contains(data, []byte("LGPL-2.1-or-later")) || !bytes.Contains(data, []byte(`"expression": "MIT OR GPL-3.0-or-later"`)) {
 		t.Error("it does not say what is in the bundle, or no licence")
 	}
 }
