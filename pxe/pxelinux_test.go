@@ -157,3 +157,31 @@ func TestRaspberryPi(t *testing.T) {
 		t.Error("a Pi that boots its disk is offered the menu; want that it goes on")
 	}
 }
+
+// FuzzBootName opens files by names of the wire, as a Raspberry Pi at its
+// address and as somebody at another: nobody else gets what a machine boots.
+func FuzzBootName(f *testing.F) {
+	for _, name := range []string{"pxelinux.cfg/01-dc-a6-32-01-02-03", "pxelinux.cfg/default", "ramdisk/dc-a6-32-01-02-03", "ramdisk/02", "1a2b3c4d/cmdline.txt",
+		"dc:a6:32:01:02:03/../config.txt", "boot.scr.uimg", "grub/grub.cfg", "uki/dc-a6-32-01-02-03.efi", `1a2b3c4d\\initrd`, "snponly.efi\xff"} {
+		f.Add(name)
+	}
+	s := newFixture(f)
+	mac := net.HardwareAddr{0xdc, 0xa6, 0x32, 1, 2, 3}
+	s.leases.fixed[mac.String()] = testAddr
+	s.decision = Decision{Action: BootKernel, Kernel: "agent/vmlinuz", Initrds: []string{"agent/initrd"}, Cmdline: "fettle.token=abc"}
+	s.ask(dhcpv4.MessageTypeRequest, piOpts, func(p *dhcpv4.DHCPv4) {
+		p.ClientHWAddr = mac
+		p.UpdateOption(dhcpv4.OptRequestedIPAddress(testAddr.AsSlice()))
+		p.UpdateOption(dhcpv4.OptServerIdentifier(net.IPv4(192, 0, 2, 1)))
+	})
+	f.Fuzz(func(t *testing.T, name string) {
+		if got, err := s.read(name, testAddr); err == nil && strings.Contains(got, "fettle.token") {
+			if _, err := cleanName(name); err != nil {
+				t.Errorf("openTFTP(%q) = %q; want the name refused", name, got)
+			}
+		}
+		if got, err := s.read(name, testAddr.Next()); err == nil && strings.Contains(got, "fettle.token") {
+			t.Errorf("openTFTP(%q) of another's address = %q", name, got)
+		}
+	})
+}
