@@ -75,6 +75,18 @@ func (b *bench) mirrors() []command {
 			args: func(dir string) []string { return []string{"apt-mirror", filepath.Join(dir, "mirror.list")} },
 		},
 		{
+			name: "apt-mirror, synced", needs: []string{"apt-mirror", "wget"}, note: "verifies nothing; as durable as fettle",
+			setup: func(dir string) error {
+				for _, sub := range []string{"mirror", "skel", "var"} {
+					if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+						return err
+					}
+				}
+				return write("mirror.list", fmt.Sprintf("set base_path %s\nset nthreads 20\nset _tilde 0\nset run_postmirror 0\ndeb [arch=amd64] %s stable main\n", dir, url))(dir)
+			},
+			args: func(string) []string { return []string{"sh", "-c", "apt-mirror mirror.list && sync -f ."} },
+		},
+		{
 			name: "reprepro", needs: []string{"reprepro"},
 			setup: func(dir string) error {
 				// It takes keys from a home of gpg's own only; the index is verified by no one.
