@@ -100,3 +100,34 @@ func TestContinueElsewhere(t *testing.T) {
 		t.Errorf("the file after Commit = %v; want none", err)
 	}
 }
+
+// Who waited for the file while its writer made it a blob does not get the
+// blob to write into.
+func TestContinueBecameBlob(t *testing.T) {
+	s := newStore(t)
+	path := filepath.Join(s.Dir(), "part")
+	w, err := s.Continue(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte("whole")); err != nil {
+		t.Fatal(err)
+	}
+	late, err := openGathered(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer late.Close()
+	if _, _, err := w.Commit(FromBytes([]byte("whole"))); err != nil {
+		t.Fatal(err)
+	}
+	if same, err := lockGathered(late, path); same || err != nil {
+		t.Errorf("lockGathered of what became a blob = %t, %v; want false", same, err)
+	}
+	if err := os.WriteFile(path, []byte("the next"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if same, err := lockGathered(late, path); same || err != nil {
+		t.Errorf("lockGathered of what became a blob, and another is there = %t, %v; want false", same, err)
+	}
+}

@@ -38,6 +38,9 @@ func (s *Store) Link(ctx context.Context, path string, want Digest) (int64, erro
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return 0, fmt.Errorf("storing %s: %w", path, err)
 	}
+	if err := f.Sync(); err != nil { // who wrote it may not have
+		return 0, fmt.Errorf("storing %s: %w", path, err)
+	}
 	to := s.Path(want)
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return 0, fmt.Errorf("storing %s: %w", path, err)
@@ -45,7 +48,7 @@ func (s *Store) Link(ctx context.Context, path string, want Digest) (int64, erro
 	if err := os.Link(path, to); err == nil {
 		// What was read is what was linked, unless somebody replaced it meanwhile.
 		if now, err := os.Lstat(to); err == nil && os.SameFile(now, fi) {
-			return fi.Size(), syncDir(filepath.Dir(to))
+			return fi.Size(), errors.Join(syncDir(filepath.Dir(to)), s.syncName(filepath.Dir(to)))
 		}
 		if err := os.Remove(to); err != nil {
 			return 0, fmt.Errorf("storing %s: %w", path, err)

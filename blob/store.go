@@ -28,6 +28,8 @@ type Store struct {
 	mu     sync.Mutex
 	synced map[string]bool // folders whose own names are durable
 	dirty  map[string]bool // folders with names that are not durable yet
+
+	flushing sync.Mutex // who flushes waits for what others began to make durable
 }
 
 // Open opens the store in dir and makes the folder if there is none. What an
@@ -73,6 +75,8 @@ func (s *Store) syncName(dir string) error {
 // Flush makes durable what [Writer.CommitSoon] committed. After an error it may
 // be called again.
 func (s *Store) Flush() error {
+	s.flushing.Lock()
+	defer s.flushing.Unlock()
 	s.mu.Lock()
 	dirs := slices.Sorted(maps.Keys(s.dirty))
 	clear(s.dirty) // names that come while this goes on make it dirty again
