@@ -84,17 +84,14 @@ func (f *Fetcher) learn(ctx context.Context, u Unknown, add func(int64)) (Item, 
 		return it, err
 	}
 	sum := sha256.Sum256([]byte(it.URL + "\x00" + it.Sum))
-	file, err := os.OpenFile(filepath.Join(dir, "learn-"+hex.EncodeToString(sum[:])), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o644)
-	if err != nil {
+	s := &learnSink{partSink: partSink{store: f.Blobs, path: filepath.Join(dir, "learn-"+hex.EncodeToString(sum[:]))}, check: u.Check}
+	var err error
+	if s.w, err = f.Blobs.Continue(s.path); err != nil {
 		return it, err
 	}
-	fi, err := file.Stat()
-	if err != nil {
-		return it, errors.Join(err, file.Close())
-	}
-	s := &learnSink{fileSink: fileSink{store: f.Blobs, f: file, n: fi.Size(), before: fi.Size() > 0}, check: u.Check}
 	defer s.close()
-	if it.Size >= 0 && s.n > it.Size {
+	s.before = s.size() > 0
+	if it.Size >= 0 && s.size() > it.Size {
 		if err := s.reset(); err != nil {
 			return it, err
 		}
@@ -103,28 +100,29 @@ func (f *Fetcher) learn(ctx context.Context, u Unknown, add func(int64)) (Item, 
 	if err := f.bringAny(ctx, it, s, add); err != nil {
 		return it, err
 	}
-	it.SHA256, it.Size = s.got, s.n
+	it.SHA256, it.Size = s.got, s.size()
 	return it, nil
 }
 
-// learnSink is a fileSink whose file is checked by another digest.
+// learnSink is a partSink whose bytes are checked by another digest.
 type learnSink struct {
-	fileSink
+	partSink
 	check func(io.ReaderAt, int64) error
 	got   blob.Digest
 }
 
 func (s *learnSink) commit(context.Context, Item) error {
-	if err := s.check(s.f, s.n); err != nil {
-		return fmt.Errorf("%w: %w", blob.ErrMismatch, err)
-	}
-	// It becomes the blob itself, read once more for its sha256.
-	w, err := s.store.Continue(s.f.Name())
+	f, err := os.Open(s.path)
 	if err != nil {
 		return permanent{err}
 	}
-	defer w.Abort()
-	if s.got, _, err = w.CommitSoon(""); err != nil {
+	err = s.check(f, s.size())
+	f.Close()
+	if err != nil {
+		return fmt.Errorf("%w: %w", blob.ErrMismatch, err)
+	}
+	s.closed = true
+	if s.got, _, err = s.w.CommitSoon(""); err != nil {
 		return permanent{err}
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fettle-dev/fettle/blob"
 )
@@ -136,5 +137,42 @@ func TestFetchAlso(t *testing.T) {
 		if err := f.Get(t.Context(), it, nil); (err == nil) != tt.ok {
 			t.Errorf("%s: Get = %v; want success: %v", tt.name, err, tt.ok)
 		}
+	}
+}
+
+// A file that becomes a blob has one writer: who learns it too is told so.
+func TestLearnInUse(t *testing.T) {
+	data := noise(24, 60_000)
+	half, rest := make(chan struct{}), make(chan struct{})
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Range") != "" {
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(data))
+			return
+		}
+		_, _ = w.Write(data[:30_000])
+		w.(http.Flusher).Flush()
+		close(half)
+		<-rest
+		_, _ = w.Write(data[30_000:])
+	}))
+	defer srv.Close()
+	f := fetcher(t)
+	u := []Unknown{{Item{Path: "x", URL: srv.URL + "/x", Size: int64(len(data))}, equals(data)}}
+	first := make(chan error)
+	go func() {
+		_, err := f.Learn(t.Context(), u)
+		first <- err
+	}()
+	<-half
+	other := &Fetcher{Blobs: f.Blobs, Dir: f.Dir, Tries: 1}
+	if _, err := other.Learn(t.Context(), u); !errors.Is(err, blob.ErrInUse) {
+		t.Errorf("Learn of what another learns = %v; want ErrInUse", err)
+	}
+	close(rest)
+	if err := <-first; err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Blobs.Verify(t.Context(), blob.FromBytes(data)); err != nil {
+		t.Error(err)
 	}
 }

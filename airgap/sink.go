@@ -113,27 +113,3 @@ func (s *partSink) commit(_ context.Context, it Item) error {
 	}
 	return err
 }
-
-// fileSink gathers in a file whose digest is not known.
-type fileSink struct {
-	store  *blob.Store
-	f      *os.File
-	n      int64
-	before bool
-}
-
-func (s *fileSink) Write(p []byte) (int, error) {
-	n, err := s.f.Write(p)
-	s.n += int64(n)
-	if err != nil {
-		err = permanent{err}
-	}
-	return n, err
-}
-func (s *fileSink) size() int64   { return s.n }
-func (s *fileSink) resumed() bool { return s.before }
-func (s *fileSink) close()        { s.f.Close() }
-func (s *fileSink) reset() error {
-	s.n, s.before = 0, false
-	return s.f.Truncate(0)
-}

@@ -70,7 +70,8 @@ func (s *Syncer) Resolve(ctx context.Context, mirrors []Mirror, prev Lock) (Lock
 		return Lock{}, err
 	}
 	slices.SortFunc(out.Mirrors, func(a, b LockedMirror) int { return cmp.Compare(a.Name, b.Name) })
-	return out, out.Check()
+	// Who syncs the lock, perhaps another process, takes what is there for durable.
+	return out, errors.Join(out.Check(), s.Store.Blobs().Flush())
 }
 
 // resolve resolves one mirror, or those of a [Joint] format together.

@@ -2,6 +2,7 @@ package airgap
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -187,5 +188,26 @@ func TestPlainURL(t *testing.T) {
 		if got := plainURL(raw); got != want {
 			t.Errorf("plainURL(%q) = %t; want %t", raw, got, want)
 		}
+	}
+}
+
+// forgetful is indexed that loses the folder of a blob that it made.
+type forgetful struct{ indexed }
+
+func (forgetful) Resolve(ctx context.Context, env Env, _ Mirror, _ *LockedMirror) (LockedMirror, error) {
+	d, err := PutBytes(ctx, env.Blobs, []byte("found while resolving"))
+	if err == nil {
+		err = os.RemoveAll(filepath.Dir(env.Blobs.Path(d)))
+	}
+	return LockedMirror{Inputs: d}, err
+}
+
+// TestResolveFlushes: what a resolution stored is durable when it ends, since
+// another process may sync.
+func TestResolveFlushes(t *testing.T) {
+	s := testStore(t)
+	y := &Syncer{Store: s, Fetch: &Fetcher{Blobs: s.Blobs(), Dir: s.Dir()}, Formats: []Format{forgetful{}}, Now: now}
+	if _, err := y.Resolve(t.Context(), []Mirror{{Name: "m", Format: "indexed"}}, Lock{}); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Resolve that cannot make its blobs durable = %v; want the error", err)
 	}
 }
