@@ -141,7 +141,11 @@ func (f *Format) signatures(ctx context.Context, env airgap.Env, registry string
 		at := registry + "/" + strings.ReplaceAll(w.name, "/", "%2f")
 		p := signedDir + w.name + "@" + w.version + ".json"
 		var s signed
-		if old, ok := known[p]; !ok || json.Unmarshal([]byte(old.Text), &s) != nil {
+		id, err := "", errors.New("not asked yet")
+		if old, ok := known[p]; ok && json.Unmarshal([]byte(old.Text), &s) == nil {
+			id, err = s.verify(w.name, w.version, w.integrity, keys)
+		}
+		if err != nil { // new, or signed anew by a key that is new
 			if packuments[w.name] == nil {
 				data, err := env.Fetch.Index(ctx, at, maxPackument)
 				if err != nil {
@@ -152,10 +156,9 @@ func (f *Format) signatures(ctx context.Context, env airgap.Env, registry string
 				}
 			}
 			s = packuments[w.name][w.version]
-		}
-		id, err := s.verify(w.name, w.version, w.integrity, keys)
-		if err != nil {
-			return nil, nil, fmt.Errorf("%s %s: %w", w.name, w.version, err)
+			if id, err = s.verify(w.name, w.version, w.integrity, keys); err != nil {
+				return nil, nil, fmt.Errorf("%s %s: %w", w.name, w.version, err)
+			}
 		}
 		if !slices.Contains(signers, id) {
 			signers = append(signers, id)

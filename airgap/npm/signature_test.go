@@ -131,6 +131,26 @@ func TestRegistrySignatures(t *testing.T) {
 	}
 }
 
+// A registry that has a new key signs its packages anew with it; the lock holds
+// the old signatures.
+func TestRegistryChangesKey(t *testing.T) {
+	u := newUpstream(t)
+	s := newSide(t, u.URL)
+	e := u.add(t, `{"name":"@a/b","version":"1.0.0"}`, nil)
+	s.write(t, "package-lock.json", map[string]any{"": map[string]any{"name": "app"}, "node_modules/@a/b": e})
+	for _, id := range []string{"SHA256:first", "SHA256:second"} {
+		k := newSigner(t, id)
+		u.packument(t, "@a/b", e, k, "@a/b@1.0.0:"+e.Integrity)
+		s.Write(t, "keys.json", k.list(t))
+		if _, _, err := s.Mirror(t, airgap.Mirror{Lockfiles: []string{"package-lock.json"}, Keyrings: []string{"keys.json"}}); err != nil {
+			t.Fatalf("Resolve with key %s = %v", id, err)
+		}
+		if got := s.Lock.Mirrors[0].Trust[0].SignedBy; got != id {
+			t.Errorf("signed by %q; want %s", got, id)
+		}
+	}
+}
+
 // npm's own library verifies the registry's signatures by what the mirror
 // carries: `npm audit signatures` calls it so, after it has asked the internet
 // for Sigstore's list of registries, which is why it cannot run here.
