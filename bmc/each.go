@@ -1,6 +1,9 @@
 package bmc
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // EachOptions bounds Each.
 type EachOptions struct {
@@ -11,6 +14,10 @@ type EachOptions struct {
 	// Begin is asked before a BMC is opened, and what it returns is called once
 	// it is closed; an error is the machine's. May be nil.
 	Begin func(ctx context.Context, t Target) (end func(), err error)
+	// Again says that f only reads: what this machine could not do half way
+	// (it had no file descriptor left) is done again from its beginning. What
+	// changes something is done again only where the BMC was not opened.
+	Again bool
 }
 
 // Result is what came of one machine.
@@ -34,7 +41,10 @@ func Each[T any](ctx context.Context, targets []Target, o EachOptions, f func(ct
 	}
 	out := make([]Result[T], len(targets))
 	newAdaptive(o.Parallel).run(ctx, len(targets), func(i int) error {
-		out[i] = one(ctx, targets[i], o, f)
+		var final bool
+		if out[i], final = one(ctx, targets[i], o, f); final && out[i].Err != nil {
+			return errFinal
+		}
 		return out[i].Err
 	}, func(i int) {
 		if o.Done != nil {
@@ -44,30 +54,35 @@ func Each[T any](ctx context.Context, targets []Target, o EachOptions, f func(ct
 	return out
 }
 
-func one[T any](ctx context.Context, t Target, o EachOptions, f func(context.Context, *Client) (T, error)) (r Result[T]) {
+// errFinal is an error after which nothing is done again.
+var errFinal = errors.New("not to be done again")
+
+// one does one target. What is final is not to be done again, even where it was
+// this machine that failed.
+func one[T any](ctx context.Context, t Target, o EachOptions, f func(context.Context, *Client) (T, error)) (r Result[T], final bool) {
 	r.Target = t
 	if err := ctx.Err(); err != nil {
 		r.Err = t.fail("not begun", err)
-		return r
+		return r, false
 	}
 	if o.Begin != nil {
 		end, err := o.Begin(ctx, t)
 		if err != nil {
 			r.Err = err
-			return r
+			return r, false
 		}
 		defer end()
 	}
 	c, err := Open(ctx, t)
 	if err != nil {
 		r.Err = err
-		return r
+		return r, false
 	}
 	defer func() {
 		if err := c.Close(ctx); err != nil && r.Err == nil {
-			r.Err = err
+			r.Err, final = err, true // it was done
 		}
 	}()
 	r.Value, r.Err = f(ctx, c)
-	return r
+	return r, !o.Again
 }

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -61,6 +62,28 @@ func TestEach(t *testing.T) {
 		t.Errorf("the dead BMC held up the others: %v", order)
 	}
 	r.noSession(t)
+}
+
+// TestEachAgain: what this machine could not do is done again only where that
+// changes nothing.
+func TestEachAgain(t *testing.T) {
+	r := newRig(t)
+	for _, tc := range []struct {
+		name  string
+		again bool
+		calls int32
+	}{{"changes", false, 1}, {"reads", true, 2}} {
+		var calls atomic.Int32
+		res := Each(t.Context(), []Target{r.target()}, EachOptions{Again: tc.again}, func(context.Context, *Client) (int, error) {
+			if calls.Add(1) == 1 {
+				return 0, fmt.Errorf("opening a socket: %w", syscall.EMFILE)
+			}
+			return 7, nil
+		})
+		if failed := errors.Is(res[0].Err, syscall.EMFILE); calls.Load() != tc.calls || failed == tc.again {
+			t.Errorf("%s: called %d times, %v; want %d times", tc.name, calls.Load(), res[0].Err, tc.calls)
+		}
+	}
 }
 
 func TestEachCancelled(t *testing.T) {

@@ -215,7 +215,7 @@ func (o *operation) run(ctx context.Context, ms []site.Machine) error {
 		wait = turnWait
 	}
 	bmc.Each(ctx, targets, bmc.EachOptions{
-		Parallel: min(o.req.Parallel, maxParallel),
+		Parallel: min(o.req.Parallel, maxParallel), Again: o.task.Effect == bmc.Reads,
 		Begin: func(ctx context.Context, t bmc.Target) (func(), error) {
 			return o.b.c.Turns.Take(ctx, t.Name, o.actor, o.task.Name, wait, func(h state.BMCHold) {
 				o.step(state.BMCStep{Machine: t.Name, Text: "waits for " + h.Says(o.b.c.Now())})

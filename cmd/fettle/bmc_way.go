@@ -174,7 +174,7 @@ func do[A, T any](b *bmcCommand, c *cli.Context, w way, o bmcOrder[A, T]) ([]bmc
 	if o.file != "" {
 		open = func() (io.ReadSeekCloser, error) { return os.Open(o.file) }
 	}
-	return bmc.Each(c.Context, targets, bmc.EachOptions{Parallel: c.Int("parallel"), Done: func(string, error) { p.done() }},
+	return bmc.Each(c.Context, targets, bmc.EachOptions{Parallel: c.Int("parallel"), Again: o.op.Effect == bmc.Reads, Done: func(string, error) { p.done() }},
 		func(ctx context.Context, cl *bmc.Client) (T, error) {
 			return o.op.Do(ctx, cl, o.args, bmc.Aid{Say: func(text string) { p.say(cl.Name(), text) }, Out: o.out, Open: open})
 		}), nil
