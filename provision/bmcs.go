@@ -2,15 +2,11 @@ package provision
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -40,8 +36,9 @@ type BMCsConfig struct {
 // BMCs do what people ask of machines' BMCs through the server: one at a time
 // at each, in turn with the server's own runs, and never without an event.
 type BMCs struct {
-	c     BMCsConfig
-	tasks map[string]bmc.Task
+	c      BMCsConfig
+	tasks  map[string]bmc.Task
+	images firmwareFiles
 }
 
 // NewBMCs checks c.
@@ -55,7 +52,7 @@ func NewBMCs(c BMCsConfig) (*BMCs, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	b := &BMCs{c: c, tasks: map[string]bmc.Task{}}
+	b := &BMCs{c: c, tasks: map[string]bmc.Task{}, images: firmwareFiles{dir: c.Dir, now: c.Now, log: c.Logger, here: map[string]*firmwareFile{}}}
 	for _, t := range bmc.Tasks() {
 		b.tasks[t.Name] = t
 	}
@@ -115,7 +112,7 @@ func (b *BMCs) Operate(ctx context.Context, actor, name string, req state.BMCReq
 	if err := task.Check(req.Args); err != nil {
 		return err
 	}
-	open, done, err := b.image(task, req.Args)
+	open, done, err := b.images.of(task, req.Args)
 	if err != nil {
 		return err
 	}
@@ -167,23 +164,54 @@ func (o *operation) event(machine, text string, d state.BMCData) state.Event {
 	return state.Event{Time: o.b.c.Now(), Machine: machine, Actor: o.actor, Kind: state.KindBMC, Text: text, Data: data}
 }
 
-// userinfo is what a URI may hold before its host.
-var userinfo = regexp.MustCompile(`//[^/@\s"]+@`)
+// userinfo is what a URI may hold before its host: up to the last @, as
+// net/url reads it.
+var userinfo = regexp.MustCompile(`//[^/?#\s"]*@`)
+
+// discreet is a text without the passwords of its URIs.
+func discreet(s string) string { return userinfo.ReplaceAllString(s, "//[secret]@") }
+
+// discreetly makes the texts of a JSON value discreet.
+func discreetly(v any) any {
+	switch v := v.(type) {
+	case string:
+		return discreet(v)
+	case []any:
+		for i := range v {
+			v[i] = discreetly(v[i])
+		}
+	case map[string]any:
+		for k := range v {
+			v[k] = discreetly(v[k])
+		}
+	}
+	return v
+}
 
 // argsOf are the arguments as events keep them: of one machine, without
-// passwords in URIs, and not huge.
+// passwords in URIs, and not huge. Of an order for the BIOS it is what will be
+// written.
 func (o *operation) argsOf(machine string) json.RawMessage {
 	args := o.req.Args
 	if o.task.Name == bmc.OpBIOSApply.Name {
 		var order bmc.BIOSOrder
 		if bmc.Unmarshal(args, &order) == nil {
-			args, _ = json.Marshal(order.Plans[machine].Want) // of JSON values
+			set := map[string]any{}
+			for _, ch := range order.Plans[machine].Changes {
+				set[ch.Name] = ch.To
+			}
+			args, _ = json.Marshal(set) // of JSON values
 		}
 	}
-	if len(args) > 16<<10 {
+	var v any
+	if len(args) > 16<<10 || bmc.Unmarshal(args, &v) != nil {
 		return nil
 	}
-	return userinfo.ReplaceAll(args, []byte("//[secret]@"))
+	out, err := json.Marshal(discreetly(v))
+	if err != nil {
+		return nil
+	}
+	return out
 }
 
 // append writes events, as many as there are.
@@ -275,11 +303,11 @@ func (o *operation) end(ctx context.Context, ends <-chan state.BMCStep) error {
 		if o.task.Effect != bmc.Reads {
 			var events []state.Event
 			for _, s := range batch {
-				text := "the BMC did " + o.task.Name
-				if s.Error != "" {
-					text = "the BMC did not do " + o.task.Name + ": " + s.Error
+				text, failed := "the BMC did "+o.task.Name, discreet(s.Error) // BMCs repeat what they were asked
+				if failed != "" {
+					text = "the BMC did not do " + o.task.Name + ": " + failed
 				}
-				events = append(events, o.event(s.Machine, text, state.BMCData{Ended: true, Error: s.Error}))
+				events = append(events, o.event(s.Machine, text, state.BMCData{Ended: true, Error: failed}))
 			}
 			bound, cancel := context.WithTimeout(ctx, 30*time.Second)
 			failed = errors.Join(failed, o.b.append(bound, events))
@@ -348,71 +376,4 @@ func wantOfProfiles(s *site.Site, ms []site.Machine, raw json.RawMessage) (json.
 		return nil, err
 	}
 	return json.Marshal(w)
-}
-
-// maxImage bounds a firmware image.
-const maxImage = 4 << 30
-
-var imageID = regexp.MustCompile(`^[0-9a-f]{32}$`)
-
-func (b *BMCs) imageFile(id string) string { return filepath.Join(b.c.Dir, "firmware-"+id) }
-
-// Upload keeps a firmware image until an operation that names it has ended.
-func (b *BMCs) Upload(r io.Reader) (id string, err error) {
-	if err := os.MkdirAll(b.c.Dir, 0o700); err != nil {
-		return "", err
-	}
-	raw := make([]byte, 16)
-	if _, err := rand.Read(raw); err != nil {
-		return "", err
-	}
-	id = hex.EncodeToString(raw)
-	f, err := os.OpenFile(b.imageFile(id), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return "", err
-	}
-	n, err := io.Copy(f, io.LimitReader(r, maxImage+1))
-	if err == nil && n > maxImage {
-		err = fmt.Errorf("the firmware image is longer than %d bytes", int64(maxImage))
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return "", errors.Join(err, os.Remove(f.Name()))
-	}
-	return id, nil
-}
-
-// Sweep removes images that nobody came back for: those of before this process.
-func (b *BMCs) Sweep() error {
-	left, err := filepath.Glob(b.imageFile("*"))
-	for _, f := range left {
-		err = errors.Join(err, os.Remove(f))
-	}
-	return err
-}
-
-// image is the uploaded file that an operation names; done removes it.
-func (b *BMCs) image(task bmc.Task, args json.RawMessage) (open func() (io.ReadSeekCloser, error), done func(), err error) {
-	done = func() {}
-	if task.Name != bmc.OpUpdateFirmware.Name {
-		return nil, done, nil
-	}
-	var o bmc.FirmwareOrder
-	if err := bmc.Unmarshal(args, &o); err != nil {
-		return nil, done, fmt.Errorf("the arguments of %s cannot be read: %w", task.Name, err)
-	}
-	if o.File == "" {
-		return nil, done, nil
-	}
-	if !imageID.MatchString(o.File) {
-		return nil, done, fmt.Errorf("%q is no firmware image that was uploaded: upload it first", o.File)
-	}
-	file := b.imageFile(o.File)
-	if _, err := os.Stat(file); err != nil {
-		return nil, done, fmt.Errorf("the firmware image %s is not here: upload it again", o.File)
-	}
-	return func() (io.ReadSeekCloser, error) { return os.Open(file) }, func() {
-		if err := os.Remove(file); err != nil {
-			b.c.Logger.Warn("a firmware image stays", "file", file, "err", err)
-		}
-	}, nil
 }

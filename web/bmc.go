@@ -81,7 +81,7 @@ func (s *Server) postBMCFile(w http.ResponseWriter, r *http.Request) error {
 	}
 	id, err := b.Upload(r.Body)
 	if err != nil {
-		return err
+		return refused(err, nil)
 	}
 	return answer(w, Upload{id})
 }

@@ -246,7 +246,7 @@ func TestBMCServedRefuses(t *testing.T) {
 	if err := client(web.RoleViewer).Operate(t.Context(), "power", req, func(s state.BMCStep) { steps[s.Machine] = append(steps[s.Machine], s.Text+s.Error+string(s.Value)) }); err != nil {
 		t.Fatal(err)
 	}
-	held := regexp.MustCompile(`^waits for fettle for 0s \(a run of the machine\)\|gpu-01: its BMC is held by fettle for 0s \(a run of the machine\), and was not free within 50ms`)
+	held := regexp.MustCompile(`^waits for fettle for \ds \(a run of the machine\)\|gpu-01: its BMC is held by fettle for \ds \(a run of the machine\), and was not free within 50ms`)
 	if got := strings.Join(steps["gpu-01"], "|"); !held.MatchString(got) {
 		t.Errorf("gpu-01, which is held: %s", got)
 	}
