@@ -45,6 +45,18 @@ func TestMedia(t *testing.T) {
 	if err := c.InsertMedia(t.Context(), "http://unreachable/x.iso"); err == nil || !strings.Contains(err.Error(), "connection") {
 		t.Errorf("InsertMedia of what is not there: %v; want the BMC's words", err)
 	}
+	if err := c.InsertMedia(t.Context(), "http://u:hunter2@files.example.org/a.iso"); err != nil {
+		t.Errorf("InsertMedia of a URI with a password: %v", err)
+	}
+	if ms, err := c.Media(t.Context()); err != nil || len(ms) != 1 || ms[0].Image != "http://u:xxxxx@files.example.org/a.iso" {
+		t.Errorf("Media = %+v, %v; want the URI without its password", ms, err)
+	}
+	if err := c.InsertMedia(t.Context(), image); err == nil || strings.Contains(err.Error(), "hunter2") {
+		t.Errorf("InsertMedia into a full drive: %v; want an error without the password", err)
+	}
+	if err := c.EjectMedia(t.Context()); err != nil {
+		t.Errorf("EjectMedia: %v", err)
+	}
 	r.mem.SetFault(vbmc.Fault{Lie: true})
 	c.t.Timeout = time.Second
 	if err := c.InsertMedia(t.Context(), image); !errors.Is(err, errNothing) {

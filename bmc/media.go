@@ -14,7 +14,7 @@ import (
 type Media struct {
 	Slot     string   `json:"slot"`
 	Types    []string `json:"types"` // "CD", "DVD", "USBStick", ...
-	Image    string   `json:"image"` // URI; "" = empty
+	Image    string   `json:"image"` // URI, without its password; "" = empty
 	Inserted bool     `json:"inserted"`
 
 	path   string
@@ -61,14 +61,29 @@ func (c *Client) Media(ctx context.Context) ([]Media, error) {
 	}
 	defer cancel()
 	ms, err := d.media(ctx)
+	for i := range ms {
+		ms[i].Image = redacted(ms[i].Image)
+	}
 	return ms, c.t.own(ctx, doing, err)
+}
+
+// redacted is a URI without its password, for people.
+func redacted(uri string) string {
+	u, err := url.Parse(uri)
+	if err != nil {
+		return uri
+	}
+	if _, ok := u.User.Password(); !ok {
+		return uri
+	}
+	return u.Redacted()
 }
 
 // InsertMedia puts an image, which the BMC fetches from uri, into the virtual
 // CD drive, and reads it back. What is in the drive already must be ejected
 // first.
 func (c *Client) InsertMedia(ctx context.Context, uri string) error {
-	doing := "inserting " + uri
+	doing := "inserting " + redacted(uri)
 	d, err := c.onlyRedfish(doing)
 	if err != nil {
 		return err
@@ -89,7 +104,7 @@ func (c *Client) InsertMedia(ctx context.Context, uri string) error {
 		return nil
 	}
 	if m.Inserted {
-		return c.t.fail(doing, fmt.Errorf("the drive %s holds %s: eject it first", m.Slot, m.Image))
+		return c.t.fail(doing, fmt.Errorf("the drive %s holds %s: eject it first", m.Slot, redacted(m.Image)))
 	}
 	if err := d.insert(octx, m, uri); err != nil {
 		return c.t.own(octx, doing, err)

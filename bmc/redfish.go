@@ -97,12 +97,12 @@ func (d *redfishDriver) Open(ctx context.Context) error {
 		return d.t.fail(doing, d.loginError(lctx, err))
 	}
 	var body ref
+	d.token, d.session = a.header.Get("X-Auth-Token"), localPath(a.header.Get("Location"))
 	if len(a.body) > 0 {
 		if err := json.Unmarshal(a.body, &struct{}{}); err != nil {
-			return d.t.fail(doing, d.t.explain(ctx, err))
+			return d.t.fail(doing, errors.Join(d.t.explain(ctx, err), d.logout(ctx)))
 		}
 	}
-	d.token, d.session = a.header.Get("X-Auth-Token"), localPath(a.header.Get("Location"))
 	if d.session == "" && json.Unmarshal(a.body, &body) == nil { // no Location: the body names the session, too
 		d.session = body.path()
 	}

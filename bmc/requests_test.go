@@ -99,6 +99,32 @@ func TestLoginElsewhere(t *testing.T) {
 	}
 }
 
+// TestLoginNonsense: a login whose answer cannot be read leaves no session.
+func TestLoginNonsense(t *testing.T) {
+	r := newRig(t)
+	ended := false
+	r.intercept(func(w http.ResponseWriter, q *http.Request) bool {
+		switch {
+		case q.Method == http.MethodPost:
+			w.Header().Set("X-Auth-Token", "token")
+			w.Header().Set("Location", sessionsPath+"/9")
+			w.WriteHeader(http.StatusCreated)
+			_, _ = io.WriteString(w, "<html>welcome</html>")
+		case q.Method == http.MethodDelete && q.URL.Path == sessionsPath+"/9" && q.Header.Get("X-Auth-Token") == "token":
+			ended = true
+			w.WriteHeader(http.StatusNoContent)
+		}
+		return true
+	})
+	c, err := Open(t.Context(), r.target())
+	if err == nil {
+		_ = c.Close(t.Context())
+	}
+	if err == nil || !ended {
+		t.Errorf("Open() = %v, session ended %v; want an error and no session", err, ended)
+	}
+}
+
 // TestTLSSessions: with a cache, a second connection goes on with the first
 // one's keys, and a pin holds for it too.
 func TestTLSSessions(t *testing.T) {
