@@ -270,7 +270,7 @@ func (i *ipmi) failed(x *ipmiSession, why string) {
 }
 
 // expire ends logins and sessions that went quiet, and those of accounts that
-// are gone.
+// are gone; a session of an account that may do less by now does no more.
 func (i *ipmi) expire() {
 	now := i.s.now()
 	i.s.mu.Lock()
@@ -280,8 +280,13 @@ func (i *ipmi) expire() {
 		if x.active {
 			limit = ipmiIdle
 		}
-		if now.Sub(x.used) > limit || x.active && (x.who.name != x.user || !x.who.enabled) {
+		if now.Sub(x.used) > limit || x.active && (x.who.name != x.user || !x.who.enabled || x.who.noAccess) {
 			delete(i.sessions, id)
+			continue
+		}
+		if x.active {
+			x.max = min(x.max, ipmiPrivilege(x.who.role))
+			x.priv = min(x.priv, x.max)
 		}
 	}
 }

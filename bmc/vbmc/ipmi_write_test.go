@@ -356,6 +356,27 @@ func TestIPMIWritePrivilege(t *testing.T) {
 	}
 }
 
+// What an account may no longer do, its open session may not either.
+func TestIPMIDemoted(t *testing.T) {
+	i, c, do := writeRig(t)
+	asMachine := func(data ...byte) {
+		t.Helper()
+		if out := i.obey(t.Context(), systemSession(), request{netFn: 0x06, cmd: 0x43, data: data}); completion(out[6]) != ccOK {
+			t.Fatalf("Set User Access %x by the machine itself = %02x", data, out[6])
+		}
+	}
+	key := append([]byte{1, 1, 1}, make([]byte, 20)...)
+	do(ccOK, 0x06, 0x56, key...)
+	asMachine(lanChannel, 1, privOperator)
+	do(ccPrivilege, 0x06, 0x56, key...)
+	do(completion(0x81), 0x06, 0x3b, privAdmin)
+	do(ccOK, 0x00, 0x09, 5, 0, 0) // an operator's
+	asMachine(lanChannel, 1, privNoAccess)
+	if out := c.send(c.seal(0x00, 0x01)); out != nil {
+		t.Error("the session of a user without access was answered")
+	}
+}
+
 // The watchdog acts when its time is up, by the clock, whoever looks.
 func TestWatchdog(t *testing.T) {
 	for _, tc := range []struct {
