@@ -312,18 +312,18 @@ func (p *Provisioner) Release(ctx context.Context, c pxe.Client, addr netip.Addr
 		return fmt.Errorf("reading the lease of %s: %w", addr, err)
 	}
 	mac, err := macOf(c.MAC)
-	if err != nil || !ok || l.MAC != mac {
+	if err != nil || !ok || l.MAC != mac || l.Declined {
 		return err
 	}
+	p.endOffer(offerKey{c.Network, addr}, mac)
 	p.mu.Lock()
-	delete(p.offers, offerKey{c.Network, addr})
 	if key := (poolsOf{c.Network, addr.Is6()}); !p.pools[key].full.IsZero() {
 		s := p.pools[key]
 		s.full = time.Time{}
 		p.pools[key] = s
 	}
 	p.mu.Unlock()
-	return p.c.Store.DropLease(ctx, c.Network, addr)
+	return p.c.Store.ReleaseLease(ctx, c.Network, addr, mac)
 }
 
 // Decline keeps an address that somebody else answers on out of the pool for a

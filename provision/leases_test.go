@@ -189,3 +189,44 @@ func TestOffersAreForgotten(t *testing.T) {
 		t.Errorf("%d offers are remembered whose time is over; want none", len(b.p.offers)-1)
 	}
 }
+
+// lateStore has something happen after a look at an address.
+type lateStore struct {
+	embedded
+	then func()
+}
+
+func (s *lateStore) LeaseByAddr(ctx context.Context, network string, addr netip.Addr) (state.Lease, bool, error) {
+	l, ok, err := s.embedded.LeaseByAddr(ctx, network, addr)
+	if s.then != nil {
+		s.then()
+	}
+	return l, ok, err
+}
+
+// TestLateRelease has a machine release the address of its expired lease while
+// another one gets it: that one keeps it.
+func TestLateRelease(t *testing.T) {
+	b := newBench(t, nil)
+	late := &lateStore{embedded: b.p.c.Store}
+	b.p.c.Store = late
+	first, second := pxe.Client{MAC: []byte{2, 0, 0, 0, 0, 1}, Network: "prov"}, pxe.Client{MAC: []byte{2, 0, 0, 0, 0, 2}, Network: "prov"}
+	l, err := b.p.Offer(t.Context(), first, netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.store.PutLease(t.Context(), state.Lease{Network: "prov", Addr: l.Addr, MAC: site.MAC(first.MAC), Granted: b.p.now().Add(-time.Hour), Expires: b.p.now().Add(-time.Minute)}); err != nil {
+		t.Fatal(err)
+	}
+	late.then = func() {
+		if _, err := b.p.Commit(t.Context(), second, l.Addr); err != nil {
+			t.Errorf("Commit(%v) of an address whose lease is over = %v; want nil", l.Addr, err)
+		}
+	}
+	if err := b.p.Release(t.Context(), first, l.Addr); err != nil {
+		t.Errorf("Release = %v; want nil", err)
+	}
+	if got, ok, err := b.store.LeaseByAddr(t.Context(), "prov", l.Addr); err != nil || !ok || got.MAC != site.MAC(second.MAC) {
+		t.Errorf("the lease after a late release = %+v, %v, %v; want %v to keep it", got, ok, err, second.MAC)
+	}
+}

@@ -45,6 +45,7 @@ type Events interface {
 	LeaseByMAC6(ctx context.Context, network string, mac site.MAC) (state.Lease, bool, error)
 	LeaseByAddr(ctx context.Context, network string, addr netip.Addr) (state.Lease, bool, error)
 	DropLease(ctx context.Context, network string, addr netip.Addr) error
+	ReleaseLease(ctx context.Context, network string, addr netip.Addr, mac site.MAC) error
 	Put(ctx context.Context, key string, value []byte) error
 	Get(ctx context.Context, key string) ([]byte, bool, error)
 	List(ctx context.Context, prefix string) (map[string][]byte, error)

@@ -239,15 +239,16 @@ func (c *leaseChange) points(k whoOn, a netip.Addr) bool {
 	return ok && at == a
 }
 
-// drop frees an address.
-func (c *leaseChange) drop(network string, a netip.Addr) {
-	k := addrOn{c.net(network), a}
+// drop frees the address of a lease; with own, only if it is the lease's MAC
+// that has it.
+func (c *leaseChange) drop(l Lease, own bool) {
+	k := addrOn{c.net(l.Network), l.Addr}
 	old := c.at(k)
-	if old == nil {
+	if old == nil || own && !old.heldBy(l.MAC) {
 		return
 	}
 	c.addr[k] = nil
-	if of := (whoOn{k.net, old.who()}); c.points(of, a) {
+	if of := (whoOn{k.net, old.who()}); c.points(of, l.Addr) {
 		c.mac[of] = netip.Addr{}
 	}
 }

@@ -33,9 +33,18 @@ const (
 // leaseRequest is a lease to be put, or an address to be freed.
 type leaseRequest struct {
 	lease Lease
-	drop  bool
+	do    leaseDo
 	done  chan error // buffered
 }
+
+// leaseDo is what a request asks for.
+type leaseDo int
+
+const (
+	leasePut     leaseDo = iota
+	leaseDrop            // free the address, whoever has it
+	leaseRelease         // free the address if the MAC has it
+)
 
 // leaseCommitter is the one writer of leases of an embedded store. Requests
 // that wait while a batch is synced to disk go together into the next.
@@ -53,12 +62,12 @@ type leaseCommitter struct {
 }
 
 // submit hands a request over and waits until it is on disk.
-func (c *leaseCommitter) submit(ctx context.Context, l Lease, drop bool) error {
+func (c *leaseCommitter) submit(ctx context.Context, l Lease, do leaseDo) error {
 	r, _ := c.pool.Get().(*leaseRequest)
 	if r == nil {
 		r = &leaseRequest{done: make(chan error, 1)}
 	}
-	r.lease, r.drop = l, drop
+	r.lease, r.do = l, do
 	s := c.s
 	select {
 	case s.leaseQueue <- r:
@@ -181,8 +190,8 @@ func (c *leaseCommitter) commit(ctx context.Context, batch []*leaseRequest, errs
 		}
 		for i, r := range batch {
 			errs[i] = nil
-			if r.drop {
-				change.drop(r.lease.Network, r.lease.Addr)
+			if r.do != leasePut {
+				change.drop(r.lease, r.do == leaseRelease)
 				continue
 			}
 			errs[i] = change.put(hold(r.lease, now, elapsed), elapsed)

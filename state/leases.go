@@ -27,7 +27,7 @@ import (
 func (s *Store) PutLease(ctx context.Context, l Lease) error {
 	err := validLease(l)
 	if err == nil && s.committer != nil {
-		err = s.committer.submit(ctx, l, false)
+		err = s.committer.submit(ctx, l, leasePut)
 	}
 	if err == nil && s.committer == nil {
 		return s.putLease(ctx, l)
@@ -264,12 +264,27 @@ func (s *Store) Leases(ctx context.Context) ([]Lease, error) {
 	return out, nil
 }
 
-// DropLease frees an address. Dropping what is not leased is no error.
+// DropLease frees an address, whoever has it. Dropping what is not leased is no
+// error.
 func (s *Store) DropLease(ctx context.Context, network string, addr netip.Addr) error {
+	return s.dropLease(ctx, Lease{Network: network, Addr: addr}, leaseDrop)
+}
+
+// ReleaseLease frees an address if mac has it, expired or not. It is decided
+// when it is written: whoever got an expired lease's address meanwhile keeps it,
+// and so does a quarantine.
+func (s *Store) ReleaseLease(ctx context.Context, network string, addr netip.Addr, mac site.MAC) error {
+	return s.dropLease(ctx, Lease{Network: network, Addr: addr, MAC: mac}, leaseRelease)
+}
+
+// heldBy reports whether the address is mac's, expired or not.
+func (l Lease) heldBy(mac site.MAC) bool { return l.MAC == mac && !l.Declined }
+
+func (s *Store) dropLease(ctx context.Context, of Lease, do leaseDo) error {
 	if s.committer != nil {
-		l := Lease{Network: network, Addr: addr}
-		return s.leaseErr(ctx, s.committer.submit(ctx, l, true), "freeing", l)
+		return s.leaseErr(ctx, s.committer.submit(ctx, of, do), "freeing", of)
 	}
+	network, addr := of.Network, of.Addr
 	doing := fmt.Sprintf("freeing %s on %s", addr, network)
 	key := leaseKey(network, addr)
 	bounded, cancel := s.bound(ctx)
@@ -287,8 +302,11 @@ func (s *Store) DropLease(ctx context.Context, network string, addr netip.Addr) 
 		var l Lease
 		err = json.Unmarshal(kv.Value, &l)
 		var syntax *json.SyntaxError
-		if err != nil && !errors.As(err, &syntax) {
+		if err != nil && (do == leaseRelease || !errors.As(err, &syntax)) {
 			return fmt.Errorf("%s: %s is unreadable: %w", doing, key, err)
+		}
+		if do == leaseRelease && !l.heldBy(of.MAC) {
+			return nil
 		}
 		if err == nil && !l.Declined {
 			ops = append(ops, clientv3.OpDelete(leaseMACKey(holder(l))))

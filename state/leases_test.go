@@ -28,6 +28,9 @@ func TestLeases(t *testing.T) {
 	const a, b = "192.0.2.10", "192.0.2.11"
 	declined := func(l Lease) Lease { l.Declined = true; return l }
 	put := func(l Lease) error { return s.PutLease(t.Context(), l) }
+	release := func(mac byte) error {
+		return s.ReleaseLease(t.Context(), "boot", netip.MustParseAddr(a), site.MAC{0x52, 0x54, 0, 0, 0, mac})
+	}
 	// Each step goes on from the one before.
 	steps := []struct {
 		name  string
@@ -46,9 +49,14 @@ func TestLeases(t *testing.T) {
 		{"a MAC moves to another address", func() error { return put(lease(c, b, 2, time.Minute)) }, false, "", b, 1},
 		{"its former address is free", func() error { return put(lease(c, a, 1, time.Minute)) }, false, a, b, 2},
 		{"declined by its holder", func() error { return put(declined(lease(c, a, 1, time.Hour))) }, false, "", b, 2},
+		{"a quarantine is not released", func() error { return release(1) }, false, "", b, 2},
 		{"quarantined for the former holder too", func() error { return put(lease(c, a, 1, time.Minute)) }, true, "", b, 2},
 		{"quarantined for everybody", func() error { return put(lease(c, a, 2, time.Minute)) }, true, "", b, 2},
 		{"the quarantine ends", func() error { c.add(time.Hour); return put(lease(c, a, 1, time.Minute)) }, false, a, b, 2},
+		{"released by another MAC", func() error { return release(2) }, false, a, b, 2},
+		{"released by its holder", func() error { return release(1) }, false, "", b, 1},
+		{"released again", func() error { return release(1) }, false, "", b, 1},
+		{"leased again", func() error { return put(lease(c, a, 1, time.Minute)) }, false, a, b, 2},
 		{"dropped", func() error { return s.DropLease(t.Context(), "boot", netip.MustParseAddr(a)) }, false, "", b, 1},
 		{"dropped twice", func() error { return s.DropLease(t.Context(), "boot", netip.MustParseAddr(a)) }, false, "", b, 1},
 		{"an expired lease is still remembered", func() error { c.add(time.Hour); return nil }, false, "", b, 1},
