@@ -130,17 +130,20 @@ func (b *leaseBook) all() []held {
 	return out
 }
 
-// replace makes the book hold these leases and no others. Of two leases of one
-// MAC the one that ends later is the MAC's.
+// replace makes the book hold these leases and no others: of two of one address
+// the later in the list. Of two leases of one MAC the one that ends later is the
+// MAC's.
 func (b *leaseBook) replace(leases []held) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	clear(b.networks)
 	for i := range leases {
+		b.net(leases[i].Network).set(leases[i].Addr, &leases[i])
+	}
+	for i := range leases {
 		h := &leases[i]
 		n := b.net(h.Network)
-		n.set(h.Addr, h)
-		if h.Declined {
+		if h.Declined || n.at(h.Addr) != h {
 			continue
 		}
 		if a, ok := n.macs[h.who()]; ok && n.at(a).until > h.until {

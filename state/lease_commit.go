@@ -291,23 +291,24 @@ func (c *leaseCommitter) load(ctx context.Context) error {
 	return nil
 }
 
-// readLeases decodes leases that have a key each, as a cluster and older
-// directories have them, and pages of them.
+// readLeases decodes pages of leases, and after them those that have a key each,
+// as a cluster and older directories have them. Who writes pages removes such
+// keys: beside pages they are the newer ones.
 func readLeases(single, pages []*mvccpb.KeyValue) ([]Lease, error) {
 	out := make([]Lease, 0, len(single)+len(pages)*pageSize)
-	for _, kv := range single {
-		var l Lease
-		if err := json.Unmarshal(kv.Value, &l); err != nil {
-			return nil, fmt.Errorf("%s is unreadable: %w", kv.Key, err)
-		}
-		out = append(out, l)
-	}
 	for _, kv := range pages {
 		on, err := decodePage(string(kv.Key), kv.Value)
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, on...)
+	}
+	for _, kv := range single {
+		var l Lease
+		if err := json.Unmarshal(kv.Value, &l); err != nil {
+			return nil, fmt.Errorf("%s is unreadable: %w", kv.Key, err)
+		}
+		out = append(out, l)
 	}
 	return out, nil
 }

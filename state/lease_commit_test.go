@@ -240,6 +240,71 @@ func TestMoveToCluster(t *testing.T) {
 	}
 }
 
+// TestMoveToClusterAgain moves state to a cluster that was in one before: an
+// entry of the index from then frees nobody's address.
+func TestMoveToClusterAgain(t *testing.T) {
+	endpoint, conf := startCluster(t)
+	s := openConfig(t, Config{Endpoints: []string{endpoint}, TLS: conf})
+	c := newTwoClocks()
+	c.wall.Store(time.Now().UnixNano())
+	theirs := c.lease("192.0.2.40", 2)
+	page := leasePage{8: &held{Lease: theirs}}
+	once := site.MAC{2, 0, 0, 0, 0, 1}
+	if _, err := s.txn(t.Context(), nil, clientv3.OpPut(leaseMACKey(leaseOf{"boot", once, false}), "192.0.2.40"),
+		clientv3.OpPut(pagePrefix("boot")+"192.0.2.32", string(page.encode(nil))), clientv3.OpPut(keyLeaseSeq, "1")); err != nil {
+		t.Fatal(err)
+	}
+	s = openConfig(t, Config{Endpoints: []string{endpoint}, TLS: conf})
+	if err := s.PutLease(t.Context(), c.lease("192.0.2.41", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if got, ok, err := s.LeaseByAddr(t.Context(), "boot", theirs.Addr); err != nil || !ok || got.MAC != theirs.MAC {
+		t.Errorf("LeaseByAddr(%v) = %+v, %v, %v; want that of %v still", theirs.Addr, got, ok, err, theirs.MAC)
+	}
+	if err := s.ReleaseLease(t.Context(), "boot", theirs.Addr, once); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := s.LeaseByAddr(t.Context(), "boot", theirs.Addr); err != nil || !ok {
+		t.Errorf("another MAC released %v: %v, %v; want it leased still", theirs.Addr, ok, err)
+	}
+}
+
+// TestTwoForms opens a directory with a lease in a page and, written since by a
+// fettle from before pages, one with a key of its own for the same address: the
+// newer one holds, and the former holder has none.
+func TestTwoForms(t *testing.T) {
+	conf := Config{Dir: t.TempDir()}
+	s := openConfig(t, conf)
+	c := newTwoClocks()
+	c.wall.Store(time.Now().UnixNano())
+	old, since := c.lease("192.0.2.40", 1), c.lease("192.0.2.40", 2)
+	if err := s.PutLease(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	v, err := json.Marshal(since)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.txn(t.Context(), nil, clientv3.OpPut(leaseKey("boot", since.Addr), string(v))); err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range []string{"as read", "as written again"} {
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s = openConfig(t, conf)
+		if got, ok, err := s.LeaseByAddr(t.Context(), "boot", since.Addr); err != nil || !ok || got.MAC != since.MAC {
+			t.Errorf("%s: LeaseByAddr = %+v, %v, %v; want that of %v", what, got, ok, err, since.MAC)
+		}
+		if got, ok, err := s.LeaseByMAC(t.Context(), "boot", old.MAC); err != nil || ok {
+			t.Errorf("%s: LeaseByMAC(%v) = %+v, %v, %v; want none", what, old.MAC, got, ok, err)
+		}
+		if err := s.PutLease(t.Context(), c.lease("192.0.2.99", 9)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestOldLeases opens a directory whose leases have a key each: they hold, and
 // the next write gives them the form of now.
 func TestOldLeases(t *testing.T) {

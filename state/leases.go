@@ -63,10 +63,17 @@ func (s *Store) putLease(ctx context.Context, l Lease) error {
 	}
 }
 
+// clusterOps is how many operations a transaction of a cluster may well have: 128
+// by default.
+const clusterOps = 100
+
 // indexLeases gives leases that an embedded store wrote the form that they have
 // in a cluster, a key each and an index by MAC: the state was moved to this one.
+// Each step holds only while nobody else who opened the cluster has done them
+// all: from then on leases are written, and what was read here is old.
 func (s *Store) indexLeases(ctx context.Context) error {
-	resp, err := s.txn(ctx, nil, clientv3.OpGet(keyLeaseSeq), clientv3.OpGet(prefixLeases, clientv3.WithPrefix()), clientv3.OpGet(prefixLeasePages, clientv3.WithPrefix()))
+	resp, err := s.txn(ctx, nil, clientv3.OpGet(keyLeaseSeq), clientv3.OpGet(prefixLeases, clientv3.WithPrefix()),
+		clientv3.OpGet(prefixLeasePages, clientv3.WithPrefix()), clientv3.OpGet(prefixLeaseMACs, clientv3.WithPrefix(), clientv3.WithKeysOnly()))
 	if err != nil {
 		return err
 	}
@@ -79,31 +86,42 @@ func (s *Store) indexLeases(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	newest := map[string]Lease{}
-	for i, l := range leases {
-		if i >= len(single) { // of a page
-			v, err := json.Marshal(l)
-			if err != nil {
-				return err
-			}
-			// Unless somebody else who opened it did, and wrote a newer one since.
-			key := leaseKey(l.Network, l.Addr)
-			if _, err := s.txn(ctx, []clientv3.Cmp{sameRevision(key, nil)}, clientv3.OpPut(key, string(v))); err != nil {
-				return err
-			}
+	byAddr, newest := map[string]Lease{}, map[string]Lease{}
+	for _, l := range leases {
+		byAddr[leaseKey(l.Network, l.Addr)] = l
+	}
+	var ops []clientv3.Op
+	for key, l := range byAddr {
+		v, err := json.Marshal(l)
+		if err != nil {
+			return err
 		}
-		key := leaseMACKey(holder(l))
-		if old, ok := newest[key]; !l.Declined && (!ok || old.Expires.Before(l.Expires)) {
-			newest[key] = l
+		ops = append(ops, clientv3.OpPut(key, string(v)))
+		mac := leaseMACKey(holder(l))
+		if old, ok := newest[mac]; !l.Declined && (!ok || old.Expires.Before(l.Expires)) {
+			newest[mac] = l
 		}
 	}
 	for key, l := range newest {
-		if _, err := s.txn(ctx, nil, clientv3.OpPut(key, l.Addr.String())); err != nil {
+		ops = append(ops, clientv3.OpPut(key, l.Addr.String()))
+	}
+	// The directory's data may have come from a cluster before: a MAC's next
+	// lease would free the address that an old entry has, whoever has it by now.
+	for _, kv := range resp.Responses[3].GetResponseRange().Kvs {
+		if _, ok := newest[string(kv.Key)]; !ok {
+			ops = append(ops, clientv3.OpDelete(string(kv.Key)))
+		}
+	}
+	steps := append(slices.Collect(slices.Chunk(ops, clusterOps)), []clientv3.Op{
+		clientv3.OpDelete(keyLeaseSeq), clientv3.OpDelete(keyLeaseClock), clientv3.OpDelete(prefixLeasePages, clientv3.WithPrefix()),
+	})
+	for _, step := range steps {
+		done, err := s.txn(ctx, []clientv3.Cmp{sameRevision(keyLeaseSeq, moved)}, step...)
+		if err != nil || !done.Succeeded {
 			return err
 		}
 	}
-	_, err = s.txn(ctx, []clientv3.Cmp{sameRevision(keyLeaseSeq, moved)}, clientv3.OpDelete(keyLeaseSeq), clientv3.OpDelete(keyLeaseClock), clientv3.OpDelete(prefixLeasePages, clientv3.WithPrefix()))
-	return err
+	return nil
 }
 
 // tryLease decides on what it reads and writes if that is still so.
