@@ -63,9 +63,18 @@ func startMember(ctx context.Context, dir string, lock *os.File, need uint64, lo
 	died := newFatal(dead)
 	e, err := startEtcd(ctx, memberConfig(data, log, died), died)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("etcd cannot open %s: %w; restore it from a backup, or move it away to begin with empty state", data, err), fenceData(data))
+		return nil, errors.Join(notOpened(data, err), fenceData(data))
 	}
 	return &member{etcd: e, data: data, lock: lock, died: died}, nil
+}
+
+// notOpened says what to do about a folder that etcd has not opened. One that
+// takes long may be whole.
+func notOpened(data string, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return fmt.Errorf("etcd has not opened %s yet: %w; nothing is wrong with it as far as is known: look whether its disk is slow or stuck, and try again", data, err)
+	}
+	return fmt.Errorf("etcd cannot open %s: %w; restore it from a backup, or move it away to begin with empty state", data, err)
 }
 
 // fenceData is fence of a folder by any path to it.

@@ -91,6 +91,9 @@ func do[T any](ctx context.Context, s *Store, request func(context.Context, *cli
 	case <-x.ctx.Done():
 		return none, context.Cause(x.ctx)
 	case <-ctx.Done():
+		if x.ctx.Err() != nil { // both: ctx may have ended for that
+			return none, context.Cause(x.ctx)
+		}
 		if cause := context.Cause(ctx); errors.Is(cause, ErrUnavailable) {
 			return none, cause
 		}
@@ -165,7 +168,7 @@ func (s *Store) again() (*session, error) {
 	if err := writeAgain(s.ctx, s.dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", s.where, err), lock.Close())
 	}
-	ctx, stop := context.WithTimeout(s.ctx, openTimeout)
-	defer stop()
-	return s.openSession(ctx, lock, freeReserve)
+	// Without a time limit: a start that is given up goes on in the directory,
+	// and nothing could be opened beside it.
+	return s.openSession(s.ctx, lock, freeReserve)
 }
