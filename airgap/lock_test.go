@@ -50,6 +50,8 @@ func TestLockDiff(t *testing.T) {
 		{"spec", specLock(Mirror{Suites: []string{"a", "b"}}), specLock(Mirror{Suites: []string{"b", "c"}, Packages: []string{"x"}, Resign: true}), []string{
 			"debian: the site wants only some packages now.", "debian: the site wants the suite c too.", "debian: the site does not want the suite a any more.",
 			"debian: the site wants the package x too.", "debian: resign: false became true."}},
+		{"installer", specLock(Mirror{Packages: []string{"x"}, Sources: true}), specLock(Mirror{Packages: []string{"x"}, Installer: true, Udebs: []string{"anna"}, Bootstrap: true}), []string{
+			"debian: the site wants the installer's package anna too.", "debian: bootstrap: false became true.", "debian: sources: true became false.", "debian: installer: false became true."}},
 		{"mirror", Lock{Version: 1}, lockOf("1", "F"), []string{"debian: the mirror is new: 0 files."}},
 		{"no mirror", lockOf("1", "F"), Lock{Version: 1}, []string{"debian: the mirror is gone."}},
 	} {

@@ -69,6 +69,7 @@ func diffSpec(a, b Mirror) []string {
 	list("the file", a.Lockfiles, b.Lockfiles)
 	list("Python", a.Python, b.Python)
 	list("to omit", a.Omit, b.Omit)
+	list("the installer's package", a.Udebs, b.Udebs)
 	truth := func(what string, a, b bool) {
 		if a != b {
 			out = append(out, fmt.Sprintf("%s: %t became %t.", what, a, b))
@@ -76,6 +77,9 @@ func diffSpec(a, b Mirror) []string {
 	}
 	truth("recommends", a.Recommends, b.Recommends)
 	truth("resign", a.Resign, b.Resign)
+	truth("bootstrap", a.Bootstrap, b.Bootstrap)
+	truth("sources", a.Sources, b.Sources)
+	truth("installer", a.Installer, b.Installer)
 	if a.Signed != b.Signed {
 		out = append(out, fmt.Sprintf("ATTENTION: upstream signs its %s; it was its %s.", cmp.Or(b.Signed, "index"), cmp.Or(a.Signed, "index")))
 	}

@@ -50,7 +50,14 @@ func licenceIDs(names []string, refs map[string]string) []string {
 	}
 	for _, n := range names {
 		l := airgap.ParseLicence(n)
-		id := l.String(identifier)
+		id := l.String(func(n string) string {
+			id := identifier(n)
+			if id == "" && len(l.Parts) > 0 { // an operator must have its operands
+				id = "LicenseRef-unnamed"
+				refs[id] = n
+			}
+			return id
+		})
 		if len(l.Parts) > 0 && len(names) > 1 {
 			id = "(" + id + ")"
 		}

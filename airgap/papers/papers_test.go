@@ -93,6 +93,7 @@ func TestLicenceIDs(t *testing.T) {
 		{[]string{"GPL-2.0-only WITH Classpath-exception-2.0"}, "GPL-2.0-only WITH Classpath-exception-2.0", nil},
 		{[]string{"BSD License"}, "LicenseRef-BSD-License", []string{"LicenseRef-BSD-License"}},
 		{[]string{"?"}, "", nil},
+		{[]string{"MIT AND ?"}, "MIT AND LicenseRef-unnamed", []string{"LicenseRef-unnamed"}},
 	} {
 		refs := map[string]string{}
 		if got := expression(licenceIDs(tt.names, refs)); got != tt.want || !slices.Equal(slices.Sorted(maps.Keys(refs)), tt.refs) {

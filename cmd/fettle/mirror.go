@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -293,7 +294,8 @@ func (e *env) resolve(c *cli.Context, m *mirroring) (airgap.Lock, error) {
 		return airgap.Lock{}, airgapFail(err)
 	}
 	changes := airgap.Diff(m.old, lock)
-	if !m.hasLock || len(changes) > 0 {
+	// What is no change to people, such as a newer form of inputs, counts too.
+	if !m.hasLock || !reflect.DeepEqual(m.old, lock) {
 		data, err := airgap.MarshalLock(lock)
 		if err != nil {
 			return airgap.Lock{}, err

@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -43,8 +44,9 @@ func firstWord(ts *testscript.TestScript, _ bool, args []string) {
 // TestAirgapScripts runs testdata/airgap/*.txtar. In them `fettle ARGS` runs a
 // command, `status N` checks its exit status, `site NAME...` writes s/site.yaml
 // with a mirror of the files NAME, which upstream serves, `lie NAME` changes
-// one upstream, `flip FILE` flips a bit in the middle of a file, and
-// `publickey FILE` writes the public key that fettle prints.
+// one upstream, `flip FILE` flips a bit in the middle of a file, `oldinputs LOCK`
+// makes a lock's inputs those of an older program, and `publickey FILE` writes
+// the public key that fettle prints.
 func TestAirgapScripts(t *testing.T) {
 	var one sync.Mutex // scripts run in parallel, and package cli has its help flag in a variable
 	command := func(e *env, args ...string) int {
@@ -100,6 +102,10 @@ func TestAirgapScripts(t *testing.T) {
 			// What a command printed, as a variable: an age public key, the code of a receipt.
 			"append": func(ts *testscript.TestScript, _ bool, args []string) {
 				text := ts.ReadFile(args[0]) + ts.ReadFile(args[1])
+				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o644))
+			},
+			"oldinputs": func(ts *testscript.TestScript, _ bool, args []string) {
+				text := regexp.MustCompile(`"inputs":"sha256:\w+"`).ReplaceAllString(ts.ReadFile(args[0]), `"inputs":"sha256:`+strings.Repeat("0", 64)+`"`)
 				ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o644))
 			},
 			"recipient": firstWord, "code": firstWord,
