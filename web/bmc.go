@@ -236,6 +236,7 @@ func (c *Client) Upload(ctx context.Context, r io.Reader, size int64) (string, e
 	}
 	req.ContentLength = size
 	req.Header.Set("Content-Type", "application/octet-stream")
+	req.Header.Set("Expect", "100-continue") // who is refused hears why, and sends nothing (RFC 9110 section 10.1.1)
 	resp, err := c.do(req)
 	if err != nil {
 		return "", err

@@ -102,6 +102,16 @@ func TestBMCs(t *testing.T) {
 	}
 }
 
+// TestUploadRefused: who may not upload is told so, and sends nothing.
+func TestUploadRefused(t *testing.T) {
+	b := newBench(t)
+	b.http.Client().Transport.(*http.Transport).ExpectContinueTimeout = ContinueTimeout
+	big := strings.NewReader(strings.Repeat("x", 3*maxBody))
+	if _, err := b.client(RoleViewer).Upload(t.Context(), big, big.Size()); err == nil || !strings.Contains(err.Error(), "needs operator") || big.Len() != 3*maxBody {
+		t.Errorf("Upload() of a viewer = %v, %d bytes left to send; want refused, and all", err, big.Len())
+	}
+}
+
 func TestConsole(t *testing.T) {
 	b := newBench(t)
 	conn, err := b.client(RoleOperator).Console(t.Context(), "gpu-01", true, 6230)

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/fettle-dev/fettle/state"
 )
@@ -28,6 +29,10 @@ type Client struct {
 	hc    *http.Client
 	token string
 }
+
+// ContinueTimeout is for a client's Transport: how long Upload waits to hear
+// that the server takes the file before it sends it.
+const ContinueTimeout = 10 * time.Second
 
 // NewClient makes a client of the server at base, like
 // "https://fettle.example.org:8443". hc may be nil; token may be empty.
@@ -43,7 +48,8 @@ func NewClient(base string, hc *http.Client, token string) *Client {
 func NewUnixClient(path string) *Client {
 	var d net.Dialer
 	return &Client{base: "http://fettle", where: path, hc: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", path) },
+		DialContext:           func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", path) },
+		ExpectContinueTimeout: ContinueTimeout,
 	}}}
 }
 

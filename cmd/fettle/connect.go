@@ -106,7 +106,7 @@ func (e *env) connectTLS(c *cli.Context, server string) (*web.Client, error) {
 		}
 		token = strings.TrimSpace(string(b))
 	}
-	return web.NewClient(server, &http.Client{Transport: &http.Transport{TLSClientConfig: t}}, token), nil
+	return web.NewClient(server, &http.Client{Transport: &http.Transport{TLSClientConfig: t, ExpectContinueTimeout: web.ContinueTimeout}}, token), nil
 }
 
 // readPool reads a file of PEM certificates.
