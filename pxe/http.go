@@ -198,8 +198,8 @@ func (s *Server) serveScript(w http.ResponseWriter, r *http.Request, n *Network,
 		return
 	}
 	c, known := s.clients.of(mac)
-	if has := s.clients.addrOf(mac, at); known && has.IsValid() && has != at && !isEUI64(at, mac) {
-		s.fail(w, r, n, at, http.StatusForbidden, fmt.Errorf("the script of %v was asked from %v, but that machine has address %v", mac, at, has))
+	if has := s.clients.addrOf(mac, at); known && has.IsValid() && !s.clients.holds(mac, at) && !isEUI64(at, mac) {
+		s.fail(w, r, n, at, http.StatusForbidden, fmt.Errorf("the script of %v was asked from %v, which is not its address (%v) or no longer", mac, at, has))
 		return
 	}
 	c.MAC, c.Addr, c.IPXE, c.IPv6 = mac, at, true, at.Is6()

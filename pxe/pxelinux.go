@@ -87,7 +87,7 @@ func ubootScriptFile() *File {
 // Kernel arguments may carry a token: nobody else is told.
 func (s *Server) decidedAt(ctx context.Context, n *Network, mac net.HardwareAddr, at netip.Addr, what string) (Client, Decision, error) {
 	c, known := s.clients.of(mac)
-	if !known || s.clients.addrOf(mac, at) != at {
+	if !known || !s.clients.holds(mac, at) {
 		return c, Decision{}, fmt.Errorf("%s of %v was asked from %v, which is not its address: %w", what, mac, at, fs.ErrPermission)
 	}
 	d, err := s.decide(ctx, c)

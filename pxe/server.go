@@ -253,6 +253,9 @@ func (c *clients) update(mac net.HardwareAddr, f func(*seen)) {
 	}
 	if former := c.byAddr[a]; former != nil {
 		former.owns[family] = false
+		if former.client.Addr == a { // or its next packet would take it back
+			former.client.Addr = netip.Addr{}
+		}
 	}
 	e.addrs[family], e.owns[family] = a, true
 	c.byAddr[a] = e
@@ -306,6 +309,17 @@ func (c *clients) addrOf(mac net.HardwareAddr, a netip.Addr) netip.Addr {
 		return e.addrs[familyOf(a)]
 	}
 	return netip.Addr{}
+}
+
+// holds tells whether a client was given an address, and nobody else since.
+func (c *clients) holds(mac net.HardwareAddr, a netip.Addr) bool {
+	if len(mac) != 6 {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.byMAC[macKey(mac)]
+	return e != nil && e.owns[familyOf(a)] && e.addrs[familyOf(a)] == a
 }
 
 // distrusts tells whether a client fetched an unsigned loader and never started

@@ -53,6 +53,32 @@ func TestClientsAreBounded(t *testing.T) {
 	}
 }
 
+// TestAddressesMoveOn gives a client the address that another one had: what the
+// former one says afterwards takes it back only when it is given it again.
+func TestAddressesMoveOn(t *testing.T) {
+	c := newClients(3)
+	first, second := net.HardwareAddr{2, 0, 0, 0, 0, 1}, net.HardwareAddr{2, 0, 0, 0, 0, 2}
+	given := func(mac net.HardwareAddr) {
+		c.update(mac, func(e *seen) { e.client.MAC, e.client.Addr = mac, testAddr })
+	}
+	has := func(when string, want, not net.HardwareAddr) {
+		t.Helper()
+		if got, ok := c.at(testAddr); !ok || got.MAC.String() != want.String() {
+			t.Errorf("%s: at(%v) = %v, %v; want %v", when, testAddr, got.MAC, ok, want)
+		}
+		if !c.holds(want, testAddr) || c.holds(not, testAddr) {
+			t.Errorf("%s: holds = %v of %v and %v of %v; want the former alone", when, c.holds(want, testAddr), want, c.holds(not, testAddr), not)
+		}
+	}
+	given(first)
+	given(second)
+	has("given to another", second, first)
+	c.update(first, func(e *seen) { e.asked++ })
+	has("the former one asks again", second, first)
+	given(first)
+	has("given back", first, second)
+}
+
 func TestUDPFrame(t *testing.T) {
 	src, dst := netip.MustParseAddrPort("192.0.2.1:67"), netip.MustParseAddrPort("192.0.2.10:68")
 	from := net.HardwareAddr{2, 0, 0, 0, 0, 1}

@@ -219,7 +219,7 @@ func (s *Server) ukiFor(ctx context.Context, n *Network, at netip.Addr, macText 
 		return nil, fmt.Errorf("%q is not a MAC address: %w", printable([]byte(macText)), fs.ErrNotExist)
 	}
 	c, known := s.clients.of(mac)
-	if !known || s.clients.addrOf(mac, at) != at {
+	if !known || !s.clients.holds(mac, at) {
 		return nil, fmt.Errorf("the boot image of %v was asked from %v, which is not its address: %w", mac, at, fs.ErrPermission)
 	}
 	info, _ := archs(c.Arch)
