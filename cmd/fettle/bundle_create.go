@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"filippo.io/age"
 	"github.com/urfave/cli/v2"
 
 	"github.com/fettle-dev/fettle/airgap"
@@ -118,11 +119,15 @@ func (e *env) bundleIdentities(c *cli.Context) (text, from string, err error) {
 		return string(own), path, nil // no site folder is needed to open a bundle
 	}
 	secrets, err := site.OpenSecrets(dir, path)
-	if err != nil {
-		return string(own), path, nil // secrets of others: the identity is still the user's own
+	var names []string
+	if err == nil {
+		names, err = secrets.List()
 	}
-	names, err := secrets.List()
-	if err != nil || !slices.Contains(names, airgapIdentity) {
+	var others *age.NoIdentityMatchError // secrets of others: the identity is still the user's own
+	if err != nil && !errors.As(err, &others) {
+		fmt.Fprintf(e.stderr, "Note: only the identity %s is tried: %v\n", path, err)
+	}
+	if !slices.Contains(names, airgapIdentity) {
 		return string(own), path, nil
 	}
 	shared, err := secrets.Get(airgapIdentity)
