@@ -176,3 +176,32 @@ func TestLearnInUse(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A collection leaves the file of a download that goes on, which a resolution
+// may be at, and removes what nobody writes.
+func TestCollectWhileLearning(t *testing.T) {
+	s := testStore(t)
+	if err := os.Mkdir(filepath.Join(s.Dir(), "partial"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	path, left := filepath.Join(s.Dir(), "partial", "learn-a"), filepath.Join(s.Dir(), "partial", "learn-b")
+	if err := os.WriteFile(left, []byte("left"), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	w, err := s.Blobs().Continue(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write([]byte("half")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Collect(t.Context(), 1, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(left); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what a download left is there after Collect: %v", err)
+	}
+	if _, _, err := w.Commit(blob.FromBytes([]byte("half"))); err != nil {
+		t.Errorf("Commit of what was written while Collect ran = %v", err)
+	}
+}

@@ -70,6 +70,9 @@ func lockGathered(f *os.File, path string) (same bool, err error) {
 	return err == nil && os.SameFile(is, now), err
 }
 
+// Discard removes a file of [Store.Continue], unless somebody writes it.
+func Discard(path string) error { return sweepFile(path) }
+
 // Reset forgets all bytes of a writer that [Store.Continue] made.
 func (w *Writer) Reset() error {
 	if w.done || !w.keep {
