@@ -180,19 +180,36 @@ func (s *Server) getConsole(w http.ResponseWriter, r *http.Request) error {
 		if err := c.SetDeadline(time.Time{}); err != nil {
 			return nil, err
 		}
+		context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) }) // wakes who reads or writes
 		_, err = fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", consoleProtocol)
-		return struct {
-			io.Reader
-			io.Writer
-		}{buf.Reader, c}, err
+		return consoleConn{ctx, buf.Reader, c}, err
 	})
 	if conn == nil && err != nil {
 		return refused(err, nil)
 	}
 	if err != nil {
-		_, _ = fmt.Fprintf(conn, "\r\nfettle: %v\r\n", err) // they may have left
+		_ = conn.SetWriteDeadline(time.Now().Add(time.Second)) // they may have left
+		_, _ = fmt.Fprintf(conn, "\r\nfettle: %v\r\n", err)
 	}
 	return nil
+}
+
+// consoleConn is a person's end of a console. Who reads nothing for long is
+// gone: the BMC's session is not kept for them.
+type consoleConn struct {
+	ctx context.Context
+	io.Reader
+	conn net.Conn
+}
+
+func (c consoleConn) Write(p []byte) (int, error) {
+	if err := c.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return 0, err
+	}
+	if err := c.ctx.Err(); err != nil { // after the deadline was set: AfterFunc's may be gone
+		return 0, err
+	}
+	return c.conn.Write(p)
 }
 
 // BMC tells what can be done to BMCs, and who has which.

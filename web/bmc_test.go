@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fettle-dev/fettle/state"
 )
@@ -46,6 +47,13 @@ func (o *operator) Console(_ context.Context, actor, machine string, take bool, 
 	}
 	rw, err := attach()
 	if err != nil {
+		return err
+	}
+	if o.flood != nil { // until nobody takes any more
+		for err == nil {
+			_, err = rw.Write(make([]byte, 64<<10))
+		}
+		o.flood <- err
 		return err
 	}
 	line, err := bufio.NewReader(rw).ReadString('\n')
@@ -109,6 +117,28 @@ func TestUploadRefused(t *testing.T) {
 	big := strings.NewReader(strings.Repeat("x", 3*maxBody))
 	if _, err := b.client(RoleViewer).Upload(t.Context(), big, big.Size()); err == nil || !strings.Contains(err.Error(), "needs operator") || big.Len() != 3*maxBody {
 		t.Errorf("Upload() of a viewer = %v, %d bytes left to send; want refused, and all", err, big.Len())
+	}
+}
+
+// TestConsoleStops: a console whose person reads nothing ends with the server.
+func TestConsoleStops(t *testing.T) {
+	b := newBench(t)
+	b.op.flood = make(chan error, 1)
+	conn, err := b.client(RoleOperator).Console(t.Context(), "gpu-01", false, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	b.server.Close()
+	limit := time.NewTimer(15 * time.Second) // less than writeTimeout
+	defer limit.Stop()
+	select {
+	case err := <-b.op.flood:
+		if err == nil {
+			t.Error("the console ended without an error")
+		}
+	case <-limit.C:
+		t.Error("the console goes on after the server has stopped")
 	}
 }
 

@@ -24,6 +24,7 @@ type operator struct {
 	asked []string
 	err   error
 	runs  []string
+	flood chan error // a console writes until it fails, and tells
 }
 
 func (o *operator) ask(what, actor string, machines ...string) {
