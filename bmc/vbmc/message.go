@@ -52,11 +52,11 @@ func (m *message) define() (string, entry) {
 // text is the entry's, with the arguments in it.
 func (m *message) text() string {
 	_, e := m.define()
-	t := e.text
+	var in []string
 	for i, a := range m.Args {
-		t = strings.ReplaceAll(t, "%"+strconv.Itoa(i+1), a)
+		in = append(in, "%"+strconv.Itoa(i+1), a)
 	}
-	return t
+	return strings.NewReplacer(in...).Replace(e.text) // in one go: an argument may have a % in it
 }
 
 // info is the message as an entry of @Message.ExtendedInfo.

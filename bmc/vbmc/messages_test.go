@@ -57,3 +57,11 @@ func checkMessage(info obj) string {
 	}
 	return ""
 }
+
+// TestMessageText: an argument that looks like the place of another stays as it is.
+func TestMessageText(t *testing.T) {
+	got := (&message{ID: "ImageNotFetched", Args: []string{"http://files.example.org/a%20b.bin", "it is gone"}}).text()
+	if !strings.Contains(got, "http://files.example.org/a%20b.bin") || strings.Count(got, "it is gone") != 1 {
+		t.Errorf("text() = %q; want the URI and the reason, once each", got)
+	}
+}
