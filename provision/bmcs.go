@@ -190,7 +190,7 @@ func discreetly(v any) any {
 
 // argsOf are the arguments as events keep them: of one machine, without
 // passwords in URIs, and not huge. Of an order for the BIOS it is what will be
-// written.
+// written, and whether the machine is restarted.
 func (o *operation) argsOf(machine string) json.RawMessage {
 	args := o.req.Args
 	if o.task.Name == bmc.OpBIOSApply.Name {
@@ -200,7 +200,7 @@ func (o *operation) argsOf(machine string) json.RawMessage {
 			for _, ch := range order.Plans[machine].Changes {
 				set[ch.Name] = ch.To
 			}
-			args, _ = json.Marshal(set) // of JSON values
+			args, _ = json.Marshal(map[string]any{"set": set, "restart": order.Restart}) // of JSON values
 		}
 	}
 	var v any

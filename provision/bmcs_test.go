@@ -43,7 +43,7 @@ func TestBMCSecrets(t *testing.T) {
 		{"an @ in the password", "media-insert", `{"uri": "http://u:hun@hunter2@files.example.org/a@b.iso"}`, `{"uri":"http://[secret]@files.example.org/a@b.iso"}`},
 		{"escaped slashes", "media-insert", `{"uri": "http:\/\/u:hunter2@files.example.org\/a.iso"}`, `{"uri":"http://[secret]@files.example.org/a.iso"}`},
 		{"escaped otherwise", "firmware-update", `{"uri": "http:\u002f\u002fu:hunter2@files.example.org/a.bin", "targets": ["x"]}`, `{"targets":["x"],"uri":"http://[secret]@files.example.org/a.bin"}`},
-		{"what a BIOS will have", "bios-apply", `{"plans": {"gpu-01": {"changes": [{"name": "Delay", "from": 1, "to": 30}], "waiting": null, "same": null, "want": {}}}}`, `{"Delay":30}`},
+		{"what a BIOS will have", "bios-apply", `{"plans": {"gpu-01": {"changes": [{"name": "Delay", "from": 1, "to": 30}], "waiting": null, "same": null, "want": {}}}, "restart": true}`, `{"restart":true,"set":{"Delay":30}}`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b, events, _ := servedBMCs(t, errors.New("it cannot reach http://u:hun@hunter2@files.example.org/a.iso"), nil)
