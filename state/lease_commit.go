@@ -315,10 +315,11 @@ func readLeases(single, pages []*mvccpb.KeyValue) ([]Lease, error) {
 
 // hold is a new lease as the book keeps it.
 func hold(l Lease, now time.Time, elapsed time.Duration) *held {
-	left := l.Expires.Sub(now) // right even if the clock was set since, in a process with a monotonic one
+	// Right even if the clock was set since, in a process with a monotonic one.
+	left, length := l.Expires.Sub(now), l.Expires.Sub(l.Granted)
 	l.Granted, l.Expires = l.Granted.UTC().Round(0), l.Expires.UTC().Round(0)
 	if at := now.UTC().Round(0).Add(left); at.Sub(l.Expires).Abs() > clockSlack {
-		l.Expires = at
+		l.Expires, l.Granted = at, at.Add(-length) // a lease lasts no longer than between the two (leaseClock.held)
 	}
 	return &held{l, elapsed + left}
 }
