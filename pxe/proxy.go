@@ -121,15 +121,28 @@ func (s *Server) answerBINLWith(ctx context.Context, n *Network, r *request, pac
 		x.record("dhcp.drop", fmt.Sprintf("sent DHCP message type %d to port %d", r.kind, binlPort), nil)
 		return nil
 	}
-	if !r.ciaddr.IsValid() && n.Prefix.Contains(from.Addr()) {
-		r.client.Addr = from.Addr()
-	}
+	r.client.Addr = s.binlAddr(n, r, from.Addr())
 	p := x.binl(ctx)
 	if p != nil {
 		// To where it came from, port and all; ciaddr is kept (FIELD-NOTES item 15).
 		p.to, p.unicastFrame = from, false
 	}
 	return p
+}
+
+// binlAddr is the address that an asker on port 4011 is known by from now on:
+// that which it asks from, if it is its word too. What a machine boots is told
+// to its address, and a packet that names another machine's MAC moves nothing:
+// where we give addresses, it is the one that we gave.
+func (s *Server) binlAddr(n *Network, r *request, from netip.Addr) netip.Addr {
+	given := s.clients.addrOf(r.client.MAC, from)
+	switch {
+	case r.ciaddr.IsValid() && r.ciaddr != from, !n.Prefix.Contains(from):
+		return netip.Addr{}
+	case !n.Proxy && given.IsValid() && given != from:
+		return netip.Addr{}
+	}
+	return from
 }
 
 // binl acknowledges a client that has its address and asks for a boot file.

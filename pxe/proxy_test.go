@@ -158,6 +158,40 @@ func TestBINL(t *testing.T) {
 	})
 }
 
+// TestBINLMovesNobody has somebody ask on port 4011 in the name of a machine that
+// has its address: what that one boots is still told there and nowhere else.
+func TestBINLMovesNobody(t *testing.T) {
+	near, far := netip.MustParseAddrPort("192.0.2.99:4321"), netip.MustParseAddrPort("198.51.100.9:4321")
+	for _, tc := range []struct {
+		name   string
+		from   netip.AddrPort
+		ciaddr netip.Addr
+	}{
+		{"from its own address", near, near.Addr()},
+		{"without an address", near, netip.Addr{}},
+		{"with the machine's address", near, testAddr},
+		{"from another network", far, far.Addr()},
+		{"from another network with the machine's address", far, testAddr},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f := newFixture(t)
+			f.lease(t, testMAC, uefiOpts)
+			f.answerBINL(t.Context(), f.order[0], ask(dhcpv4.MessageTypeRequest, uefiOpts, func(p *dhcpv4.DHCPv4) {
+				if tc.ciaddr.IsValid() {
+					p.ClientIPAddr = tc.ciaddr.AsSlice()
+				}
+			}), tc.from)
+			if f.clients.holds(testMAC, tc.from.Addr()) || !f.clients.holds(testMAC, testAddr) {
+				t.Errorf("the machine is known by %v; want %v", f.clients.addrOf(testMAC, testAddr), testAddr)
+			}
+		})
+	}
+	t.Run("a hardware address of no length", func(t *testing.T) {
+		f := newFixture(t)
+		f.answerBINL(t.Context(), f.order[0], ask(dhcpv4.MessageTypeRequest, uefiOpts, func(p *dhcpv4.DHCPv4) { p.ClientHWAddr = nil }), near)
+	})
+}
+
 func TestServeBINL(t *testing.T) {
 	f := proxyFixture(t)
 	c := newFakeConn("192.0.2.1:4011")

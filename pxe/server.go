@@ -303,6 +303,9 @@ func (c *clients) at(a netip.Addr) (Client, bool) {
 
 // addrOf is the address of a's family that a client was given.
 func (c *clients) addrOf(mac net.HardwareAddr, a netip.Addr) netip.Addr {
+	if len(mac) != 6 {
+		return netip.Addr{}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.byMAC[macKey(mac)]; e != nil {
