@@ -15,7 +15,10 @@ type Effect string
 
 // Effects, from the least.
 const (
-	Reads   Effect = "reads"
+	Reads Effect = "reads"
+	// Watches is what shows a machine's screen, as its console would: nothing
+	// changes, and yet it is for those who may, and it is written down who did.
+	Watches Effect = "watches"
 	Changes Effect = "changes"
 	// Owns is what may lock others out of the BMC.
 	Owns Effect = "owns"

@@ -85,7 +85,7 @@ var (
 )
 
 // OpScreenshot writes a picture of the screen.
-var OpScreenshot = Operation[None, Screenshot]{"screenshot", Reads, "", func(ctx context.Context, c *Client, _ None, aid Aid) (Screenshot, error) {
+var OpScreenshot = Operation[None, Screenshot]{"screenshot", Watches, "", func(ctx context.Context, c *Client, _ None, aid Aid) (Screenshot, error) {
 	return c.Screenshot(ctx, aid.Out)
 }}
 

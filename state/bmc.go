@@ -22,7 +22,7 @@ type BMCData struct {
 // BMCOperation is one thing that a server does to BMCs.
 type BMCOperation struct {
 	Name   string `json:"name"`
-	Effect string `json:"effect"`         // "reads", "changes", "owns" (may lock others out)
+	Effect string `json:"effect"`         // "reads", "watches" (a screen), "changes", "owns" (may lock others out)
 	Asks   string `json:"asks,omitempty"` // what a person must agree to first
 }
 

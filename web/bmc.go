@@ -59,7 +59,7 @@ func roleFor(effect string) Role {
 	switch effect {
 	case "reads":
 		return RoleViewer
-	case "changes":
+	case "watches", "changes":
 		return RoleOperator
 	default:
 		return RoleAdmin

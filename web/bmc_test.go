@@ -16,7 +16,7 @@ import (
 )
 
 func (o *operator) Operations() []state.BMCOperation {
-	return []state.BMCOperation{{Name: "power", Effect: "reads"}, {Name: "power-off", Effect: "changes", Asks: "power off"}, {Name: "network-set", Effect: "owns"}}
+	return []state.BMCOperation{{Name: "power", Effect: "reads"}, {Name: "power-off", Effect: "changes", Asks: "power off"}, {Name: "network-set", Effect: "owns"}, {Name: "screenshot", Effect: "watches"}}
 }
 
 func (o *operator) Held() []state.BMCHold {
@@ -69,7 +69,7 @@ func (o *operator) Console(_ context.Context, actor, machine string, take bool, 
 func TestBMCs(t *testing.T) {
 	b := newBench(t)
 	ctx := t.Context()
-	if v, err := b.client(RoleViewer).BMC(ctx); err != nil || len(v.Operations) != 3 || v.Held[0].Machine != "gpu-02" {
+	if v, err := b.client(RoleViewer).BMC(ctx); err != nil || len(v.Operations) != 4 || v.Held[0].Machine != "gpu-02" {
 		t.Errorf("BMC() = %+v, %v", v, err)
 	}
 	ask := func(role Role, op string, req state.BMCRequest) (steps []string, err error) {
@@ -91,6 +91,7 @@ func TestBMCs(t *testing.T) {
 		want     string
 	}{
 		{"a viewer changes nothing", "power-off", RoleViewer, state.BMCRequest{Machines: []string{"gpu-01"}, Yes: true}, "needs operator"},
+		{"a viewer watches no screen", "screenshot", RoleViewer, state.BMCRequest{Machines: []string{"gpu-01"}}, "needs operator"},
 		{"an operator owns nothing", "network-set", RoleOperator, state.BMCRequest{Machines: []string{"gpu-01"}}, "needs admin"},
 		{"unknown machine", "power", RoleViewer, state.BMCRequest{Machines: []string{"gpu-99"}}, "gpu-99"},
 		{"no machine", "power", RoleViewer, state.BMCRequest{}, "names no machine"},
