@@ -73,14 +73,15 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// withBMC logs in, calls do, and logs out whatever happens.
+// withBMC logs in, calls do, and logs out whatever happens. Waiting for somebody
+// who has the BMC is no part of the time that do has.
 func (p *Provisioner) withBMC(ctx context.Context, m site.Machine, do func(context.Context, BMC) error) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
-	defer cancel()
 	c, err := p.c.OpenBMC(ctx, m)
 	if err != nil {
 		return fmt.Errorf("BMC of %s: %w", m.Name, err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
 	err = do(ctx, c)
 	end, cancel2 := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel2()
@@ -102,7 +103,8 @@ func (p *Provisioner) retryBMC(ctx context.Context, m site.Machine, do func(cont
 			sleep(ctx, time.Duration(i)*2*time.Second)
 		}
 		err = p.withBMC(ctx, m, do)
-		if err == nil || errors.Is(err, bmc.ErrPassword) || errors.Is(err, bmc.ErrUnsupported) || ctx.Err() != nil {
+		var held *HeldError
+		if err == nil || errors.Is(err, bmc.ErrPassword) || errors.Is(err, bmc.ErrUnsupported) || errors.As(err, &held) || ctx.Err() != nil {
 			return err
 		}
 	}
@@ -229,6 +231,8 @@ func (p *Provisioner) watch(ctx context.Context, r *run, d Run) error {
 // isOff looks at a machine's power. One look that fails decides nothing;
 // silence does.
 func (p *Provisioner) isOff(ctx context.Context, m site.Machine) bool {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // somebody may have the BMC for long
+	defer cancel()
 	power := bmc.PowerUnknown
 	err := p.withBMC(ctx, m, func(ctx context.Context, c BMC) error {
 		var err error

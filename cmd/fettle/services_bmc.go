@@ -17,8 +17,12 @@ import (
 	"github.com/fettle-dev/fettle/state"
 )
 
-// runTurn is how long a run waits for a BMC that a person's command has.
-const runTurn = 2 * time.Minute
+// runTurn is how long a run waits for a BMC that a person's command has: as long
+// as an update of its firmware takes. openTime is what a login then has.
+const (
+	runTurn  = 30 * time.Minute
+	openTime = 2 * time.Minute
+)
 
 // openBMC logs in to a machine's BMC for a run, once nobody else has it.
 func (s *services) openBMC(ctx context.Context, m site.Machine) (provision.BMC, error) {
@@ -26,10 +30,14 @@ func (s *services) openBMC(ctx context.Context, m site.Machine) (provision.BMC, 
 	if err != nil {
 		return nil, err
 	}
-	release, err := s.turns.Take(ctx, m.Name, "fettle", "a run of the machine", runTurn, nil)
+	release, err := s.turns.Take(ctx, m.Name, "fettle", "a run of the machine", runTurn, func(h state.BMCHold) {
+		s.log.Info("a run waits for its BMC", "machine", m.Name, "holder", h.Holder, "doing", h.Doing)
+	})
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, openTime)
+	defer cancel()
 	c, err := bmc.Open(ctx, t)
 	if err != nil {
 		release()
