@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"path/filepath"
 
 	"github.com/fettle-dev/fettle/bmc"
@@ -16,19 +15,19 @@ import (
 // kept is a console whose words are kept.
 type kept struct {
 	io.ReadWriter
-	log *os.File
+	log io.Writer
 }
 
 func (k kept) Write(p []byte) (int, error) {
 	if _, err := k.log.Write(p); err != nil {
-		return 0, fmt.Errorf("keeping the console's log: %w", err)
+		return 0, err
 	}
 	return k.ReadWriter.Write(p)
 }
 
 // Console joins what attach returns with a machine's serial console, by IPMI's
 // serial over LAN, until either ends. What the machine says is appended to
-// consoles/MACHINE.log in the folder. It takes no turn: whoever installs
+// consoles/MACHINE.log in the folder, of which one before it is kept. It takes no turn: whoever installs
 // firmware wants to watch. take ends the session of somebody else; port is
 // IPMI's of a BMC that is spoken to by Redfish, 0 = 623.
 func (b *BMCs) Console(ctx context.Context, actor, machine string, take bool, port uint16, attach func() (io.ReadWriter, error)) error {
@@ -46,13 +45,9 @@ func (b *BMCs) Console(ctx context.Context, actor, machine string, take bool, po
 		}
 		t.Protocol, t.Address = bmc.IPMI, netip.AddrPortFrom(t.Address.Addr(), port)
 	}
-	file := filepath.Join(b.c.Dir, "consoles", m.Name+".log")
-	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
-		return fmt.Errorf("the console's log: %w", err)
-	}
-	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := openConsoleLog(filepath.Join(b.c.Dir, "consoles", m.Name+".log"), consoleKeep)
 	if err != nil {
-		return fmt.Errorf("the console's log: %w", err)
+		return err
 	}
 	defer f.Close()
 	c, err := bmc.Open(ctx, t)
