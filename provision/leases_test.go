@@ -207,9 +207,8 @@ func (s *lateStore) LeaseByAddr(ctx context.Context, network string, addr netip.
 // TestLateRelease has a machine release the address of its expired lease while
 // another one gets it: that one keeps it.
 func TestLateRelease(t *testing.T) {
-	b := newBench(t, nil)
-	late := &lateStore{embedded: b.p.c.Store}
-	b.p.c.Store = late
+	late := &lateStore{}
+	b := newBench(t, func(c *Config) { late.embedded, c.Store = c.Store, late })
 	first, second := pxe.Client{MAC: []byte{2, 0, 0, 0, 0, 1}, Network: "prov"}, pxe.Client{MAC: []byte{2, 0, 0, 0, 0, 2}, Network: "prov"}
 	l, err := b.p.Offer(t.Context(), first, netip.Addr{})
 	if err != nil {
