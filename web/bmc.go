@@ -3,7 +3,6 @@ package web
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -116,26 +115,12 @@ func (s *Server) postBMC(w http.ResponseWriter, r *http.Request) error {
 	if err := s.check(req.Machines); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
-	out, enc := http.NewResponseController(w), json.NewEncoder(w)
-	begun := false
-	line := func(l bmcLine) {
-		if !begun {
-			w.Header().Set("Content-Type", "application/x-ndjson")
-			w.Header().Set("X-Accel-Buffering", "no")
-			begun = true
-		}
-		_ = out.SetWriteDeadline(time.Now().Add(writeTimeout)) // the socket keeps real time; not every writer has deadlines
-		if err := errors.Join(enc.Encode(l), out.Flush()); err != nil {
-			cancel() // nobody reads
-		}
-	}
-	if err := b.Operate(ctx, who.Actor(), name, req, func(st state.BMCStep) { line(bmcLine{BMCStep: &st}) }); err != nil {
+	out, ctx, stop := s.lines(w, r)
+	defer stop()
+	if err := b.Operate(ctx, who.Actor(), name, req, func(st state.BMCStep) { out.send(bmcLine{BMCStep: &st}) }); err != nil {
 		return refused(err, nil)
 	}
-	line(bmcLine{End: true})
+	out.send(bmcLine{End: true})
 	return nil
 }
 

@@ -2,8 +2,6 @@ package web
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -88,37 +86,23 @@ func (s *Server) postScan(w http.ResponseWriter, r *http.Request) error {
 	if err := s.read(r, &req); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	defer context.AfterFunc(s.ctx, cancel)()
-	out, enc := http.NewResponseController(w), json.NewEncoder(w)
-	begun := false
+	out, ctx, stop := s.lines(w, r)
+	defer stop()
 	var last time.Time
-	line := func(l scanLine) {
-		if !begun {
-			w.Header().Set("Content-Type", "application/x-ndjson")
-			w.Header().Set("X-Accel-Buffering", "no")
-			begun = true
-		}
-		_ = out.SetWriteDeadline(time.Now().Add(writeTimeout)) // the socket keeps real time; not every writer has deadlines
-		if err := errors.Join(enc.Encode(l), out.Flush()); err != nil {
-			cancel() // nobody reads
-		}
-	}
 	err = d.Scan(ctx, identity(r).Actor(), req, func(st state.ScanStep) {
 		if now := s.c.Now(); st.Found != nil || st.Done == st.Total || now.Sub(last) >= scanGap {
 			last = now
-			line(scanLine{ScanStep: &st})
+			out.send(scanLine{ScanStep: &st})
 		}
 	})
-	if err != nil && !begun {
+	if err != nil && !out.begun {
 		return refused(err, nil)
 	}
 	end := scanLine{End: true}
 	if err != nil {
 		end.Error = err.Error()
 	}
-	line(end)
+	out.send(end)
 	return nil
 }
 
