@@ -33,24 +33,14 @@ func TestServeIPv6(t *testing.T) {
 	r.write("site/machines/r1.yaml", strings.Replace(rackMachinesYAML, "address: 10.90.0.12, boot", "address: 10.90.0.12, ipv6: "+reserved+", boot", 1))
 	r.want(0, "", "site", "check")
 
-	client := newRackNS(t)
-	r.ns.run(t, "ip", "link", "add", "v0", "type", "veth", "peer", "name", "cli0", "netns", client.name)
-	r.ns.run(t, "ip", "link", "set", "v0", "master", "br0", "up")
-	client.run(t, "ip", "link", "set", "cli0", "address", mac, "up")
+	client := r.joinClient(t, mac)
 	serve := []string{"serve", "--state", r.path("state"), "--socket", r.path("api.sock")}
 	if res := r.want(exitMissing, "", serve...); !strings.Contains(res.stderr, "ip addr add "+server+"/64 dev br0") {
 		t.Errorf("fettle serve without its IPv6 address says %q; want the command that adds it", res.stderr)
 	}
 	r.ns.run(t, "ip", "addr", "add", server+"/64", "dev", "br0", "nodad")
-	for _, ns := range []struct {
-		*rackNS
-		dev string
-	}{{r.ns, "br0"}, {client, "cli0"}} {
-		r.await(20*time.Second, "a link-local address on "+ns.dev, func() (bool, error) {
-			out := ns.run(t, "ip", "-6", "addr", "show", "dev", ns.dev, "scope", "link")
-			return strings.Contains(out, "fe80:") && !strings.Contains(out, "tentative"), nil
-		})
-	}
+	r.awaitLinkLocal(t, r.ns, "br0")
+	r.awaitLinkLocal(t, client, "cli0")
 	sv := r.serve()
 	defer func() {
 		if t.Failed() {
@@ -118,4 +108,24 @@ func TestServeIPv6(t *testing.T) {
 		t.Errorf("fettle doctor beside dnsmasq = %+v; want dnsmasq alone named", f)
 	}
 	sv.stop(t)
+}
+
+// joinClient makes a namespace whose cli0, with that MAC, is on the rack's
+// bridge.
+func (r *rackRig) joinClient(t *testing.T, mac string) *rackNS {
+	t.Helper()
+	client := newRackNS(t)
+	r.ns.run(t, "ip", "link", "add", "v0", "type", "veth", "peer", "name", "cli0", "netns", client.name)
+	r.ns.run(t, "ip", "link", "set", "v0", "master", "br0", "up")
+	client.run(t, "ip", "link", "set", "cli0", "address", mac, "up")
+	return client
+}
+
+// awaitLinkLocal waits until an interface can speak IPv6.
+func (r *rackRig) awaitLinkLocal(t *testing.T, ns *rackNS, dev string) {
+	t.Helper()
+	r.await(20*time.Second, "a link-local address on "+dev, func() (bool, error) {
+		out := ns.run(t, "ip", "-6", "addr", "show", "dev", dev, "scope", "link")
+		return strings.Contains(out, "fe80:") && !strings.Contains(out, "tentative"), nil
+	})
 }

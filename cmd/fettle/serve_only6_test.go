@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestServeOnlyIPv6 serves a boot network without IPv4 on an interface without
@@ -37,23 +36,13 @@ func TestServeOnlyIPv6(t *testing.T) {
 	r.want(0, "", "site", "check")
 	r.ns.run(t, "ip", "-4", "addr", "flush", "dev", "br0")
 
-	client := newRackNS(t)
-	r.ns.run(t, "ip", "link", "add", "v0", "type", "veth", "peer", "name", "cli0", "netns", client.name)
-	r.ns.run(t, "ip", "link", "set", "v0", "master", "br0", "up")
-	client.run(t, "ip", "link", "set", "cli0", "address", mac, "up")
+	client := r.joinClient(t, mac)
 	if res := r.want(exitMissing, "", "serve", "--state", r.path("state"), "--socket", r.path("api.sock")); !strings.Contains(res.stderr, "ip addr add "+server+"/64 dev INTERFACE") {
 		t.Errorf("fettle serve without its address says %q; want the command that adds it", res.stderr)
 	}
 	r.ns.run(t, "ip", "addr", "add", server+"/64", "dev", "br0", "nodad")
-	for _, ns := range []struct {
-		*rackNS
-		dev string
-	}{{r.ns, "br0"}, {client, "cli0"}} {
-		r.await(20*time.Second, "a link-local address on "+ns.dev, func() (bool, error) {
-			out := ns.run(t, "ip", "-6", "addr", "show", "dev", ns.dev, "scope", "link")
-			return strings.Contains(out, "fe80:") && !strings.Contains(out, "tentative"), nil
-		})
-	}
+	r.awaitLinkLocal(t, r.ns, "br0")
+	r.awaitLinkLocal(t, client, "cli0")
 	sv := r.serve()
 	defer func() {
 		if t.Failed() {
