@@ -124,9 +124,9 @@ func TestFirmwareAdvertise(t *testing.T) {
 	})
 	e, _ := f.timeline.find(func(e Exchange) bool { return e.Kind == "dhcp.discover" })
 	asked = e.Time
-	if _, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "ra" }); !ok {
-		t.Errorf("iPXE's router solicitation was not answered:\n%s", f.timeline.text())
-	}
+	// The time is the proof. Whether the timeline has the answer too depends on
+	// which came first: a solicitation before the first DISCOVER is answered, but
+	// it is of a machine that nobody knows yet (TestAdvertiseManaged has the event).
 	if took := script.Sub(asked); took > 8*time.Second {
 		t.Errorf("%v from the first DISCOVER to the script; want well below the 16 s that iPXE waits for a router", took)
 	} else {
