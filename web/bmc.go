@@ -85,10 +85,12 @@ func (s *Server) postBMCFile(w http.ResponseWriter, r *http.Request) error {
 	return answer(w, Upload{id})
 }
 
-// bmcLine is a line of an operation's answer: a step, or its end.
+// bmcLine is a line of an operation's answer: a step, or how it ended. Failed
+// is the operation's as a whole; a step's error is a machine's.
 type bmcLine struct {
 	*state.BMCStep
-	End bool `json:"end,omitempty"`
+	End    bool   `json:"end,omitempty"`
+	Failed string `json:"failed,omitempty"`
 }
 
 // postBMC does an operation, and answers with a line of JSON for each step. It
@@ -117,10 +119,15 @@ func (s *Server) postBMC(w http.ResponseWriter, r *http.Request) error {
 	}
 	out, ctx, stop := s.lines(w, r)
 	defer stop()
-	if err := b.Operate(ctx, who.Actor(), name, req, func(st state.BMCStep) { out.send(bmcLine{BMCStep: &st}) }); err != nil {
+	err = b.Operate(ctx, who.Actor(), name, req, func(st state.BMCStep) { out.send(bmcLine{BMCStep: &st}) })
+	if err != nil && !out.begun {
 		return refused(err, nil)
 	}
-	out.send(bmcLine{End: true})
+	end := bmcLine{End: true}
+	if err != nil {
+		end.Failed = err.Error()
+	}
+	out.send(end)
 	return nil
 }
 
@@ -222,6 +229,8 @@ func (c *Client) Operate(ctx context.Context, operation string, req state.BMCReq
 			return ctx.Err()
 		case err != nil:
 			return fmt.Errorf("fettle at %s broke off: what its BMCs did is in fettle events: %w", c.where, err)
+		case l.End && l.Failed != "":
+			return fmt.Errorf("fettle at %s: %s", c.where, l.Failed)
 		case l.End:
 			return nil
 		case l.BMCStep != nil:

@@ -111,6 +111,39 @@ func TestBMCs(t *testing.T) {
 	}
 }
 
+// TestBMCsFailMidway: an operation that fails as a whole after its first lines
+// ends with a line that says so; no other document follows.
+func TestBMCsFailMidway(t *testing.T) {
+	b := newBench(t)
+	b.op.err = errors.New("the state cannot be written")
+	req, err := http.NewRequestWithContext(t.Context(), "POST", b.http.URL+"/api/v1/bmc/power", strings.NewReader(`{"machines":["gpu-01"]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+b.secret[RoleViewer])
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := b.http.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"machine":"gpu-01","text":"waits"}
+{"machine":"gpu-01","done":true}
+{"end":true,"failed":"the state cannot be written"}
+`
+	if resp.StatusCode != http.StatusOK || string(body) != want {
+		t.Errorf("POST /bmc/power = %s\n%s\nwant\n%s", resp.Status, body, want)
+	}
+	err = b.client(RoleViewer).Operate(t.Context(), "power", state.BMCRequest{Machines: []string{"gpu-01"}}, func(state.BMCStep) {})
+	if err == nil || !strings.Contains(err.Error(), "the state cannot be written") {
+		t.Errorf("Operate() = %v; want why it failed", err)
+	}
+}
+
 // TestUploadRefused: who may not upload is told so, and sends nothing.
 func TestUploadRefused(t *testing.T) {
 	b := newBench(t)
