@@ -26,6 +26,8 @@ type BMCsConfig struct {
 	// Target is how a machine's BMC is reached.
 	Target func(m site.Machine) (bmc.Target, error)
 	Turns  *Turns
+	// Passwords are where those of BMCs are kept; nil: none is changed here.
+	Passwords Passwords
 	// Dir keeps firmware images while they are installed, and the logs of
 	// consoles.
 	Dir    string
@@ -65,6 +67,9 @@ func (b *BMCs) Operations() []state.BMCOperation {
 	for _, t := range bmc.Tasks() {
 		out = append(out, state.BMCOperation{Name: t.Name, Effect: string(t.Effect), Asks: t.Asks})
 	}
+	if b.c.Passwords != nil {
+		out = append(out, state.BMCOperation{Name: OpRotate.Name, Effect: string(OpRotate.Effect), Asks: OpRotate.Asks})
+	}
 	return out
 }
 
@@ -84,7 +89,7 @@ const (
 // what came of it before step does.
 func (b *BMCs) Operate(ctx context.Context, actor, name string, req state.BMCRequest, step func(state.BMCStep)) error {
 	task, ok := b.tasks[name]
-	if !ok {
+	if !ok && name != OpRotate.Name {
 		return fmt.Errorf("there is no operation %q", name)
 	}
 	s := b.c.Site()
@@ -94,6 +99,9 @@ func (b *BMCs) Operate(ctx context.Context, actor, name string, req state.BMCReq
 	}
 	if len(ms) == 0 {
 		return fmt.Errorf("no machine matches %s", strings.Join(req.Machines, " "))
+	}
+	if name == OpRotate.Name {
+		return b.rotate(ctx, actor, s, ms, req, step)
 	}
 	if req.Dry {
 		for _, m := range ms {
@@ -121,7 +129,8 @@ func (b *BMCs) Operate(ctx context.Context, actor, name string, req state.BMCReq
 	if err := o.begin(ctx, ms); err != nil {
 		return err
 	}
-	return o.run(ctx, ms)
+	o.telling(ctx, len(ms), func(ends chan<- state.BMCStep) { o.run(ctx, ms, ends) })
+	return nil
 }
 
 // operation is one request under way.
@@ -224,10 +233,30 @@ func (b *BMCs) append(ctx context.Context, events []state.Event) error {
 	return nil
 }
 
-// run does it, and tells of each machine once its event is durable.
-func (o *operation) run(ctx context.Context, ms []site.Machine) error {
+// telling tells of each of n machines once its event is durable. do sends to
+// ends what came of each.
+func (o *operation) telling(ctx context.Context, n int, do func(ends chan<- state.BMCStep)) {
+	ends := make(chan state.BMCStep, n) // never blocks
+	told := make(chan error, 1)
+	go func() { told <- o.end(ctx, ends) }()
+	do(ends)
+	close(ends)
+	if err := <-told; err != nil {
+		o.b.c.Logger.Error("what BMCs did is not in the events", "operation", o.task.Name, "err", err)
+	}
+}
+
+// wait is how long a turn at a BMC is waited for.
+func (o *operation) wait() time.Duration {
+	if o.req.Wait > 0 {
+		return time.Duration(o.req.Wait) * time.Millisecond
+	}
+	return turnWait
+}
+
+// run does it.
+func (o *operation) run(ctx context.Context, ms []site.Machine, ends chan<- state.BMCStep) {
 	var targets []bmc.Target
-	ends := make(chan state.BMCStep, len(ms)) // never blocks
 	for _, m := range ms {
 		t, err := o.b.c.Target(m)
 		if err != nil {
@@ -236,12 +265,7 @@ func (o *operation) run(ctx context.Context, ms []site.Machine) error {
 		}
 		targets = append(targets, t)
 	}
-	told := make(chan error, 1)
-	go func() { told <- o.end(ctx, ends) }()
-	wait := time.Duration(o.req.Wait) * time.Millisecond
-	if wait <= 0 {
-		wait = turnWait
-	}
+	wait := o.wait()
 	bmc.Each(ctx, targets, bmc.EachOptions{
 		Parallel: min(o.req.Parallel, maxParallel), Again: o.task.Effect == bmc.Reads,
 		Begin: func(ctx context.Context, t bmc.Target) (func(), error) {
@@ -275,11 +299,6 @@ func (o *operation) run(ctx context.Context, ms []site.Machine) error {
 		o.values.Store(c.Name(), json.RawMessage(raw))
 		return struct{}{}, nil
 	})
-	close(ends)
-	if err := <-told; err != nil {
-		o.b.c.Logger.Error("what BMCs did is not in the events", "operation", o.task.Name, "err", err)
-	}
-	return nil
 }
 
 // end writes what came of machines, as many at once as have ended, and tells.

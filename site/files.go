@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,7 +36,8 @@ func lockedDir(dir string, do func() error) error {
 }
 
 // writeFile replaces a file whole: temporary file beside it, fsync, rename,
-// fsync of the folder.
+// fsync of the folder. Its owner stays: a server that runs as root changes the
+// secrets of people, who go on reading them.
 func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
@@ -48,7 +50,7 @@ func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 		}
 	}()
 	_, werr := f.Write(data)
-	if err := errors.Join(werr, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
+	if err := errors.Join(werr, keepOwner(f, path), f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
@@ -59,4 +61,21 @@ func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 		return nil //nolint:nilerr // the file is in place; a folder that cannot be opened cannot be synced
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// keepOwner gives f the owner of the file at path, where there is one and this
+// program may.
+func keepOwner(f *os.File, path string) error {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	was, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || os.Geteuid() != 0 {
+		return nil
+	}
+	return f.Chown(int(was.Uid), int(was.Gid))
 }

@@ -110,6 +110,9 @@ func OpenSecrets(dir, identity string) (*Secrets, error) {
 	return s, nil
 }
 
+// File is the path of the secrets file.
+func (s *Secrets) File() string { return filepath.Join(s.dir, secretsFile) }
+
 // Get is one value.
 func (s *Secrets) Get(name string) (Secret, error) {
 	values, err := s.read()

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -243,5 +244,30 @@ func TestDefaultIdentity(t *testing.T) {
 		if got != tt.want || (err != nil) != (tt.want == "") {
 			t.Errorf("DefaultIdentity(%v) = %q, %v; want %q", tt.env, got, err, tt.want)
 		}
+	}
+}
+
+// TestSecretsKeepOwner: root's change of people's secrets leaves them theirs.
+func TestSecretsKeepOwner(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root may give files to others")
+	}
+	dir, _, s := secretsFolder(t)
+	path := filepath.Join(dir, secretsFile)
+	if err := s.Set("a", NewSecret("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(path, 1234, 1235); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Set("a", NewSecret("y")); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if st := info.Sys().(*syscall.Stat_t); st.Uid != 1234 || st.Gid != 1235 || info.Mode().Perm() != 0o600 {
+		t.Errorf("secrets.age after root's change: owner %d:%d, mode %o; want 1234:1235, 600", st.Uid, st.Gid, info.Mode().Perm())
 	}
 }

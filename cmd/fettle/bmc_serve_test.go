@@ -14,6 +14,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +37,9 @@ type servedRig struct {
 	role  web.Role
 	dir   string // the server's, for BMCs
 	token map[web.Role]string
+
+	site    atomic.Pointer[site.Site]
+	secrets *site.Secrets
 }
 
 func newServedRig(t *testing.T) *servedRig {
@@ -47,8 +51,21 @@ func newServedRig(t *testing.T) *servedRig {
 	if err := os.WriteFile(filepath.Join(dir, "site.yaml"), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	s, err := site.Load(dir)
-	if err != nil {
+	var err error
+	if r.secrets, _, err = site.InitSecrets(dir, filepath.Join(t.TempDir(), "identity.txt")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.secrets.Set("shared", site.NewSecret("root:s3cret")); err != nil {
+		t.Fatal(err)
+	}
+	reread := func() (*site.Site, error) {
+		s, err := site.Load(dir)
+		if err == nil {
+			r.site.Store(s)
+		}
+		return s, err
+	}
+	if _, err := reread(); err != nil {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.DiscardHandler)
@@ -56,10 +73,20 @@ func newServedRig(t *testing.T) *servedRig {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { r.store.Close() })
-	sv := &services{site: func() *site.Site { return s }, log: log, turns: r.turns, bmcDir: r.dir, target: func(m site.Machine) (bmc.Target, error) {
+	sv := &services{site: r.site.Load, log: log, turns: r.turns, bmcDir: r.dir, target: func(m site.Machine) (bmc.Target, error) {
 		i := slices.IndexFunc(r.targets, func(t bmc.Target) bool { return t.Name == m.Name })
-		return r.targets[i], nil
+		to := r.targets[i]
+		if m.Name == "gpu-03" { // the site has a wrong password for it
+			return to, nil
+		}
+		v, err := r.secrets.Get(m.BMC.Secret)
+		if err != nil {
+			return to, err
+		}
+		to.User, to.Password, err = credentials(m.BMC.Secret, v.Reveal())
+		return to, err
 	}}
+	sv.passwords = &provision.SitePasswords{Secrets: r.secrets, Site: r.site.Load, Reread: reread}
 	bmcs, err := sv.bmcs(r.store)
 	if err != nil {
 		t.Fatal(err)
@@ -134,9 +161,6 @@ func TestBMCServed(t *testing.T) {
 	}
 	if got := served.run(t, "", nil, "power", "status", "gpu-99"); got.status != exitInput || !strings.Contains(got.err.Error(), "gpu-99") {
 		t.Errorf("a machine that is not there, by a server = %d %v", got.status, got.err)
-	}
-	if got := served.run(t, "", nil, "users", "rotate", "--yes", "gpu-01"); got.status != exitRefused || !strings.Contains(got.err.Error(), "--direct") {
-		t.Errorf("users rotate beside a server = %d %v; want --direct asked for", got.status, got.err)
 	}
 	out := filepath.Join(t.TempDir(), "gpu-01.tar.zst")
 	if got := served.run(t, "", nil, "record", "--out", out, "gpu-01"); got.status != exitOK {
@@ -215,6 +239,10 @@ func TestBMCServedRefuses(t *testing.T) {
 		{"an operator does", web.RoleOperator, "power-on", one("", false), ""},
 		{"an operator moves no BMC", web.RoleOperator, "network-set", one("{}", true), "needs admin"},
 		{"off without a yes", web.RoleAdmin, "power-off", one("", false), "nobody has agreed to it: this would power off gpu-01"},
+		{"an operator changes no password", web.RoleOperator, "users-rotate", one("", true), "needs admin"},
+		{"passwords without a yes", web.RoleAdmin, "users-rotate", one("", false), "nobody has agreed to it: this would change the BMC password of gpu-01"},
+		{"no such canary", web.RoleAdmin, "users-rotate", one(`{"canary": "gpu-02"}`, true), "gpu-02 is none of the selected machines"},
+		{"no such argument of a rotation", web.RoleAdmin, "users-rotate", one(`{"password": "x"}`, true), `unknown field "password"`},
 		{"no such operation", web.RoleAdmin, "explode", one("", true), `no operation "explode"`},
 		{"no such argument", web.RoleAdmin, "identify", one(`{"blink": true}`, false), `unknown field "blink"`},
 		{"no image", web.RoleAdmin, "firmware-update", one(`{"file": "../../etc/passwd"}`, true), "no firmware image that was uploaded"},
@@ -253,7 +281,7 @@ func TestBMCServedRefuses(t *testing.T) {
 	if got := strings.Join(steps["gpu-02"], "|"); got != `"off"` {
 		t.Errorf("gpu-02, which is free: %s; want off", got)
 	}
-	if v, err := client(web.RoleViewer).BMC(t.Context()); err != nil || len(v.Held) != 1 || v.Held[0].Machine != "gpu-01" || len(v.Operations) != len(bmc.Tasks()) {
+	if v, err := client(web.RoleViewer).BMC(t.Context()); err != nil || len(v.Held) != 1 || v.Held[0].Machine != "gpu-01" || len(v.Operations) != len(bmc.Tasks())+1 {
 		t.Errorf("GET /bmc = %+v, %v; want gpu-01 held", v, err)
 	}
 	req.Wait = 0

@@ -120,6 +120,7 @@ func labDaemon(c *cli.Context, e *env) (err error) {
 		state: state.Config{Dir: lab.StateDir(), Logger: log},
 		stack: labStack{lab}, target: d.target, apiPath: filepath.Join(dir, labAPISocket),
 		limits: d.limits(), mirror: mirror, bmcDir: filepath.Join(dir, "bmc"),
+		passwords: labPasswords{keys.secrets, keys},
 	}
 	if f.Options.Trap {
 		d.watch = newMirrorWatch()
@@ -231,11 +232,15 @@ func (d *labServer) serveBMCs(ctx context.Context, g *errgroup.Group, log *slog.
 				}
 			}
 		}
+		password, err := d.keys.bmcPassword(m.Name)
+		if err != nil {
+			return fmt.Errorf("BMC of %s: %w", m.Name, err)
+		}
 		srv, err := vbmc.New(vbmc.Config{
 			Tree:     tree,
 			Console:  d.lab.Console(m.Name),
 			Chassis:  d.lab.Chassis(m.Name),
-			Accounts: []vbmc.Account{{User: d.keys.bmcUser, Password: d.keys.bmcPass, Role: "Administrator"}},
+			Accounts: []vbmc.Account{{User: d.keys.bmcUser, Password: password, Role: "Administrator"}},
 			Logger:   log,
 		})
 		if err != nil {
@@ -303,9 +308,13 @@ func labTarget(plan *labs.Plan, keys *labKeys, m site.Machine, dial func(ctx con
 	dialUDP func(ctx context.Context, addr string) (net.Conn, error)) (bmc.Target, error) {
 	for _, mp := range plan.Machines {
 		if mp.Name == m.Name {
+			password, err := keys.bmcPassword(m.Name)
+			if err != nil {
+				return bmc.Target{}, fmt.Errorf("BMC of %s: %w", m.Name, err)
+			}
 			return bmc.Target{
 				Name: m.Name, Address: netip.AddrPortFrom(mp.BMC.Address, uint16(mp.BMC.Port)), Protocol: bmc.Protocol(mp.BMC.Protocol),
-				User: keys.bmcUser, Password: bmc.Password(keys.bmcPass), Dial: dial, DialUDP: dialUDP, RootCAs: keys.ca.Pool(),
+				User: keys.bmcUser, Password: bmc.Password(password), Dial: dial, DialUDP: dialUDP, RootCAs: keys.ca.Pool(),
 			}, nil
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -23,9 +24,10 @@ type labKeys struct {
 	dir     string // holds the key files
 	ca      *site.CA
 	bmcUser string
-	bmcPass string
-	sshPub  string // authorized_keys line
-	sshFile string // private key file
+	bmcPass string        // of BMCs that have none of their own
+	secrets *site.Secrets // bmc-NAME: USER:PASSWORD of a machine's BMC, see labPasswords
+	sshPub  string        // authorized_keys line
+	sshFile string        // private key file
 }
 
 const labBMCUser = "admin"
@@ -50,13 +52,59 @@ func openLabKeys(dir, lab string, now time.Time) (*labKeys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keys of lab %s: %w", lab, err)
 	}
-	k.bmcPass = pass.Reveal()
+	k.bmcPass, k.secrets = pass.Reveal(), sec
 	pub, err := os.ReadFile(k.sshFile + ".pub")
 	if err != nil {
 		return nil, fmt.Errorf("keys of lab %s: %w", lab, err)
 	}
 	k.sshPub = string(pub)
 	return k, nil
+}
+
+// labPasswords are those of a lab's BMCs: all alike, until one gets its own.
+type labPasswords struct {
+	*site.Secrets
+	keys *labKeys
+}
+
+// Secret implements provision.Passwords.
+func (labPasswords) Secret(machine string) string { return "bmc-" + machine }
+
+// Shared implements provision.Passwords.
+func (p labPasswords) Shared(machines []string) []string {
+	have, err := p.List()
+	if err != nil {
+		return nil // Own says so
+	}
+	return slices.DeleteFunc(slices.Clone(machines), func(m string) bool { return slices.Contains(have, p.Secret(m)) })
+}
+
+// Own implements provision.Passwords.
+func (p labPasswords) Own(machines []string) error {
+	for _, m := range machines {
+		if err := p.Set(p.Secret(m), site.NewSecret(p.keys.bmcUser+":"+p.keys.bmcPass)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bmcPassword is the password of a machine's BMC.
+func (k *labKeys) bmcPassword(machine string) (string, error) {
+	name := labPasswords{}.Secret(machine)
+	have, err := k.secrets.List()
+	if err != nil {
+		return "", err
+	}
+	if !slices.Contains(have, name) {
+		return k.bmcPass, nil
+	}
+	v, err := k.secrets.Get(name)
+	if err != nil {
+		return "", err
+	}
+	_, pw, err := credentials(name, v.Reveal())
+	return string(pw), err
 }
 
 // makeLabKeys makes all keys anew; a half-made set is thrown away.

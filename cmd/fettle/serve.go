@@ -168,7 +168,7 @@ func serve(c *cli.Context, e *env) error {
 				lacks = append(lacks, fmt.Sprintf("nobody has a token for the API yet: fettle token add --tokens %s NAME", f))
 			}
 		}
-		for _, l := range lacks {
+		for _, l := range append(lacks, begunRotations(sv.site(), secrets)...) {
 			fmt.Fprintf(e.stderr, "warning: %s\n", l)
 		}
 	}
@@ -185,6 +185,7 @@ func serve(c *cli.Context, e *env) error {
 		fmt.Fprintf(e.stderr, "site %s read again (%d machines, revision %.19s)\n", s.Name, len(s.Machines), s.Revision())
 		return s, nil
 	}
+	sv.passwords = &provision.SitePasswords{Secrets: secrets, Site: current.Load, Reread: sv.reread}
 	stop := e.reloadOnHangup(c.Context, sv.reread)
 	defer stop()
 	ctx, cancel := context.WithCancel(c.Context)

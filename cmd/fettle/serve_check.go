@@ -76,6 +76,21 @@ func (s *services) reload(dir string) (*site.Site, error) {
 	return next, s.sameNetworks(next)
 }
 
+// begunRotations tells of BMCs whose change of password was begun and has not
+// ended: until it goes on, the site's secret may not open them.
+func begunRotations(s *site.Site, secrets *site.Secrets) (out []string) {
+	pending, err := secrets.ListPending()
+	if err != nil {
+		return []string{err.Error()}
+	}
+	for _, m := range s.Machines {
+		if slices.Contains(pending, m.BMC.Secret) {
+			out = append(out, fmt.Sprintf("the password of the BMC of %s was being changed when something broke off: fettle bmc users rotate %s goes on", m.Name, m.Name))
+		}
+	}
+	return out
+}
+
 // behindSudo adds to an error about root's own identity whose it may be: sudo
 // changes the home folder, and with it where the identity is looked for.
 func (e *env) behindSudo(c *cli.Context, err error) error {

@@ -79,6 +79,7 @@ type services struct {
 	turns       *provision.Turns           // at BMCs; made by run
 	tlsSessions tls.ClientSessionCache     // of BMCs; made by run
 	bmcDir      string                     // what BMCs are given, and what consoles said
+	passwords   provision.Passwords        // of BMCs; nil: none is changed here
 }
 
 // run runs all services until ctx ends or one of them fails.

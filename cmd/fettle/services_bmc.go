@@ -68,7 +68,7 @@ func (b turnBMC) Close(ctx context.Context) error {
 // bmcs do what people ask of BMCs through the API.
 func (s *services) bmcs(st *state.Store) (*provision.BMCs, error) {
 	b, err := provision.NewBMCs(provision.BMCsConfig{
-		Site: s.site, Append: st.Append, Target: s.targetOf, Turns: s.turns, Dir: s.bmcDir, Logger: s.log,
+		Site: s.site, Append: st.Append, Target: s.targetOf, Turns: s.turns, Passwords: s.passwords, Dir: s.bmcDir, Logger: s.log,
 	})
 	if err != nil {
 		return nil, err
