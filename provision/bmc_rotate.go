@@ -79,7 +79,7 @@ func (b *BMCs) rotate(ctx context.Context, actor string, s *site.Site, ms []site
 			Passwords: b.c.Passwords, Parallel: min(cmp.Or(max(req.Parallel, 0), rotateParallel), maxParallel),
 			Target: func(name string) (bmc.Target, error) { return b.c.Target(b.machineNow(machine[name])) },
 			Take: func(ctx context.Context, name string) (func(), error) {
-				return b.c.Turns.Take(ctx, name, actor, OpRotate.Name, wait, func(h state.BMCHold) {
+				return b.c.Turns.Take(ctx, Alone, name, actor, OpRotate.Name, wait, func(h state.BMCHold) {
 					o.step(state.BMCStep{Machine: name, Text: "waits for " + h.Says(b.c.Now())})
 				})
 			},

@@ -254,6 +254,18 @@ func (o *operation) wait() time.Duration {
 	return turnWait
 }
 
+// turnOf is the turn that an operation takes. What ends sessions or replaces
+// what is being read bears no reading beside it.
+func turnOf(t bmc.Task) Turn {
+	switch {
+	case t.Effect == bmc.Reads || t.Effect == bmc.Watches:
+		return ToRead
+	case t.Effect == bmc.Owns, t.Name == bmc.OpUpdateFirmware.Name, t.Name == bmc.OpResetBMC.Name:
+		return Alone
+	}
+	return ToChange
+}
+
 // run does it.
 func (o *operation) run(ctx context.Context, ms []site.Machine, ends chan<- state.BMCStep) {
 	var targets []bmc.Target
@@ -269,7 +281,7 @@ func (o *operation) run(ctx context.Context, ms []site.Machine, ends chan<- stat
 	bmc.Each(ctx, targets, bmc.EachOptions{
 		Parallel: min(o.req.Parallel, maxParallel), Again: o.task.Effect == bmc.Reads,
 		Begin: func(ctx context.Context, t bmc.Target) (func(), error) {
-			return o.b.c.Turns.Take(ctx, t.Name, o.actor, o.task.Name, wait, func(h state.BMCHold) {
+			return o.b.c.Turns.Take(ctx, turnOf(o.task), t.Name, o.actor, o.task.Name, wait, func(h state.BMCHold) {
 				o.step(state.BMCStep{Machine: t.Name, Text: "waits for " + h.Says(o.b.c.Now())})
 			})
 		},

@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -11,9 +12,11 @@ import (
 	"github.com/fettle-dev/fettle/state"
 )
 
-// Turns lets one at a time at each machine's BMC: a run of the server's, or a
-// person's command. BMCs have few sessions and one opinion about the next boot:
-// two who pull at one get each other's results. Make one with NewTurns. Its
+// Turns lets one change something at a time at each machine's BMC, and one read:
+// a run of the server's, or a person's command. BMCs have few sessions and one
+// opinion about the next boot: two who pull at one get each other's results. A
+// long reading keeps nobody from the power button: what changes something goes
+// beside it. No reading begins beside a change. Make one with NewTurns. Its
 // methods may be called concurrently.
 //
 // It knows this process alone: two servers on one etcd do not see each other's
@@ -21,13 +24,30 @@ import (
 type Turns struct {
 	now func() time.Time
 
-	mu   sync.Mutex
-	held map[string]*turn // by machine
+	mu sync.Mutex
+	at map[string]*station // by machine; only those that somebody has or wants
+}
+
+// Turn is what somebody wants a BMC for.
+type Turn int
+
+// Turns, from the one that bears the most company.
+const (
+	ToRead   Turn = iota // beside nobody who came before; a change may come
+	ToChange             // beside who reads
+	Alone                // what ends sessions, or changes what a reading reads: new firmware, a password
+)
+
+// station is one machine's BMC: who has it, and who waits.
+type station struct {
+	reads, changes *turn
+	waiting        []*turn // in the order in which they came
 }
 
 type turn struct {
-	hold  state.BMCHold
-	ended chan struct{}
+	hold    state.BMCHold
+	kind    Turn
+	granted chan struct{}
 }
 
 // NewTurns makes Turns that nobody holds. now may be nil.
@@ -35,7 +55,7 @@ func NewTurns(now func() time.Time) *Turns {
 	if now == nil {
 		now = time.Now
 	}
-	return &Turns{now: now, held: map[string]*turn{}}
+	return &Turns{now: now, at: map[string]*station{}}
 }
 
 // HeldError says that a BMC was held by somebody else for longer than the wait.
@@ -51,40 +71,109 @@ func (e *HeldError) Error() string {
 }
 
 // Take takes a machine's BMC, and waits for whoever has it, at most for wait;
-// waiting, which may be nil, is told once who that is. The release may be
+// waiting, which may be nil, is told once who that is. Who changes something
+// goes before who reads; otherwise who came first is first. The release may be
 // called twice.
-func (t *Turns) Take(ctx context.Context, machine, holder, doing string, wait time.Duration, waiting func(state.BMCHold)) (release func(), err error) {
-	var limit <-chan time.Time
-	for {
-		t.mu.Lock()
-		cur := t.held[machine]
-		if cur == nil {
-			mine := &turn{state.BMCHold{Machine: machine, Holder: holder, Doing: doing, Since: t.now()}, make(chan struct{})}
-			t.held[machine] = mine
-			t.mu.Unlock()
-			return sync.OnceFunc(func() {
-				t.mu.Lock()
-				delete(t.held, machine)
-				t.mu.Unlock()
-				close(mine.ended)
-			}), nil
-		}
+func (t *Turns) Take(ctx context.Context, kind Turn, machine, holder, doing string, wait time.Duration, waiting func(state.BMCHold)) (release func(), err error) {
+	mine := &turn{state.BMCHold{Machine: machine, Holder: holder, Doing: doing}, kind, make(chan struct{})}
+	release = sync.OnceFunc(func() { t.leave(mine) })
+	t.mu.Lock()
+	st := t.at[machine]
+	if st == nil {
+		st = &station{}
+		t.at[machine] = st
+	}
+	st.waiting = append(st.waiting, mine)
+	t.grant(machine, st)
+	select {
+	case <-mine.granted:
 		t.mu.Unlock()
-		if limit == nil {
-			timer := time.NewTimer(wait)
-			defer timer.Stop()
-			limit = timer.C
-			if waiting != nil {
-				waiting(cur.hold)
-			}
+		return release, nil
+	default:
+	}
+	before := st.before(mine)
+	t.mu.Unlock()
+	if waiting != nil {
+		waiting(before)
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-mine.granted:
+		return release, nil
+	case <-timer.C:
+	case <-ctx.Done():
+		err = fmt.Errorf("%s: waiting for its BMC, which %s has: %w", machine, before.Holder, context.Cause(ctx))
+	}
+	t.mu.Lock()
+	before = st.before(mine)
+	t.mu.Unlock()
+	select {
+	case <-mine.granted: // meanwhile
+		if err == nil {
+			return release, nil
 		}
-		select {
-		case <-cur.ended:
-		case <-limit:
-			return nil, &HeldError{cur.hold, wait, t.now()}
-		case <-ctx.Done():
-			return nil, fmt.Errorf("%s: waiting for its BMC, which %s has: %w", machine, cur.hold.Holder, context.Cause(ctx))
+	default:
+	}
+	release()
+	if err == nil {
+		err = &HeldError{before, wait, t.now()}
+	}
+	return nil, err
+}
+
+// before is who keeps w from its turn: of those who have the BMC, else who waits
+// in front.
+func (st *station) before(w *turn) state.BMCHold {
+	switch {
+	case st.changes != nil:
+		return st.changes.hold
+	case st.reads != nil && w.kind != ToChange:
+		return st.reads.hold
+	}
+	for _, o := range st.waiting {
+		if o != w && (o.kind != ToRead || w.kind == ToRead) {
+			return o.hold
 		}
+	}
+	return w.hold // nobody any more
+}
+
+// leave gives a turn back, or stops waiting for it.
+func (t *Turns) leave(x *turn) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	st := t.at[x.hold.Machine]
+	switch x {
+	case st.reads:
+		st.reads = nil
+	case st.changes:
+		st.changes = nil
+	default:
+		st.waiting = slices.DeleteFunc(st.waiting, func(o *turn) bool { return o == x })
+	}
+	t.grant(x.hold.Machine, st)
+}
+
+// grant gives turns to those who wait and may have them: the first who changes
+// something, and, if there is none, the first who reads.
+func (t *Turns) grant(machine string, st *station) {
+	give := func(i int, to **turn) {
+		x := st.waiting[i]
+		st.waiting = slices.Delete(st.waiting, i, i+1)
+		x.hold.Since = t.now()
+		*to = x
+		close(x.granted)
+	}
+	if i := slices.IndexFunc(st.waiting, func(x *turn) bool { return x.kind != ToRead }); i >= 0 {
+		if st.changes == nil && (st.reads == nil || st.waiting[i].kind == ToChange) {
+			give(i, &st.changes)
+		}
+	} else if len(st.waiting) > 0 && st.changes == nil && st.reads == nil {
+		give(0, &st.reads)
+	}
+	if st.reads == nil && st.changes == nil && len(st.waiting) == 0 {
+		delete(t.at, machine)
 	}
 }
 
@@ -93,9 +182,15 @@ func (t *Turns) Held() []state.BMCHold {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	out := []state.BMCHold{}
-	for _, x := range t.held {
-		out = append(out, x.hold)
+	for _, st := range t.at {
+		for _, x := range []*turn{st.reads, st.changes} {
+			if x != nil {
+				out = append(out, x.hold)
+			}
+		}
 	}
-	slices.SortFunc(out, func(a, b state.BMCHold) int { return strings.Compare(a.Machine, b.Machine) })
+	slices.SortFunc(out, func(a, b state.BMCHold) int {
+		return cmp.Or(strings.Compare(a.Machine, b.Machine), a.Since.Compare(b.Since))
+	})
 	return out
 }

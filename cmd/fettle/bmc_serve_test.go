@@ -264,7 +264,7 @@ func TestBMCServedRefuses(t *testing.T) {
 
 	// A run of the server's has the BMC: others wait, are told for whom, and
 	// then give up; once it is free they go on.
-	release, err := r.turns.Take(t.Context(), "gpu-01", "fettle", "a run of the machine", 0, nil)
+	release, err := r.turns.Take(t.Context(), provision.ToChange, "gpu-01", "fettle", "a run of the machine", 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

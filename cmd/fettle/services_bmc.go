@@ -30,7 +30,7 @@ func (s *services) openBMC(ctx context.Context, m site.Machine) (provision.BMC, 
 	if err != nil {
 		return nil, err
 	}
-	release, err := s.turns.Take(ctx, m.Name, "fettle", "a run of the machine", runTurn, func(h state.BMCHold) {
+	release, err := s.turns.Take(ctx, provision.ToChange, m.Name, "fettle", "a run of the machine", runTurn, func(h state.BMCHold) {
 		s.log.Info("a run waits for its BMC", "machine", m.Name, "holder", h.Holder, "doing", h.Doing)
 	})
 	if err != nil {
