@@ -27,7 +27,8 @@ const (
 	maxUnknownSize  = 1 << 40
 	firstBackoff    = 500 * time.Millisecond
 	backoffCeiling  = 30 * time.Second
-	defaultParallel = 24
+	defaultParallel = 24  // files that are asked for or come
+	defaultAtOnce   = 128 // with those that wait for the disk
 	copyBuffer      = 128 << 10
 )
 
@@ -63,6 +64,7 @@ type Fetcher struct {
 	client *http.Client
 	mu     sync.Mutex
 	hosts  map[string]chan struct{}
+	coming chan struct{} // a place for each file that is asked for or comes
 	bufs   sync.Pool
 	reqs   int // requests made, for tests and figures
 }
@@ -78,6 +80,7 @@ var ErrGone = errors.New("not at upstream")
 func (f *Fetcher) init() {
 	f.once.Do(func() {
 		f.hosts = map[string]chan struct{}{}
+		f.coming = make(chan struct{}, defaultParallel)
 		f.bufs.New = func() any { b := make([]byte, copyBuffer); return &b }
 		if f.Log == nil {
 			f.Log = slog.New(slog.DiscardHandler)
@@ -179,7 +182,7 @@ func (f *Fetcher) all(ctx context.Context, items []Item) (there map[blob.Digest]
 		}
 	}
 	var g errgroup.Group
-	g.SetLimit(defaultParallel)
+	g.SetLimit(defaultAtOnce)
 	var errs []error
 	for _, it := range missing {
 		g.Go(func() error {
@@ -240,13 +243,31 @@ func (f *Fetcher) get(ctx context.Context, it Item, add func(int64)) error {
 		_, _, err := f.Blobs.PutSoon(ctx, strings.NewReader(it.Text), it.SHA256)
 		return err
 	}
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	sink, err := f.open(it)
 	if err != nil {
 		return err
 	}
 	defer sink.close()
 	add(sink.size())
-	return f.bringAny(ctx, it, sink, add)
+	return f.bringAny(ctx, it, leaving{sink, leave}, add)
+}
+
+// enter waits for a place among the files that come. leave, which may be called
+// again, gives it to the next one: a file that is here and waits until the disk
+// has it, which is the longer the better (see blob.Writer.CommitSoon), is not
+// in the way of others.
+func (f *Fetcher) enter(ctx context.Context) (leave func(), err error) {
+	select {
+	case f.coming <- struct{}{}:
+		return sync.OnceFunc(func() { <-f.coming }), nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // bringAny is bring from the first of an item's addresses that has it.

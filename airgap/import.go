@@ -225,7 +225,7 @@ func (im *importer) here(fr frame) bool {
 
 // commitsAtOnce bounds the blobs of an import that are written and not durable
 // yet.
-const commitsAtOnce = 16
+const commitsAtOnce = 64
 
 // volume takes one volume in. Blobs that are whole in it become blobs at
 // once; parts of others go to files of their own until the rest is here.

@@ -47,7 +47,7 @@ func (f *Fetcher) Learn(ctx context.Context, files []Unknown) ([]Item, error) {
 		}
 	}
 	var g errgroup.Group
-	g.SetLimit(defaultParallel)
+	g.SetLimit(defaultAtOnce)
 	var errs []error
 	for i, u := range files {
 		g.Go(func() error {
@@ -79,13 +79,17 @@ func (f *Fetcher) Learn(ctx context.Context, files []Unknown) ([]Item, error) {
 
 func (f *Fetcher) learn(ctx context.Context, u Unknown, add func(int64)) (Item, error) {
 	it := u.Item
+	leave, err := f.enter(ctx)
+	if err != nil {
+		return it, err
+	}
+	defer leave()
 	dir := filepath.Join(f.Dir, "partial")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return it, err
 	}
 	sum := sha256.Sum256([]byte(it.URL + "\x00" + it.Sum))
 	s := &learnSink{partSink: partSink{store: f.Blobs, path: filepath.Join(dir, "learn-"+hex.EncodeToString(sum[:]))}, check: u.Check}
-	var err error
 	if s.w, err = f.Blobs.Continue(s.path); err != nil {
 		return it, err
 	}
@@ -97,7 +101,7 @@ func (f *Fetcher) learn(ctx context.Context, u Unknown, add func(int64)) (Item, 
 		}
 	}
 	add(s.size())
-	if err := f.bringAny(ctx, it, s, add); err != nil {
+	if err := f.bringAny(ctx, it, leaving{s, leave}, add); err != nil {
 		return it, err
 	}
 	it.SHA256, it.Size = s.got, s.size()

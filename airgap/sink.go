@@ -20,6 +20,17 @@ type sink interface {
 	close()
 }
 
+// leaving gives a place up once all bytes are there.
+type leaving struct {
+	sink
+	leave func()
+}
+
+func (l leaving) commit(ctx context.Context, it Item) error {
+	l.leave()
+	return l.sink.commit(ctx, it)
+}
+
 // open gives small items a blob writer, which lives as long as this run, and
 // large ones a file that outlives it.
 func (f *Fetcher) open(it Item) (sink, error) {

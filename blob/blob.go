@@ -10,6 +10,11 @@
 // Layout: DIR/sha256/ab/abcdef… holds the blob whose digest begins with ab;
 // DIR/tmp holds files that are being written. Both are on one file system, so
 // that a blob appears by rename: whole, or not at all.
+//
+// A blob has its name only when its bytes are on the disk, so that no power cut
+// leaves a name without them. Blobs that are committed at the same time are
+// made durable together (together.go): many goroutines that each commit one
+// are faster than one that commits many.
 package blob
 
 import (

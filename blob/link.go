@@ -38,7 +38,7 @@ func (s *Store) Link(ctx context.Context, path string, want Digest) (int64, erro
 	if _, err := io.Copy(io.Discard, r); err != nil {
 		return 0, fmt.Errorf("storing %s: %w", path, err)
 	}
-	if err := f.Sync(); err != nil { // who wrote it may not have
+	if err := s.durable(f); err != nil { // who wrote it may not have
 		return 0, fmt.Errorf("storing %s: %w", path, err)
 	}
 	to := s.Path(want)

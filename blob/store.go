@@ -29,6 +29,9 @@ type Store struct {
 	synced map[string]bool // folders whose own names are durable
 	dirty  map[string]bool // folders with names that are not durable yet
 
+	gathers *round     // whose files are synced when the round before is done
+	rounds  sync.Mutex // held by the leader of a round
+
 	flushing sync.Mutex // who flushes waits for what others began to make durable
 }
 
@@ -36,11 +39,28 @@ type Store struct {
 // interrupted writer left in DIR/tmp stays until [Store.Sweep].
 func Open(dir string) (*Store, error) {
 	for _, d := range []string{filepath.Join(dir, "sha256"), filepath.Join(dir, "tmp")} {
-		if err := os.MkdirAll(d, 0o755); err != nil {
+		if err := makeDir(d); err != nil {
 			return nil, fmt.Errorf("opening blob store %s: %w", dir, err)
 		}
 	}
 	return &Store{dir: dir, root: filepath.Join(dir, "sha256") + string(filepath.Separator), synced: map[string]bool{}, dirty: map[string]bool{}}, nil
+}
+
+// makeDir is os.MkdirAll of which the names are durable.
+func makeDir(dir string) error {
+	if fi, err := os.Stat(dir); err == nil && fi.IsDir() {
+		return nil
+	}
+	above := filepath.Dir(dir)
+	if above != dir {
+		if err := makeDir(above); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(above)
 }
 
 // Dir is the folder of the store.
@@ -87,10 +107,7 @@ func (s *Store) Flush() error {
 		}
 	}
 	s.mu.Unlock()
-	var err error
-	for i := 0; i < len(dirs) && err == nil; i++ {
-		err = syncDir(dirs[i])
-	}
+	err := syncDirs(dirs)
 	for dir := range parents {
 		if err == nil {
 			err = syncDir(dir)

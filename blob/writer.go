@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"hash"
+	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"syscall"
 )
 
@@ -36,7 +39,7 @@ func (s *Store) Create() (*Writer, error) {
 	// The lock tells Sweep that somebody still writes. The file may be swept
 	// between its making and its locking: then it is made again.
 	for range 10 {
-		f, err := os.CreateTemp(filepath.Join(s.dir, "tmp"), tmpPrefix)
+		f, err := createTemp(filepath.Join(s.dir, "tmp", tmpPrefix))
 		if err != nil {
 			return nil, fmt.Errorf("storing a blob in %s: %w", s.dir, err)
 		}
@@ -83,7 +86,8 @@ func (w *Writer) Size() int64 { return w.n }
 func (w *Writer) Commit(want Digest) (Digest, int64, error) { return w.commit(want, true) }
 
 // CommitSoon is Commit of one of many: the bytes are durable, but the blob may
-// be gone after a power cut until [Store.Flush]. It is never there in part.
+// be gone after a power cut until [Store.Flush]. It is never there in part. It
+// returns when the bytes are durable, together with those of others.
 func (w *Writer) CommitSoon(want Digest) (Digest, int64, error) { return w.commit(want, false) }
 
 func (w *Writer) commit(want Digest, name bool) (Digest, int64, error) {
@@ -115,23 +119,28 @@ func (w *Writer) place(d Digest, name bool) error {
 	if err := w.f.Chmod(0o444); err != nil {
 		return err
 	}
-	if err := w.f.Sync(); err != nil {
+	flush(w.f, w.flushed, w.n-w.flushed) // while others are synced
+	if err := w.s.durable(w.f); err != nil {
 		return err
 	}
 	path := w.s.Path(d)
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
 	// A rename replaces a blob of the same digest: it mends a damaged one, and
 	// readers of the old file keep it.
-	if err := os.Rename(w.path, path); w.keep && errors.Is(err, syscall.EXDEV) {
+	err := rename(w.path, path)
+	if errors.Is(err, fs.ErrNotExist) { // the first blob of its folder
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		err = rename(w.path, path)
+	}
+	if w.keep && errors.Is(err, syscall.EXDEV) {
 		return w.elsewhere(d)
 	} else if err != nil {
 		return err
 	}
 	w.done = true
-	err := w.f.Close()
+	err = w.f.Close()
 	if !name {
 		w.s.mu.Lock()
 		w.s.dirty[dir] = true
@@ -158,6 +167,35 @@ func (w *Writer) explain(err error) error {
 		return fmt.Errorf("no space left in %s after %d bytes; nothing was kept; free some space and try again: %w", w.s.dir, w.n, err)
 	}
 	return fmt.Errorf("writing a blob in %s: %w", w.s.dir, err)
+}
+
+// createTemp makes a file whose name begins with prefix. A file that os.OpenFile
+// opens is offered to the poller, which refuses it: five calls more of the
+// system for each small blob.
+func createTemp(prefix string) (*os.File, error) {
+	for range 100 {
+		path := prefix + strconv.FormatUint(rand.Uint64(), 36)
+		fd, err := syscall.Open(path, syscall.O_RDWR|syscall.O_CREAT|syscall.O_EXCL|syscall.O_CLOEXEC, 0o600)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), path), nil
+		case !errors.Is(err, syscall.EEXIST) && !errors.Is(err, syscall.EINTR):
+			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+		}
+	}
+	return nil, &fs.PathError{Op: "open", Path: prefix, Err: syscall.EEXIST}
+}
+
+// rename is os.Rename without looking at the new name first: it is a blob's.
+func rename(from, to string) error {
+	err := syscall.Rename(from, to)
+	for errors.Is(err, syscall.EINTR) {
+		err = syscall.Rename(from, to)
+	}
+	if err != nil {
+		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
+	}
+	return nil
 }
 
 func syncDir(dir string) error {
