@@ -132,8 +132,11 @@ func (d *redfishDriver) accounts(ctx context.Context) ([]Account, error) {
 		return nil, fmt.Errorf("%w: its Redfish service has no AccountService", ErrUnsupported)
 	}
 	var svc accountService
-	if _, err := d.get(ctx, d.root.AccountService.path(), &svc); err != nil {
+	if err := d.optional(ctx, d.root.AccountService.path(), &svc); err != nil {
 		return nil, err
+	}
+	if svc.Accounts.path() == "" { // DSP0268 gives the place
+		svc.Accounts.id = strings.TrimRight(d.root.AccountService.path(), "/") + "/Accounts"
 	}
 	if svc.Accounts.path() == "" {
 		return nil, fmt.Errorf("%w: its AccountService names no accounts", ErrUnsupported)
@@ -145,7 +148,7 @@ func (d *redfishDriver) accounts(ctx context.Context) ([]Account, error) {
 	var out []Account
 	for _, m := range raw {
 		var a account
-		if err := json.Unmarshal(m, &a); err != nil || a.UserName == "" {
+		if err := unmarshal(m, &a); err != nil || a.UserName == "" {
 			continue // an empty slot
 		}
 		out = append(out, Account{ID: string(a.ID), User: string(a.UserName), Role: string(a.RoleID),

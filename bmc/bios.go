@@ -152,10 +152,10 @@ func (d *redfishDriver) biosResources(ctx context.Context) (now, next biosResour
 	if _, err = d.get(ctx, at, &now); err != nil {
 		return now, next, at, err
 	}
-	if p := now.Settings.Object.path(); p != "" {
-		_, err = d.get(ctx, p, &next)
+	if len(now.Attributes) == 0 {
+		return now, next, at, fmt.Errorf("%w: its BIOS %s has no attributes; many show them only after the machine has booted once", ErrUnsupported, at)
 	}
-	return now, next, at, err
+	return now, next, at, d.optional(ctx, now.Settings.Object.path(), &next) // nothing waits, and some answer 404
 }
 
 func (d *redfishDriver) bios(ctx context.Context) (BIOS, error) {
@@ -269,19 +269,19 @@ func (d *redfishDriver) biosRegistry(ctx context.Context, name, biosPath string)
 		if err := d.absent(ctx, err); err != nil {
 			return reg, err
 		}
+		slices.SortStableFunc(coll.Members, func(a, b ref) int { return cmp.Compare(registryRank(name, a), registryRank(name, b)) })
 		for _, m := range coll.Members {
-			if base := path.Base(m.path()); !strings.HasPrefix(base, name) && !strings.HasPrefix(name, base) {
+			if registryRank(name, m) == noRegistry {
 				continue
 			}
-			var file struct {
-				Location []struct{ Uri, Language text } //nolint:revive // the schema's names
-			}
+			var file struct{ Location []registryFile }
 			_, err := d.get(ctx, m.path(), &file)
 			if err := d.absent(ctx, err); err != nil {
 				return reg, err
 			}
+			slices.SortStableFunc(file.Location, func(a, b registryFile) int { return cmp.Compare(a.foreign(), b.foreign()) })
 			for _, l := range file.Location {
-				places = append(places, localPath(string(l.Uri)))
+				places = append(places, l.URI.path())
 			}
 		}
 	}
@@ -305,6 +305,43 @@ func (d *redfishDriver) biosRegistry(ctx context.Context, name, biosPath string)
 	return reg, nil
 }
 
+// registryFile is where a MessageRegistryFile says that a registry is.
+type registryFile struct {
+	URI      ref `json:"Uri"` // a path; iLO writes an object around it
+	Language text
+}
+
+// foreign orders languages: English, none said, others.
+func (f registryFile) foreign() int {
+	switch {
+	case strings.HasPrefix(strings.ToLower(string(f.Language)), "en"):
+		return 0
+	case f.Language == "" || f.Language == "default":
+		return 1
+	}
+	return 2
+}
+
+const noRegistry = 9
+
+// registryRank is how well a member of Registries fits the name that Bios gives:
+// exactly, with or without a version, or as a registry of BIOS attributes at all.
+func registryRank(name string, m ref) int {
+	name, base := strings.ToLower(name), strings.ToLower(path.Base(strings.TrimRight(m.path(), "/")))
+	stem := func(s string) string { s, _, _ = strings.Cut(s, "."); return s }
+	switch {
+	case base == name:
+		return 0
+	case strings.HasPrefix(base, name) || strings.HasPrefix(name, base):
+		return 1
+	case stem(base) == stem(name):
+		return 2
+	case strings.HasPrefix(base, "biosattributeregistry"):
+		return 3
+	}
+	return noRegistry
+}
+
 // absent passes over what a BMC does not show; the end of the session or of
 // the context is kept.
 func (d *redfishDriver) absent(ctx context.Context, err error) error {
@@ -325,7 +362,7 @@ func (d *redfishDriver) setBIOS(ctx context.Context, want map[string]any) error 
 	}
 	to := now.Settings.Object.path()
 	if to == "" {
-		return fmt.Errorf("%w: its BIOS settings %s name no settings resource to write to", ErrUnsupported, at)
+		to = at // some take changes there; what it shows afterwards says whether it did
 	}
 	body := map[string]any{"Attributes": want}
 	if slices.Contains(now.Settings.ApplyTimes, "OnReset") { // iDRAC makes its job of it (DSP0266 §11)

@@ -72,7 +72,11 @@ const (
 
 // Target is one BMC. Its Dial and RootCAs let it live on any network stack.
 type Target struct {
-	Name     string // the machine's name, for errors
+	Name string // the machine's name, for errors
+	// System is which of the BMC's computer systems the machine is, where one
+	// BMC has several nodes: the last part of its URI, its name, serial number
+	// or UUID. "" = the only one that looks like a machine.
+	System   string
 	Address  netip.AddrPort
 	Protocol Protocol
 	User     string

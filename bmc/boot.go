@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/http"
 	"slices"
 	"strings"
 )
@@ -14,6 +16,10 @@ var libDevices = map[Device]string{BootDisk: "disk", BootPXE: "pxe", BootHTTP: "
 // redfishTargets are Redfish's (DSP0268, ComputerSystem.BootSource), by
 // bmclib's.
 var redfishTargets = map[string]string{"disk": "Hdd", "pxe": "Pxe", "uefi_http": "UefiHttp", "cdrom": "Cd", "bios": "BiosSetup", "none": "None"}
+
+// otherTargets are the names by which BMCs offer the same where they lack the
+// plain one: Supermicro's virtual CD is a USB device.
+var otherTargets = map[string][]string{"Cd": {"UsbCd"}, "Hdd": {"UefiHdd"}, "Pxe": {"UefiPxe"}}
 
 // SetNextBoot sets the boot override, and reads it back: a BMC that accepts it
 // and changes nothing is an error.
@@ -32,7 +38,7 @@ func (c *Client) SetNextBoot(ctx context.Context, nb NextBoot) error {
 		return c.t.own(octx, doing, err)
 	}
 	var now NextBoot
-	err = c.wait(octx, doing, min(readBackWait, c.t.Timeout/2), func(ctx context.Context) (bool, error) {
+	follows := func(ctx context.Context) (bool, error) {
 		var modeKnown bool
 		var err error
 		now, modeKnown, err = c.drv.nextBoot(ctx)
@@ -43,7 +49,20 @@ func (c *Client) SetNextBoot(ctx context.Context, nb NextBoot) error {
 			return now.Device == BootNone, nil
 		}
 		return now.Device == nb.Device && now.Permanent == nb.Permanent && (!modeKnown || now.UEFI == nb.UEFI), nil
-	})
+	}
+	wait := min(readBackWait, c.t.Timeout/2)
+	err = c.wait(octx, doing, wait/2, follows)
+	if d, ok := c.drv.(*redfishDriver); ok && errors.Is(err, errNothing) {
+		// It was accepted and is not there: where the system has a settings
+		// resource, that is the place (AMI).
+		var sent bool
+		if sent, err = d.bootLater(octx, dev, nb); err != nil {
+			return c.t.own(octx, doing, err)
+		}
+		if err = errNothing; sent {
+			err = c.wait(octx, doing, wait/2, follows)
+		}
+	}
 	if errors.Is(err, errNothing) {
 		return c.t.fail(doing, fmt.Errorf("%w: the next boot still reads %s", errNothing, now))
 	}
@@ -72,11 +91,73 @@ func (d *redfishDriver) BootDeviceSet(ctx context.Context, device string, perman
 	if err != nil {
 		return false, d.t.own(ctx, doing, err)
 	}
+	set, err := s.bootSettings(device, permanent, uefi)
+	if err != nil {
+		return false, d.t.fail(doing, err)
+	}
+	err = d.change(ctx, localPath(s.ID), map[string]any{"Boot": set})
+	if notTaken(err) && set["BootSourceOverrideMode"] != "" && set["BootSourceOverrideMode"] == string(s.Boot.Mode) {
+		// Some do not let the mode be written (iLO), even with what it is.
+		set2 := maps.Clone(set)
+		delete(set2, "BootSourceOverrideMode")
+		if d.change(ctx, localPath(s.ID), map[string]any{"Boot": set2}) == nil {
+			err = nil
+		}
+	}
+	if at := s.Settings.Object.path(); notTaken(err) && at != "" {
+		if d.change(ctx, at, map[string]any{"Boot": set}) == nil { // AMI, DGX
+			err = nil
+		}
+	}
+	if err != nil {
+		return false, d.t.own(ctx, doing, err)
+	}
+	return true, nil
+}
+
+// notTaken tells that the BMC did not take what was sent as it was.
+func notTaken(err error) bool {
+	s := statusOf(err)
+	return s >= 400 && s < 500 && s != http.StatusUnauthorized && s != http.StatusForbidden
+}
+
+// bootLater sends the override to the settings resource of the system: AMI's
+// firmware has it there until the machine boots, DGX too. It tells whether there
+// is one.
+func (d *redfishDriver) bootLater(ctx context.Context, device string, nb NextBoot) (bool, error) {
+	s, _, err := d.system(ctx)
+	if err != nil || s.Settings.Object.path() == "" {
+		return false, err
+	}
+	set, err := s.bootSettings(device, nb.Permanent, nb.UEFI)
+	if err != nil {
+		return false, err
+	}
+	if err := d.change(ctx, s.Settings.Object.path(), map[string]any{"Boot": set}); err != nil {
+		if notTaken(err) {
+			return false, nil
+		}
+		return false, err
+	}
+	return true, nil
+}
+
+// bootSettings are the properties of Boot that ask for a device; what the system
+// does not offer is an error.
+func (s computerSystem) bootSettings(device string, permanent, uefi bool) (map[string]string, error) {
 	b := s.Boot
 	if b == nil {
-		return false, d.t.fail(doing, fmt.Errorf("%w: the system %s has no boot override", ErrUnsupported, s.ID))
+		return nil, fmt.Errorf("%w: the system %s has no boot override", ErrUnsupported, s.ID)
 	}
 	target := redfishTargets[device]
+	if len(b.TargetAllowed) > 0 && !slices.Contains(b.TargetAllowed, target) {
+		for _, other := range otherTargets[target] {
+			if slices.Contains(b.TargetAllowed, other) {
+				target = other
+				break
+			}
+		}
+	}
 	enabled := "Once"
 	switch {
 	case target == "None":
@@ -96,33 +177,53 @@ func (d *redfishDriver) BootDeviceSet(ctx context.Context, device string, perman
 		allowed texts
 	}{{"BootSourceOverrideTarget", b.TargetAllowed}, {"BootSourceOverrideEnabled", b.EnabledAllowed}, {"BootSourceOverrideMode", b.ModeAllowed}} {
 		if v := boot[x.name]; v != "" && len(x.allowed) > 0 && !slices.Contains(x.allowed, v) {
-			return false, d.t.fail(doing, fmt.Errorf("%w: as %s it offers only %s, not %s", ErrUnsupported, x.name, strings.Join(x.allowed, ", "), v))
+			if target == "None" { // a list of what to boot need not list nothing
+				delete(boot, x.name)
+				continue
+			}
+			return nil, fmt.Errorf("%w: as %s it offers only %s, not %s", ErrUnsupported, x.name, strings.Join(x.allowed, ", "), v)
 		}
 	}
-	if err := d.change(ctx, localPath(s.ID), map[string]any{"Boot": boot}); err != nil {
-		return false, d.t.own(ctx, doing, err)
-	}
-	return true, nil
+	return boot, nil
 }
 
 func (d *redfishDriver) nextBoot(ctx context.Context) (NextBoot, bool, error) {
 	s, _, err := d.system(ctx)
-	if err != nil || s.Boot == nil {
+	if err != nil {
 		return NextBoot{Device: BootNone}, false, err
 	}
-	return s.Boot.nextBoot(), s.Boot.Mode != "", nil
+	return d.boot(ctx, s)
+}
+
+// boot is the override of a system, or the one that waits in its settings
+// resource where it has one (AMI).
+func (d *redfishDriver) boot(ctx context.Context, s computerSystem) (nb NextBoot, modeKnown bool, err error) {
+	nb = NextBoot{Device: BootNone}
+	if s.Boot != nil {
+		nb, modeKnown = s.Boot.nextBoot(), s.Boot.Mode != ""
+	}
+	if p := s.Settings.Object.path(); p != "" && nb.Device == BootNone {
+		var next computerSystem
+		if err := d.optional(ctx, p, &next); err != nil {
+			return nb, modeKnown, err
+		}
+		if next.Boot != nil && next.Boot.nextBoot().Device != BootNone {
+			nb, modeKnown = next.Boot.nextBoot(), next.Boot.Mode != ""
+		}
+	}
+	return nb, modeKnown, nil
 }
 
 // nextBoot is the override in our words; a target that we have no word for
 // keeps the BMC's, in lower case.
 func (b bootOverride) nextBoot() NextBoot {
-	nb := NextBoot{Device: BootNone, UEFI: b.Mode == "UEFI"}
+	nb := NextBoot{Device: BootNone, UEFI: strings.EqualFold(string(b.Mode), "UEFI")}
 	if b.Enabled == "Disabled" || b.Enabled == "" || b.Target == "None" || b.Target == "" {
 		return nb
 	}
 	nb.Device, nb.Permanent = Device(strings.ToLower(string(b.Target))), b.Enabled == "Continuous"
 	for dev, lib := range libDevices {
-		if redfishTargets[lib] == string(b.Target) {
+		if plain := redfishTargets[lib]; plain == string(b.Target) || slices.Contains(otherTargets[plain], string(b.Target)) {
 			nb.Device = dev
 		}
 	}

@@ -42,6 +42,7 @@ type driver interface {
 	nextBoot(ctx context.Context) (nb NextBoot, modeKnown bool, err error)
 	identify(ctx context.Context, on bool) error
 	inventory(ctx context.Context) (Inventory, error)
+	firmware(ctx context.Context) ([]Firmware, error)
 	sensors(ctx context.Context) (Readings, error)
 	eventLog(ctx context.Context) ([]LogEntry, error)
 	clearLog(ctx context.Context) error
@@ -149,6 +150,32 @@ func (c *Client) begin(ctx context.Context, doing string) (context.Context, cont
 	return ctx, cancel, nil
 }
 
+// longReads is how much longer than one request an operation may take that
+// reads a whole machine: a hundred requests at BMCs that need a second each.
+const longReads = 5
+
+// beginLong is begin for what takes many requests: each of them has
+// Target.Timeout, and all of them longReads times that.
+func (c *Client) beginLong(ctx context.Context, doing string) (context.Context, context.CancelFunc, error) {
+	first, cancel, err := c.begin(ctx, doing)
+	if err != nil {
+		return nil, nil, err
+	}
+	_ = first // it was for the service root
+	cancel()
+	limit := longReads * c.t.Timeout
+	ctx, cancel = context.WithTimeoutCause(ctx, limit, &slowError{limit})
+	return ctx, cancel, nil
+}
+
+// slowError means that a BMC answers, and too slowly for all that was asked.
+type slowError struct{ limit time.Duration }
+
+func (e *slowError) Error() string {
+	return fmt.Sprintf("the BMC answers too slowly: after %s not everything was read: give it more time", e.limit)
+}
+func (e *slowError) Unwrap() error { return context.DeadlineExceeded }
+
 // bound bounds one operation.
 func (c *Client) bound(ctx context.Context, doing string) (context.Context, context.CancelFunc, error) {
 	c.mu.Lock()
@@ -202,11 +229,23 @@ func (c *Client) Identify(ctx context.Context, on bool) error {
 // Inventory is what the machine is made of, as its BMC tells.
 func (c *Client) Inventory(ctx context.Context) (Inventory, error) {
 	const doing = "reading the inventory"
-	ctx, cancel, err := c.begin(ctx, doing)
+	ctx, cancel, err := c.beginLong(ctx, doing)
 	if err != nil {
 		return Inventory{}, err
 	}
 	defer cancel()
 	inv, err := c.drv.inventory(ctx)
 	return inv, c.t.own(ctx, doing, err)
+}
+
+// Firmware are the versions of what is installed.
+func (c *Client) Firmware(ctx context.Context) ([]Firmware, error) {
+	const doing = "reading the firmware versions"
+	ctx, cancel, err := c.beginLong(ctx, doing)
+	if err != nil {
+		return nil, err
+	}
+	defer cancel()
+	fs, err := c.drv.firmware(ctx)
+	return fs, c.t.own(ctx, doing, err)
 }

@@ -93,7 +93,11 @@ func (t Target) explain(ctx context.Context, err error) error {
 		syntax *json.SyntaxError
 		typ    *json.UnmarshalTypeError
 		nerr   net.Error
+		slow   *slowError
 	)
+	if ctx.Err() != nil && errors.As(context.Cause(ctx), &slow) && statusOf(err) == 0 {
+		return slow
+	}
 	switch {
 	case errors.As(err, &ae):
 		return err

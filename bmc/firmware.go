@@ -109,7 +109,7 @@ func (d *redfishDriver) update(ctx context.Context, src UpdateSource, poll time.
 	}
 	var targets []string
 	for _, id := range src.Targets {
-		targets = append(targets, svc.FirmwareInventory.path()+"/"+id)
+		targets = append(targets, strings.TrimRight(svc.FirmwareInventory.path(), "/")+"/"+id)
 	}
 	var location string
 	if src.Open == nil {
@@ -131,21 +131,21 @@ func (d *redfishDriver) update(ctx context.Context, src UpdateSource, poll time.
 }
 
 func (d *redfishDriver) versions(ctx context.Context, svc updateService) ([]Firmware, error) {
+	if svc.FirmwareInventory.path() == "" {
+		return nil, nil
+	}
 	raw, _, err := d.members(ctx, svc.FirmwareInventory.path())
 	if err != nil {
 		return nil, err
 	}
+	all, err := decode[softwareInventory](raw)
 	var out []Firmware
-	for _, b := range raw {
-		var f struct {
-			ID            text `json:"Id"`
-			Name, Version text
-		}
-		if json.Unmarshal(b, &f) == nil {
-			out = append(out, Firmware{ID: string(f.ID), Name: string(f.Name), Version: string(f.Version)})
+	for _, s := range all {
+		if f := s.firmware(); f.Version != "" {
+			out = append(out, f)
 		}
 	}
-	return out, nil
+	return out, err
 }
 
 func (d *redfishDriver) simpleUpdate(ctx context.Context, svc updateService, uri string, targets []string) (string, error) {

@@ -15,8 +15,8 @@ func FuzzResource(f *testing.F) {
 	f.Add([]byte(`{"Members":[null,1,{"@odata.id":5}],"Status":{"Health":null}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var s computerSystem
-		if json.Unmarshal(b, &s) == nil {
-			host([]computerSystem{s})
+		if unmarshal(b, &s) == nil {
+			_, _ = host([]computerSystem{s}, "")
 			s.Links.Chassis.first()
 			_ = parsePower(string(s.PowerState))
 			if s.Boot != nil {

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
-	"net"
-	"slices"
 	"strings"
 )
 
@@ -45,10 +43,12 @@ type DIMM struct {
 	Health string `json:"health"`
 }
 
-// NIC is one network port of the host.
+// NIC is one network port of the host. One of InfiniBand has a GUID instead of
+// a MAC.
 type NIC struct {
 	ID   string `json:"id"`
 	MAC  string `json:"mac"` // lower case, colons
+	GUID string `json:"guid,omitempty"`
 	Link bool   `json:"link"`
 	Mbps int    `json:"mbps"`
 }
@@ -90,6 +90,9 @@ type reader struct {
 	ctx     context.Context
 	missing []string
 	err     error // of the session or the context: ends the reading
+
+	haveChassis bool
+	chassisOf   []chassis
 }
 
 func (d *redfishDriver) inventory(ctx context.Context) (Inventory, error) {
@@ -101,17 +104,24 @@ func (d *redfishDriver) inventory(ctx context.Context) (Inventory, error) {
 	if err != nil {
 		return Inventory{}, err
 	}
+	main, err := d.host(all)
+	if err != nil {
+		return Inventory{}, err
+	}
 	r := &reader{redfishDriver: d, ctx: ctx, missing: missing}
-	inv := Inventory{Status: st}
-	main, _ := host(all)
-	inv.MemoryMiB = int(math.Round(float64(main.MemorySummary.TotalSystemMemoryGiB) * 1024))
+	inv := Inventory{Status: st, CPUs: []CPU{}, Memory: []DIMM{}, NICs: []NIC{}, Drives: []Drive{}, GPUs: []GPU{}, Firmware: []Firmware{}}
 	for _, s := range all {
-		r.processors(&inv, s, s.ID == main.ID)
+		if s.ID == main.ID || s.isHost() < hostRank { // another node is another machine
+			r.processors(&inv, s, s.ID == main.ID)
+		}
+	}
+	if len(inv.GPUs) == 0 {
+		r.pcieGPUs(&inv, main)
 	}
 	r.memory(&inv, main)
 	r.nics(&inv, main)
 	r.drives(&inv, main)
-	r.firmware(&inv)
+	inv.Firmware = append(inv.Firmware, r.firmware()...)
 	inv.Missing = r.missing
 	return inv, r.err
 }
@@ -127,28 +137,101 @@ func list[T any](r *reader, from ref) []T {
 		r.note(from.path(), err)
 		return nil
 	}
+	return decoded[T](r, from.path(), raw)
+}
+
+// linked reads what links name: resources, or collections of them, as BMCs
+// write where the schema has either.
+func linked[T any](r *reader, from refs) (out []T) {
+	if r.err != nil || len(from) == 0 {
+		return nil
+	}
+	raw, missing, err := r.resolve(r.ctx, from)
+	r.missing = append(r.missing, missing...)
+	if err != nil {
+		r.note(from.first(), err)
+		return nil
+	}
+	var single []json.RawMessage
+	for _, b := range raw {
+		var coll struct {
+			ID      text `json:"@odata.id"`
+			Members refs
+		}
+		if unmarshal(b, &coll) == nil && coll.Members != nil {
+			out = append(out, list[T](r, ref{id: string(coll.ID)})...)
+			continue
+		}
+		single = append(single, b)
+	}
+	return append(out, decoded[T](r, from.first(), single)...)
+}
+
+func decoded[T any](r *reader, path string, raw []json.RawMessage) []T {
 	out, err := decode[T](raw)
 	if err != nil {
-		r.note(from.path(), err)
+		r.note(path, err)
 	}
 	return out
 }
 
-// note keeps what could not be read; the end of the session or of the context
-// ends the reading.
+// note keeps what could not be read; the end of the session, of the context or
+// of the BMC ends the reading.
 func (r *reader) note(path string, err error) {
-	if r.ctx.Err() != nil || statusOf(err) == 401 {
+	if r.fatal(r.ctx, err) {
 		r.err = err
 		return
 	}
 	r.missing = append(r.missing, fmt.Sprintf("%s: %v", path, r.t.explain(r.ctx, err)))
 }
 
+// one reads a resource that may be missing.
+func (r *reader) one(from ref, v any) bool {
+	if r.err != nil || from.path() == "" {
+		return false
+	}
+	if _, err := r.get(r.ctx, from.path(), v); err != nil {
+		r.note(from.path(), err)
+		return false
+	}
+	return true
+}
+
+// enclosures are the chassis of the service, read once.
+func (r *reader) enclosures() []chassis {
+	if !r.haveChassis && r.err == nil {
+		r.haveChassis, r.chassisOf = true, list[chassis](r, r.root.Chassis)
+	}
+	return r.chassisOf
+}
+
+// around are the chassis that a system says it is in; all of them where it
+// says nothing.
+func (r *reader) around(s computerSystem) []chassis {
+	var out []chassis
+	for _, c := range r.enclosures() {
+		for _, l := range s.Links.Chassis {
+			if same(l.path(), c.ID) {
+				out = append(out, c)
+			}
+		}
+	}
+	if len(out) == 0 {
+		return r.enclosures()
+	}
+	return out
+}
+
+// same compares URIs, which some BMCs end with a slash here and not there.
+func same(a, b string) bool {
+	return strings.TrimRight(localPath(a), "/") == strings.TrimRight(localPath(b), "/")
+}
+
 // processor is what we use of Processor (DSP0268).
 type processor struct {
 	ID                                                        text `json:"Id"`
 	ProcessorType, Manufacturer, Model, SerialNumber, Version text
-	FirmwareVersion                                           text
+	FirmwareVersion, Name                                     text
 	TotalCores, TotalThreads                                  number
 	Status                                                    health
 	Links                                                     struct {
@@ -164,199 +247,108 @@ func (r *reader) processors(inv *Inventory, s computerSystem, isHost bool) {
 		}
 		switch {
 		case p.ProcessorType == "GPU":
-			inv.GPUs = append(inv.GPUs, r.gpu(p, s))
+			inv.GPUs = append(inv.GPUs, r.gpu(p, s, isHost))
 		case isHost && (p.ProcessorType == "CPU" || p.ProcessorType == ""):
-			inv.CPUs = append(inv.CPUs, CPU{ID: string(p.ID), Vendor: p.Manufacturer.known(), Model: p.Model.known(),
+			model := p.Model.known()
+			if model == "" {
+				model = p.Version.known() // SMBIOS's name of the processor's model
+			}
+			if model == "" && p.TotalCores == 0 && p.Manufacturer.known() == "" && p.Status.own() == "" {
+				continue // an empty socket whose state is not told
+			}
+			inv.CPUs = append(inv.CPUs, CPU{ID: string(p.ID), Vendor: p.Manufacturer.known(), Model: model,
 				Cores: int(p.TotalCores), Threads: int(p.TotalThreads), Health: p.Status.text()})
 		}
 	}
 }
 
-// gpu completes a GPU from its PCIe device and function.
-func (r *reader) gpu(p processor, on computerSystem) GPU {
-	g := GPU{ID: string(p.ID), Vendor: p.Manufacturer.known(), Model: p.Model.known(), Serial: p.SerialNumber.known(),
-		Firmware: p.FirmwareVersion.known(), Health: p.Status.text()}
-	if dev := p.Links.PCIeDevice.path(); dev != "" && (g.Model == "" || g.Health == "" || g.Serial == "") && r.err == nil {
-		var d struct {
-			Name, Manufacturer, Model, SerialNumber, FirmwareVersion text
-			Status                                                   health
-		}
-		if _, err := r.get(r.ctx, dev, &d); err != nil {
-			r.note(dev, err)
-		}
-		for _, x := range []struct {
-			to   *string
-			from text
-		}{{&g.Model, d.Model}, {&g.Model, d.Name}, {&g.Vendor, d.Manufacturer}, {&g.Serial, d.SerialNumber}, {&g.Firmware, d.FirmwareVersion}, {&g.Health, text(d.Status.text())}} {
-			if *x.to == "" {
-				*x.to = x.from.known()
-			}
-		}
-	}
-	if fn := p.Links.PCIeFunctions.first(); fn != "" && r.err == nil {
-		var f struct{ VendorId, DeviceId text } //nolint:revive // the schema's names
-		if _, err := r.get(r.ctx, fn, &f); err != nil {
-			r.note(fn, err)
-		}
-		hex := func(t text) string { return strings.TrimPrefix(strings.ToLower(t.known()), "0x") }
-		if v, d := hex(f.VendorId), hex(f.DeviceId); v != "" && d != "" {
-			g.PCI = v + ":" + d
-		}
-	}
-	if g.Model == "" {
-		g.Model = on.Model.known()
-	}
-	if g.Vendor == "" {
-		g.Vendor = on.Manufacturer.known()
-	}
-	return g
-}
-
+// memory are the modules. What is installed is what the system sums up, or the
+// modules' sum; the latter too where the summary is the same in another unit
+// (older iDRACs and others tell 10^9 bytes as GiB, or the reverse).
 func (r *reader) memory(inv *Inventory, s computerSystem) {
-	sum := 0
+	sum, whole := 0, len(r.missing)
 	for _, m := range list[struct {
 		ID                             text `json:"Id"`
 		MemoryDeviceType, SerialNumber text
+		MemoryType, DIMMType           text
 		CapacityMiB, OperatingSpeedMhz number
+		SizeMB, MaximumFrequencyMHz    number // iLO 4
 		Status                         health
 	}](r, s.Memory) {
-		if m.Status.absent() || m.CapacityMiB <= 0 {
+		if m.CapacityMiB <= 0 {
+			m.CapacityMiB = m.SizeMB
+		}
+		if m.OperatingSpeedMhz <= 0 {
+			m.OperatingSpeedMhz = m.MaximumFrequencyMHz
+		}
+		if m.Status.absent() || m.CapacityMiB <= 0 || strings.HasPrefix(string(m.ID), "GPU") { // a GPU's own is no DIMM of the host
 			continue
+		}
+		kind := m.MemoryDeviceType.known()
+		for _, t := range []text{m.DIMMType, m.MemoryType} {
+			if kind == "" {
+				kind = t.known()
+			}
 		}
 		sum += int(m.CapacityMiB)
-		inv.Memory = append(inv.Memory, DIMM{ID: string(m.ID), Type: m.MemoryDeviceType.known(), MiB: int(m.CapacityMiB),
+		inv.Memory = append(inv.Memory, DIMM{ID: string(m.ID), Type: kind, MiB: int(m.CapacityMiB),
 			MHz: int(m.OperatingSpeedMhz), Serial: m.SerialNumber.known(), Health: m.Status.text()})
 	}
-	if inv.MemoryMiB == 0 {
+	inv.MemoryMiB = int(math.Round(float64(s.MemorySummary.TotalSystemMemoryGiB) * 1024))
+	if inv.MemoryMiB <= 0 {
 		inv.MemoryMiB = sum
 	}
-}
-
-// nics are the host's Ethernet interfaces; where the system has none, the
-// ports of the network adapters in its chassis. The port by which the host
-// speaks to its own BMC is no NIC.
-func (r *reader) nics(inv *Inventory, s computerSystem) {
-	add := func(id string, mac text, link bool, mbps int) {
-		hw, err := net.ParseMAC(mac.known())
-		if err != nil || len(hw) != 6 || slices.ContainsFunc(inv.NICs, func(n NIC) bool { return n.MAC == hw.String() }) {
-			return
-		}
-		inv.NICs = append(inv.NICs, NIC{ID: id, MAC: hw.String(), Link: link, Mbps: mbps})
-	}
-	for _, n := range list[struct {
-		ID                              text `json:"Id"`
-		MACAddress, PermanentMACAddress text
-		LinkStatus                      text
-		SpeedMbps                       number
-		Status                          health
-	}](r, s.EthernetInterfaces) {
-		mac := n.PermanentMACAddress
-		if mac.known() == "" {
-			mac = n.MACAddress
-		}
-		if n.Status.absent() || toManager(string(n.ID)) {
-			continue
-		}
-		add(string(n.ID), mac, n.LinkStatus == "LinkUp", int(n.SpeedMbps))
-	}
-	if len(inv.NICs) > 0 || r.err != nil {
-		return
-	}
-	all, err := r.chassis(r.ctx)
-	if err != nil {
-		r.note(r.root.Chassis.path(), err)
-		return
-	}
-	for _, c := range all {
-		for _, a := range list[struct {
-			ID    text `json:"Id"`
-			Ports ref
-		}](r, c.NetworkAdapters) {
-			for _, p := range list[struct {
-				ID         text `json:"Id"`
-				LinkStatus text
-				Speed      number `json:"CurrentSpeedGbps"`
-				Ethernet   struct {
-					AssociatedMACAddresses texts
-				}
-			}](r, a.Ports) {
-				for _, mac := range p.Ethernet.AssociatedMACAddresses {
-					add(string(p.ID), text(mac), p.LinkStatus == "LinkUp", int(p.Speed*1000))
-				}
-			}
+	const decimal = 1 << 30 / 1e9 // of a GiB in GB
+	if sum > 0 && whole == len(r.missing) {
+		ratio := float64(inv.MemoryMiB) / float64(sum)
+		if math.Abs(ratio-decimal) < 0.005 || math.Abs(ratio-1/decimal) < 0.005 {
+			inv.MemoryMiB = sum
 		}
 	}
 }
 
-func (r *reader) drives(inv *Inventory, s computerSystem) {
-	for _, st := range list[struct{ Drives refs }](r, s.Storage) {
-		if r.err != nil {
-			return
-		}
-		raw, missing, err := r.resolve(r.ctx, st.Drives)
-		r.missing = append(r.missing, missing...)
-		if err != nil {
-			r.note("the drives", err)
-			return
-		}
-		for _, b := range raw {
-			var d struct {
-				ID                                          text `json:"Id"`
-				SerialNumber, Manufacturer, Model, Protocol text
-				Revision, FirmwareVersion                   text
-				CapacityBytes                               number
-				Status                                      health
-			}
-			if err := json.Unmarshal(b, &d); err != nil {
-				r.note("a drive", err)
-				continue
-			}
-			if d.Status.absent() || slices.ContainsFunc(inv.Drives, func(x Drive) bool { return x.Serial != "" && x.Serial == string(d.SerialNumber) }) {
-				continue
-			}
-			fw := d.FirmwareVersion.known()
-			if fw == "" {
-				fw = d.Revision.known()
-			}
-			inv.Drives = append(inv.Drives, Drive{ID: string(d.ID), Serial: d.SerialNumber.known(), Vendor: d.Manufacturer.known(), Model: d.Model.known(),
-				Bytes: int64(d.CapacityBytes), Protocol: d.Protocol.known(), Firmware: fw, Health: d.Status.text()})
-		}
-	}
-	if len(inv.Drives) > 0 {
-		return
-	}
-	for _, st := range list[struct {
-		Devices []struct {
-			Name, Manufacturer, Model text
-			CapacityBytes             number
-			Status                    health
-		}
-	}](r, s.SimpleStorage) {
-		for _, d := range st.Devices {
-			if d.Status.absent() || d.CapacityBytes <= 0 {
-				continue
-			}
-			inv.Drives = append(inv.Drives, Drive{ID: string(d.Name), Vendor: d.Manufacturer.known(), Model: d.Model.known(),
-				Bytes: int64(d.CapacityBytes), Health: d.Status.text()})
-		}
-	}
-}
-
-func (r *reader) firmware(inv *Inventory) {
+// firmware are the versions of everything that the BMC can name one of.
+func (r *reader) firmware() (out []Firmware) {
 	if r.err != nil || r.root.UpdateService.path() == "" {
-		return
+		return nil
 	}
 	var us struct{ FirmwareInventory ref }
-	if _, err := r.get(r.ctx, r.root.UpdateService.path(), &us); err != nil {
-		r.note(r.root.UpdateService.path(), err)
-		return
+	if !r.one(r.root.UpdateService, &us) {
+		return nil
 	}
-	for _, f := range list[struct {
-		ID            text `json:"Id"`
-		Name, Version text
-	}](r, us.FirmwareInventory) {
-		if v := f.Version.known(); v != "" {
-			inv.Firmware = append(inv.Firmware, Firmware{ID: string(f.ID), Name: string(f.Name), Version: v})
+	for _, f := range list[softwareInventory](r, us.FirmwareInventory) {
+		if x := f.firmware(); x.Version != "" {
+			out = append(out, x)
 		}
 	}
+	return out
+}
+
+// softwareInventory is what we use of SoftwareInventory (DSP0268).
+type softwareInventory struct {
+	ID            text `json:"Id"`
+	Name, Version text
+	Description   text
+}
+
+// firmware is it in our words; AMI's and NVIDIA's call every one of them
+// "Software Inventory" and tell which in the id.
+func (s softwareInventory) firmware() Firmware {
+	return Firmware{ID: string(s.ID), Name: s.Name.known(), Version: s.Version.known()}
+}
+
+// firmware reads the versions alone.
+func (d *redfishDriver) firmware(ctx context.Context) ([]Firmware, error) {
+	if d.root.UpdateService.path() == "" {
+		return nil, fmt.Errorf("%w: its Redfish service has no UpdateService", ErrUnsupported)
+	}
+	r := &reader{redfishDriver: d, ctx: ctx}
+	out := r.firmware()
+	if r.err == nil && len(out) == 0 && len(r.missing) > 0 {
+		return nil, fmt.Errorf("none of its firmware versions can be read: %s", r.missing[0])
+	}
+	if out == nil {
+		out = []Firmware{}
+	}
+	return out, r.err
 }

@@ -290,3 +290,8 @@ func (d *ipmiDriver) inventory(ctx context.Context) (Inventory, error) {
 	return Inventory{Status: st, Firmware: []Firmware{{ID: "BMC", Name: "BMC", Version: st.Firmware}},
 		Missing: []string{"processors, memory, network cards, drives, GPUs: IPMI does not tell them; use redfish, or boot the agent"}}, err
 }
+
+func (d *ipmiDriver) firmware(ctx context.Context) ([]Firmware, error) {
+	inv, err := d.inventory(ctx)
+	return inv.Firmware, err
+}

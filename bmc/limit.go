@@ -3,7 +3,6 @@ package bmc
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -81,9 +80,17 @@ func (d *redfishDriver) findLimit(ctx context.Context) (limitPlace, PowerLimit, 
 	if err != nil {
 		return limitPlace{}, PowerLimit{}, err
 	}
-	for _, c := range s.Links.Chassis {
+	places := s.Links.Chassis
+	if len(places) == 0 {
+		var coll struct{ Members refs }
+		if err := d.optional(ctx, d.root.Chassis.path(), &coll); err != nil {
+			return limitPlace{}, PowerLimit{}, err
+		}
+		places = coll.Members
+	}
+	for _, c := range places {
 		var ch struct{ EnvironmentMetrics, Power ref }
-		if _, err := d.get(ctx, c.path(), &ch); err != nil {
+		if err := d.optional(ctx, c.path(), &ch); err != nil {
 			return limitPlace{}, PowerLimit{}, err
 		}
 		if p := ch.EnvironmentMetrics.path(); p != "" {
@@ -94,7 +101,7 @@ func (d *redfishDriver) findLimit(ctx context.Context) (limitPlace, PowerLimit, 
 					ControlMode                          text
 				} `json:"PowerLimitWatts"`
 			}
-			if _, err := d.get(ctx, p, &m); err != nil {
+			if err := d.optional(ctx, p, &m); err != nil {
 				return limitPlace{}, PowerLimit{}, err
 			}
 			if m.Limit != nil {
@@ -112,7 +119,7 @@ func (d *redfishDriver) findLimit(ctx context.Context) (limitPlace, PowerLimit, 
 					PowerLimit         *struct{ LimitInWatts maybe }
 				}
 			}
-			if _, err := d.get(ctx, p, &m); err != nil {
+			if err := d.optional(ctx, p, &m); err != nil {
 				return limitPlace{}, PowerLimit{}, err
 			}
 			if len(m.PowerControl) > 0 && m.PowerControl[0].PowerLimit != nil {
@@ -261,7 +268,7 @@ func (d *redfishDriver) telemetry(ctx context.Context) ([]MetricValue, error) {
 				Timestamp text
 			} `json:"MetricValues"`
 		}
-		if json.Unmarshal(b, &r) != nil {
+		if unmarshal(b, &r) != nil {
 			continue
 		}
 		for _, v := range r.Values {

@@ -2,10 +2,8 @@ package bmc
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -23,7 +21,7 @@ type LogEntry struct {
 // Log reads the system event log, oldest first.
 func (c *Client) Log(ctx context.Context) ([]LogEntry, error) {
 	const doing = "reading the event log"
-	ctx, cancel, err := c.begin(ctx, doing)
+	ctx, cancel, err := c.beginLong(ctx, doing)
 	if err != nil {
 		return nil, err
 	}
@@ -86,58 +84,79 @@ type logService struct {
 
 // eventLogs are ids of system event logs, best first: SEL; HPE's; Supermicro's;
 // Lenovo's, whose SEL may hide its entries; OpenBMC's.
-var eventLogs = []string{"sel", "iml", "log1", "platformlog", "eventlog", "log"}
+var eventLogs = []string{"sel", "iml", "log1", "platformlog", "systemeventlog", "systemlog", "eventlog", "log", "logs"}
 
-// eventLogRank is how much a log looks like the system event log; less is better.
+// otherLogs are parts of the names of logs that tell of people, of the BMC's own
+// life or of crashes, and not of what happened to the machine.
+var otherLogs = []string{"audit", "security", "dump", "journal", "lifecycle", "lclog", "faultlist", "postcode", "crash", "iel", "operat", "maintenance", "debug", "telemetry", "sl"}
+
+// rank is how much a log looks like the system event log; less is better, and
+// from noEventLog on it is none.
 func (l logService) rank() int {
-	if i := slices.Index(eventLogs, strings.ToLower(string(l.ID))); i >= 0 {
+	id := strings.ToLower(string(l.ID))
+	if i := slices.Index(eventLogs, id); i >= 0 {
 		return i
 	}
-	if l.LogEntryType == "SEL" {
+	other := slices.ContainsFunc(otherLogs, func(o string) bool { return id == o || len(o) > 3 && strings.Contains(id, o) })
+	switch {
+	case l.LogEntryType == "SEL":
 		return len(eventLogs)
+	case other:
+		return noEventLog
+	case strings.Contains(id, "sel") || strings.Contains(id, "event"):
+		return len(eventLogs) + 1
 	}
-	return len(eventLogs) + 1
+	return len(eventLogs) + 2
 }
 
-// systemLog finds the log among those of the system and of its manager.
+const noEventLog = 100
+
+// systemLog finds the log among those of the system, of its manager and of its
+// chassis, in this order where several look the same.
 func (d *redfishDriver) systemLog(ctx context.Context) (logService, error) {
 	s, _, err := d.system(ctx)
 	if err != nil {
 		return logService{}, err
 	}
-	from := []ref{s.LogServices}
-	if p := s.Links.ManagedBy.first(); p != "" {
-		var m manager
-		if _, err := d.get(ctx, p, &m); err != nil {
-			return logService{}, err
-		}
-		from = append(from, m.LogServices)
-	}
 	best, found := logService{}, false
-	var missing []string
-	for _, f := range from {
-		if f.path() == "" {
-			continue
-		}
-		raw, miss, err := d.members(ctx, f.path())
-		if err != nil {
-			return logService{}, err
-		}
-		missing = append(missing, miss...)
-		all, err := decode[logService](raw)
-		if err != nil {
-			return logService{}, err
-		}
-		for _, l := range all {
-			if l.Entries.path() != "" && l.rank() <= len(eventLogs) && (!found || l.rank() < best.rank()) {
+	r := &reader{redfishDriver: d, ctx: ctx}
+	look := func(from ref) {
+		for _, l := range list[logService](r, from) {
+			if l.Entries.path() != "" && l.rank() < noEventLog && (!found || l.rank() < best.rank()) {
 				best, found = l, true
 			}
 		}
 	}
+	look(s.LogServices)
+	for _, p := range s.Links.ManagedBy {
+		var m manager
+		r.one(p, &m)
+		look(m.LogServices)
+	}
+	if len(s.Links.ManagedBy) == 0 {
+		p, err := d.managerOf(ctx, s)
+		if err != nil && !errors.Is(err, ErrUnsupported) {
+			return best, err
+		}
+		var m manager
+		r.one(ref{id: p}, &m)
+		look(m.LogServices)
+	}
+	for _, p := range s.Links.Chassis {
+		if found && best.rank() < len(eventLogs) {
+			break
+		}
+		var c struct{ LogServices ref }
+		r.one(p, &c)
+		look(c.LogServices)
+	}
+	if r.err != nil {
+		return best, r.err
+	}
 	if !found {
 		why := ""
-		if len(missing) > 0 {
-			why = " (" + strings.Join(missing, "; ") + ")"
+		if len(r.missing) > 0 {
+			why = " (" + strings.Join(r.missing, "; ") + ")"
 		}
 		return best, fmt.Errorf("%w: it shows no system event log%s", ErrUnsupported, why)
 	}
@@ -146,10 +165,12 @@ func (d *redfishDriver) systemLog(ctx context.Context) (logService, error) {
 
 // logEntry is what we use of LogEntry (DSP0268).
 type logEntry struct {
-	ID                               text `json:"Id"`
-	Created, EventTimestamp          text
-	Severity, Message, MessageID     text
-	SensorType, EntryCode, OemSensor text
+	ID                           text `json:"Id"`
+	Created, EventTimestamp      text
+	Severity, Message, MessageID text
+	SensorType, EntryCode        text
+	Name, Description            text
+	MessageArgs                  texts
 }
 
 func (d *redfishDriver) eventLog(ctx context.Context) ([]LogEntry, error) {
@@ -167,7 +188,7 @@ func (d *redfishDriver) eventLog(ctx context.Context) ([]LogEntry, error) {
 	out := make([]LogEntry, 0, len(raw))
 	for _, r := range raw {
 		var e logEntry
-		if json.Unmarshal(r, &e) != nil {
+		if unmarshal(r, &e) != nil {
 			continue // one entry that is no object does not hide the others
 		}
 		out = append(out, e.entry())
@@ -180,15 +201,39 @@ func (e logEntry) entry() LogEntry {
 	if when == "" {
 		when = e.EventTimestamp
 	}
-	t, err := time.Parse(time.RFC3339, string(when))
-	if err != nil {
-		t = time.Time{}
-	}
+	t, _ := parseTime(string(when))
 	out := LogEntry{ID: string(e.ID), Time: t.UTC(), Severity: e.Severity.known(), Sensor: e.SensorType.known(), Message: string(e.Message)}
 	if code := e.EntryCode.known(); code != "" && (out.Message == "" || e.Message == e.MessageID) {
 		out.Message = strings.TrimSpace(out.Message + " " + code) // OpenBMC: the message is its own id
 	}
+	if out.Message == "" {
+		out.Message = strings.Join(slices.DeleteFunc(append([]string{e.MessageID.known()}, e.MessageArgs...), func(s string) bool { return s == "" }), " ")
+	}
+	for _, t := range []text{e.Description, e.Name} {
+		if out.Message == "" {
+			out.Message = t.known()
+		}
+	}
 	return out
+}
+
+// times are how BMCs write them: with a zone as DSP0266 §9.5.7 wants, and
+// without one or without the T.
+var times = []string{time.RFC3339, "2006-01-02T15:04:05Z0700", "2006-01-02T15:04:05", "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05", "2006/01/02 15:04:05",
+	"01/02/2006 15:04:05", "Mon Jan 2 15:04:05 2006", "Mon 02 Jan 2006 15:04:05", "2006-01-02T15:04Z07:00"}
+
+// parseTime reads a time; one without a zone is taken as UTC. Times that the BMC
+// made up because its clock was not set (year 0, 1970) are none.
+func parseTime(s string) (time.Time, bool) {
+	for _, layout := range times {
+		if t, err := time.Parse(layout, s); err == nil {
+			if t.Year() <= 1970 {
+				return time.Time{}, false
+			}
+			return t, true
+		}
+	}
+	return time.Time{}, false
 }
 
 func (d *redfishDriver) clearLog(ctx context.Context) error {
@@ -200,6 +245,6 @@ func (d *redfishDriver) clearLog(ctx context.Context) error {
 	if p == "" {
 		return fmt.Errorf("%w: its log %s has no action to clear it", ErrUnsupported, l.ID)
 	}
-	_, err = d.do(ctx, http.MethodPost, p, map[string]string{}, nil)
+	_, err = d.post(ctx, p, map[string]string{})
 	return err
 }

@@ -3,11 +3,9 @@ package bmc
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
 	"slices"
 	"time"
@@ -135,33 +133,51 @@ func (c *Client) Interrupt(ctx context.Context) error {
 	return c.set(ctx, doing, "nmi")
 }
 
-// managerPath is the manager of the host.
+// managerPath is the manager of the host: the one that it names, or the only
+// one that there is; of several, a BMC.
 func (d *redfishDriver) managerPath(ctx context.Context) (string, error) {
 	s, _, err := d.system(ctx)
 	if err != nil {
 		return "", err
 	}
+	return d.managerOf(ctx, s)
+}
+
+func (d *redfishDriver) managerOf(ctx context.Context, s computerSystem) (string, error) {
 	if p := s.Links.ManagedBy.first(); p != "" {
 		return p, nil
 	}
-	if d.root.Managers.path() == "" {
+	d.mu.Lock()
+	known := d.mgrPath
+	d.mu.Unlock()
+	if known != "" {
+		return known, nil
+	}
+	r := &reader{redfishDriver: d, ctx: ctx}
+	best, isBMC := "", false
+	for _, m := range list[manager](r, d.root.Managers) {
+		if best == "" || m.ManagerType == "BMC" && !isBMC {
+			best, isBMC = localPath(m.ID), m.ManagerType == "BMC"
+		}
+	}
+	if r.err != nil {
+		return "", r.err
+	}
+	if best == "" {
 		return "", fmt.Errorf("%w: it shows no manager", ErrUnsupported)
 	}
-	var coll struct{ Members refs }
-	if _, err := d.get(ctx, d.root.Managers.path(), &coll); err != nil {
-		return "", err
-	}
-	if coll.Members.first() == "" {
-		return "", fmt.Errorf("%w: it shows no manager", ErrUnsupported)
-	}
-	return coll.Members.first(), nil
+	d.mu.Lock()
+	d.mgrPath = best
+	d.mu.Unlock()
+	return best, nil
 }
 
 // managerResource is what we use of Manager beyond its name.
 type managerResource struct {
-	DateTime           text
-	EthernetInterfaces ref
-	Actions            struct {
+	DateTime            text
+	DateTimeLocalOffset text
+	EthernetInterfaces  ref
+	Actions             struct {
 		Reset *resetAction `json:"#Manager.Reset"`
 	}
 }
@@ -184,9 +200,12 @@ func (d *redfishDriver) networks(ctx context.Context) ([]Network, error) {
 	if m.EthernetInterfaces.path() == "" {
 		return nil, fmt.Errorf("%w: its manager shows no network interfaces", ErrUnsupported)
 	}
-	raw, _, err := d.members(ctx, m.EthernetInterfaces.path())
+	raw, missing, err := d.members(ctx, m.EthernetInterfaces.path())
 	if err != nil {
 		return nil, err
+	}
+	if len(raw) == 0 && len(missing) > 0 {
+		return nil, fmt.Errorf("none of its network interfaces can be read: %s", missing[0])
 	}
 	type address struct{ Address, SubnetMask, Gateway, AddressOrigin text }
 	out := []Network{}
@@ -204,16 +223,19 @@ func (d *redfishDriver) networks(ctx context.Context) ([]Network, error) {
 				VLANID     number `json:"VLANId"`
 			}
 		}
-		if json.Unmarshal(b, &e) != nil {
+		if unmarshal(b, &e) != nil {
 			continue
 		}
-		n := Network{ID: string(e.ID), MAC: string(e.MACAddress), HostName: e.HostName.known(), DHCP: e.DHCPv4.DHCPEnabled.on, path: localPath(string(e.Path))}
+		n := Network{ID: string(e.ID), MAC: e.MACAddress.known(), HostName: e.HostName.known(), DHCP: e.DHCPv4.DHCPEnabled.on, path: localPath(string(e.Path))}
 		for _, a := range append(e.IPv4Addresses, e.IPv4StaticAddresses...) {
 			ip, err := netip.ParseAddr(string(a.Address))
-			if err != nil || ip.IsUnspecified() || n.Address.IsValid() {
+			if err != nil || !ip.Is4() || ip.IsUnspecified() || n.Address.IsValid() {
 				continue
 			}
-			bits, _ := net.IPMask(net.ParseIP(string(a.SubnetMask)).To4()).Size()
+			bits := 32 // a mask that is unsaid tells of no network
+			if m := net.ParseIP(string(a.SubnetMask)).To4(); m != nil {
+				bits, _ = net.IPMask(m).Size()
+			}
 			n.Address = netip.PrefixFrom(ip, bits)
 			if gw, err := netip.ParseAddr(string(a.Gateway)); err == nil && !gw.IsUnspecified() {
 				n.Gateway = gw
@@ -240,6 +262,13 @@ func (d *redfishDriver) clock(ctx context.Context) (time.Time, error) {
 	}
 	t, err := time.Parse(time.RFC3339, string(m.DateTime))
 	if err != nil {
+		t, ok := parseTime(string(m.DateTime) + string(m.DateTimeLocalOffset))
+		if !ok {
+			t, ok = parseTime(string(m.DateTime))
+		}
+		if ok {
+			return t, nil
+		}
 		return t, fmt.Errorf("%w: its manager shows the time %q", ErrUnsupported, m.DateTime)
 	}
 	return t, nil
@@ -267,7 +296,7 @@ func (d *redfishDriver) resetBMC(ctx context.Context) error {
 	}
 	for _, t := range []string{"GracefulRestart", "ForceRestart"} {
 		if len(allowed) == 0 || slices.Contains(allowed, t) {
-			_, err := d.do(ctx, http.MethodPost, localPath(m.Actions.Reset.Target), map[string]string{"ResetType": t}, nil)
+			_, err := d.post(ctx, localPath(m.Actions.Reset.Target), map[string]string{"ResetType": t})
 			return err
 		}
 	}

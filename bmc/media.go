@@ -2,12 +2,12 @@ package bmc
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 )
 
 // Media is a virtual drive of a BMC (DSP0268, VirtualMedia).
@@ -129,7 +129,7 @@ func (c *Client) EjectMedia(ctx context.Context) error {
 		return c.t.own(octx, doing, err)
 	}
 	if m.eject != "" {
-		_, err = d.do(octx, http.MethodPost, m.eject, map[string]any{}, nil)
+		_, err = d.post(octx, m.eject, map[string]any{})
 	} else {
 		err = d.change(octx, m.path, map[string]any{"Image": nil, "Inserted": false})
 	}
@@ -157,39 +157,40 @@ func (d *redfishDriver) media(ctx context.Context) ([]Media, error) {
 	if err != nil {
 		return nil, err
 	}
-	places := []string{s.VirtualMedia.path()}
-	for _, m := range s.Links.ManagedBy {
-		var x struct{ VirtualMedia ref }
-		if _, err := d.get(ctx, m.path(), &x); err != nil {
+	managers := s.Links.ManagedBy
+	if len(managers) == 0 {
+		p, err := d.managerOf(ctx, s)
+		if err != nil && !errors.Is(err, ErrUnsupported) {
 			return nil, err
 		}
-		places = append(places, x.VirtualMedia.path())
+		managers = refs{{id: p}}
 	}
+	r := &reader{redfishDriver: d, ctx: ctx}
 	var out []Media
-	for _, p := range places {
-		if p == "" {
-			continue
-		}
-		raw, _, err := d.members(ctx, p)
-		if s := statusOf(err); s == http.StatusNotFound || s == http.StatusMethodNotAllowed {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		for _, b := range raw {
-			var v virtualMedia
-			if json.Unmarshal(b, &v) != nil {
-				continue
-			}
+	look := func(from ref) {
+		for _, v := range list[virtualMedia](r, from) {
 			m := Media{Slot: string(v.ID), Types: v.Types, Image: v.Image.known(), path: localPath(string(v.Path)),
 				insert: localPath(v.Actions.Insert.Target), eject: localPath(v.Actions.Eject.Target)}
 			m.Inserted = v.Inserted.on || !v.Inserted.set && m.Image != ""
 			out = append(out, m)
 		}
+	}
+	look(s.VirtualMedia)
+	for _, p := range managers {
 		if len(out) > 0 {
-			return out, nil // the manager's are the same drives
+			break // the manager's are the same drives
 		}
+		var x struct{ VirtualMedia ref }
+		r.one(p, &x)
+		look(x.VirtualMedia)
+	}
+	switch {
+	case r.err != nil:
+		return nil, r.err
+	case len(out) > 0:
+		return out, nil
+	case len(r.missing) > 0:
+		return nil, fmt.Errorf("%w: it shows no virtual media (%s); some makers sell it with a licence", ErrUnsupported, strings.Join(r.missing, "; "))
 	}
 	return nil, fmt.Errorf("%w: it shows no virtual media; some makers sell it with a licence", ErrUnsupported)
 }
@@ -211,17 +212,27 @@ func (d *redfishDriver) drive(ctx context.Context) (Media, error) {
 }
 
 // insert sends the action with all that newer firmware wants, then with the
-// image alone, which older firmware takes.
+// image alone, which older firmware takes, then with the protocol, which AMI's
+// wants.
 func (d *redfishDriver) insert(ctx context.Context, m Media, uri string) error {
-	full := map[string]any{"Image": uri, "Inserted": true, "WriteProtected": true}
 	if m.insert == "" {
 		return d.change(ctx, m.path, map[string]any{"Image": uri, "Inserted": true})
 	}
-	_, err := d.do(ctx, http.MethodPost, m.insert, full, nil)
-	if statusOf(err) == http.StatusBadRequest {
-		if _, again := d.do(ctx, http.MethodPost, m.insert, map[string]any{"Image": uri}, nil); again == nil {
-			return nil
+	protocol, _, _ := strings.Cut(uri, ":")
+	var first error
+	for _, body := range []map[string]any{
+		{"Image": uri, "Inserted": true, "WriteProtected": true},
+		{"Image": uri},
+		{"Image": uri, "TransferProtocolType": strings.ToUpper(protocol)},
+		{"Image": uri, "TransferProtocolType": strings.ToUpper(protocol), "TransferMethod": "Stream", "Inserted": true, "WriteProtected": true},
+	} {
+		_, err := d.post(ctx, m.insert, body)
+		if statusOf(err) != http.StatusBadRequest {
+			return err
+		}
+		if first == nil {
+			first = err
 		}
 	}
-	return err
+	return first
 }

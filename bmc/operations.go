@@ -26,11 +26,8 @@ var (
 	OpNetworks   = reads("network", (*Client).Networks)
 	OpUsers      = reads("users", (*Client).Accounts)
 	OpLog        = reads("sel", (*Client).Log)
-	OpFirmware   = reads("firmware", func(c *Client, ctx context.Context) ([]Firmware, error) {
-		in, err := c.Inventory(ctx)
-		return in.Firmware, err
-	})
-	OpSensors = Operation[Filter, Readings]{"sensors", Reads, "", func(ctx context.Context, c *Client, f Filter, _ Aid) (Readings, error) {
+	OpFirmware   = reads("firmware", (*Client).Firmware)
+	OpSensors    = Operation[Filter, Readings]{"sensors", Reads, "", func(ctx context.Context, c *Client, f Filter, _ Aid) (Readings, error) {
 		r, err := c.Sensors(ctx)
 		if f.Problems {
 			r.Sensors = problems(r.Sensors)

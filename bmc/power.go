@@ -180,6 +180,7 @@ type lean struct {
 		Target  text            `json:"BootSourceOverrideTarget"`
 		Allowed json.RawMessage `json:"BootSourceOverrideTarget@Redfish.AllowableValues"`
 	}
+	Bios    *struct{}
 	Actions struct {
 		Reset *struct {
 			Target string `json:"target"`
@@ -189,6 +190,9 @@ type lean struct {
 
 func (l lean) full() computerSystem {
 	s := computerSystem{ID: l.ID, SystemType: l.SystemType}
+	if l.Bios != nil {
+		s.Bios.id = l.ID + "/Bios"
+	}
 	if l.Boot != nil {
 		s.Boot = &bootOverride{Target: l.Boot.Target}
 		if len(l.Boot.Allowed) > 2 {
@@ -211,17 +215,25 @@ func (d *redfishDriver) power(ctx context.Context) (string, error) {
 	var one lean
 	if at != "" {
 		_, err := d.get(ctx, at, &one)
+		if err == nil && one.PowerState == "" {
+			return d.powerOf(ctx)
+		}
 		return string(one.PowerState), err
 	}
 	var coll struct {
 		Members []lean
 		Next    string `json:"Members@odata.nextLink"`
 	}
+	if d.t.System != "" {
+		s, err := d.powerOf(ctx)
+		return s, err
+	}
 	if err := d.collection(ctx, systemsPath, true, &coll); err == nil && coll.Next == "" {
-		if len(coll.Members) == 1 && coll.Members[0].PowerState == "" {
+		if len(coll.Members) == 1 && coll.Members[0].PowerState == "" && localPath(coll.Members[0].ID) != "" {
 			if _, err := d.get(ctx, localPath(coll.Members[0].ID), &one); err != nil {
 				return "", err
 			}
+			one.ID = coll.Members[0].ID
 			coll.Members[0] = one
 		}
 		best := lean{}
@@ -229,7 +241,7 @@ func (d *redfishDriver) power(ctx context.Context) (string, error) {
 		for _, l := range coll.Members {
 			all = append(all, l.full())
 		}
-		if s, ok := host(all); ok {
+		if s, err := d.host(all); err == nil {
 			i := slices.IndexFunc(coll.Members, func(l lean) bool { return l.ID == s.ID })
 			best = coll.Members[i]
 		}
@@ -242,10 +254,22 @@ func (d *redfishDriver) power(ctx context.Context) (string, error) {
 	} else if err != nil && (ctx.Err() != nil || statusOf(err) == http.StatusUnauthorized) {
 		return "", err
 	}
+	return d.powerOf(ctx)
+}
+
+// powerOf is power by the longer way: the machine is found by all that tells a
+// host from other systems, and a system that keeps silent has its chassis'
+// power.
+func (d *redfishDriver) powerOf(ctx context.Context) (string, error) {
 	if err := d.ready(ctx); err != nil {
 		return "", err
 	}
 	s, _, err := d.system(ctx)
+	if err == nil && s.PowerState == "" {
+		var ch chassis
+		err = d.optional(ctx, s.Links.Chassis.first(), &ch)
+		return string(ch.PowerState), err
+	}
 	return string(s.PowerState), err
 }
 
@@ -277,7 +301,7 @@ func (d *redfishDriver) PowerSet(ctx context.Context, state string) (bool, error
 		if len(allowed) > 0 && !slices.Contains(allowed, t) {
 			continue
 		}
-		if _, err := d.do(ctx, http.MethodPost, localPath(r.Target), map[string]string{"ResetType": t}, nil); err != nil {
+		if _, err := d.post(ctx, localPath(r.Target), map[string]string{"ResetType": t}); err != nil {
 			return false, d.t.own(ctx, doing, err)
 		}
 		return true, nil

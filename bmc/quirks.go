@@ -1,6 +1,9 @@
 package bmc
 
-import "strings"
+import (
+	"regexp"
+	"strings"
+)
 
 // What BMCs do otherwise than the schemas say, each with where it was seen.
 
@@ -32,10 +35,15 @@ func resetTimeFollowsRestart(managerModel string) bool {
 	return !strings.Contains(strings.ToLower(managerModel), "openbmc")
 }
 
-// toManager: Lenovo's XCC lists the host's Ethernet over USB to the BMC among
-// the host's interfaces. Observed: ../shared/bmc-trees/lenovo,
-// Systems/1/EthernetInterfaces/ToManager.
-func toManager(id string) bool { return id == "ToManager" }
+// toManager tells that an interface of the host leads to its own BMC, over USB
+// inside the machine. Observed: ../shared/bmc-trees/lenovo,
+// Systems/1/EthernetInterfaces/ToManager; AMI and Supermicro call it ToHost,
+// Host Interface, or by its USB.
+func toManager(id, words string) bool {
+	return id == "ToManager" || innerPort.MatchString(id) || innerPort.MatchString(words)
+}
+
+var innerPort = regexp.MustCompile(`(?i)^tohost|\busb\d*\b|host interface|ethernet over usb|rndis|usbnet`)
 
 // registryPlaces are where BMCs keep the registry of their BIOS attributes when
 // their Registries do not lead to it: iDRAC 6.00 below Bios, XCC (SR670 V2)

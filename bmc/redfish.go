@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/bmc-toolbox/bmclib/v2/providers"
@@ -41,6 +43,7 @@ type redfishDriver struct {
 
 	session string // its URI
 	token   string
+	basic   bool        // the service has no sessions: the password goes with each request
 	refused atomic.Bool // the service does not expand what it was asked to expand
 	// mustChange is the account whose password the BMC wants to be changed
 	// before anything else; "" = none.
@@ -52,6 +55,7 @@ type redfishDriver struct {
 
 	mu           sync.Mutex // guards what follows: found once, kept
 	sysPath      string
+	mgrPath      string // where the system names none
 	serial       *chassisFacts
 	managerModel *string
 	registry     *attributeRegistry // of the BIOS
@@ -87,8 +91,11 @@ func (d *redfishDriver) Open(ctx context.Context) error {
 
 	login := struct{ UserName, Password string }{d.t.User, string(d.t.Password)}
 	a, err := d.do(lctx, http.MethodPost, sessionsPath, login, nil)
-	if st := statusOf(err); st == http.StatusNotFound || st == http.StatusMethodNotAllowed || st == http.StatusNotImplemented {
+	if noSuchPlace(err) {
 		a, err = d.loginByRoot(lctx, login, err)
+	}
+	if noSuchPlace(err) || statusOf(err) == http.StatusUnauthorized && d.hasNoSessions(lctx) {
+		return d.loginBasic(ctx, lctx, err)
 	}
 	if err != nil {
 		if ctx.Err() != nil {
@@ -96,15 +103,21 @@ func (d *redfishDriver) Open(ctx context.Context) error {
 		}
 		return d.t.fail(doing, d.loginError(lctx, err))
 	}
-	var body ref
+	var body struct {
+		At ref  `json:"@odata.id"`
+		ID text `json:"Id"`
+	}
 	d.token, d.session = a.header.Get("X-Auth-Token"), localPath(a.header.Get("Location"))
 	if len(a.body) > 0 {
 		if err := json.Unmarshal(a.body, &struct{}{}); err != nil {
 			return d.t.fail(doing, errors.Join(d.t.explain(ctx, err), d.logout(ctx)))
 		}
 	}
-	if d.session == "" && json.Unmarshal(a.body, &body) == nil { // no Location: the body names the session, too
-		d.session = body.path()
+	if d.session == "" && unmarshal(a.body, &body) == nil { // no Location: the body names the session, too
+		d.session = body.At.path()
+		if d.session == "" && body.ID != "" && !strings.ContainsAny(string(body.ID), "/?#") {
+			d.session = sessionsPath + "/" + string(body.ID)
+		}
 	}
 	d.mustChange = mustChangeOf(a.body)
 	if d.token == "" {
@@ -116,6 +129,43 @@ func (d *redfishDriver) Open(ctx context.Context) error {
 	return nil
 }
 
+// noSuchPlace tells that a login was answered by a service that has no sessions
+// there: the password was not looked at.
+func noSuchPlace(err error) bool {
+	st := statusOf(err)
+	return st == http.StatusNotFound || st == http.StatusMethodNotAllowed || st == http.StatusNotImplemented
+}
+
+// hasNoSessions tells that the service root, which needs no login, names no
+// place for sessions: such a service answers 401 to whoever asks for one, since
+// it wants the password with every request.
+func (d *redfishDriver) hasNoSessions(ctx context.Context) bool {
+	return d.ready(ctx) == nil && d.root.SessionService.path() == "" && d.root.Links.Sessions.path() == ""
+}
+
+// loginBasic is for services without sessions (DSP0266 §13.3.3: every service
+// has basic authentication): the systems are read with the password, once, so
+// that a wrong one is known here and is not sent again.
+func (d *redfishDriver) loginBasic(ctx, lctx context.Context, not error) error {
+	const doing = "logging in"
+	d.basic = true
+	err := d.ready(lctx)
+	if err == nil {
+		_, err = d.do(lctx, http.MethodGet, d.root.Systems.path(), nil, nil)
+	}
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	if err == nil {
+		d.log.Debug("the service has no sessions: the password goes with each request", "err", not)
+		return nil
+	}
+	if noSuchPlace(err) {
+		err = not
+	}
+	return d.t.fail(doing, d.loginError(lctx, err))
+}
+
 // loginByRoot logs in where the service root says that sessions are; not is
 // what the usual place answered.
 func (d *redfishDriver) loginByRoot(ctx context.Context, login any, not error) (answer, error) {
@@ -125,12 +175,12 @@ func (d *redfishDriver) loginByRoot(ctx context.Context, login any, not error) (
 	at := d.root.Links.Sessions.path()
 	if at == "" && d.root.SessionService.path() != "" {
 		var svc struct{ Sessions ref }
-		if _, err := d.get(ctx, d.root.SessionService.path(), &svc); err != nil {
+		if err := d.optional(ctx, d.root.SessionService.path(), &svc); err != nil {
 			return answer{}, err
 		}
 		at = svc.Sessions.path()
 	}
-	if at == "" || strings.TrimSuffix(at, "/") == sessionsPath {
+	if at == "" || at == sessionsPath {
 		return answer{}, not
 	}
 	return d.do(ctx, http.MethodPost, at, login, nil)
@@ -149,6 +199,14 @@ func (d *redfishDriver) ready(ctx context.Context) error {
 	var root serviceRoot
 	if _, err := d.get(ctx, rootPath, &root); err != nil {
 		return err
+	}
+	for _, x := range []struct {
+		to   *ref
+		path string
+	}{{&root.Systems, systemsPath}, {&root.Chassis, rootPath + "Chassis"}, {&root.Managers, rootPath + "Managers"}} {
+		if x.to.path() == "" { // every service for a machine has these, and some do not say so (DSP0268 lists their URIs)
+			x.to.id = x.path
+		}
 	}
 	d.root = root
 	d.refused.Store(!root.Features.Expand.NoLinks)
@@ -224,6 +282,11 @@ func (d *redfishDriver) do(ctx context.Context, method, path string, payload any
 		}
 		body = bytes.NewReader(b)
 	}
+	if end, ok := ctx.Deadline(); !ok || time.Until(end) > d.t.Timeout { // one of many requests
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.t.Timeout)
+		defer cancel()
+	}
 	req, err := http.NewRequestWithContext(ctx, method, "https://"+hostPort(d.t.Address)+path, body)
 	if err != nil {
 		return answer{}, err
@@ -242,8 +305,11 @@ func (d *redfishDriver) do(ctx context.Context, method, path string, payload any
 func (d *redfishDriver) head(req *http.Request) {
 	req.Header.Set("User-Agent", "fettle")
 	req.Header.Set("Accept", "application/json")
-	if d.token != "" {
+	switch {
+	case d.token != "":
 		req.Header.Set("X-Auth-Token", d.token)
+	case d.basic:
+		req.SetBasicAuth(d.t.User, string(d.t.Password))
 	}
 }
 
@@ -265,94 +331,33 @@ func (d *redfishDriver) get(ctx context.Context, path string, v any) (answer, er
 	if err != nil {
 		return a, err
 	}
-	if err := json.Unmarshal(a.body, v); err != nil {
+	if err := unmarshal(a.body, v); err != nil {
 		return a, fmt.Errorf("reading %s: %w", path, err)
 	}
 	return a, nil
 }
 
-// maxPages bounds a collection that comes in pages.
-const maxPages = 64
-
-// members reads the members of a collection: in one request where the service
-// expands, one by one otherwise. A member that cannot be read is named in
-// missing.
-func (d *redfishDriver) members(ctx context.Context, path string) (all []json.RawMessage, missing []string, err error) {
-	var coll struct {
-		Members refs   `json:"Members"`
-		Next    string `json:"Members@odata.nextLink"`
-	}
-	next := path
-	for page := 0; next != "" && page < maxPages; page++ {
-		coll.Members, coll.Next = nil, ""
-		if err := d.collection(ctx, next, page == 0, &coll); err != nil {
-			return nil, nil, err
-		}
-		full, miss, err := d.resolve(ctx, coll.Members)
-		if err != nil {
-			return nil, nil, err
-		}
-		all, missing = append(all, full...), append(missing, miss...)
-		if next = localPath(coll.Next); next == path {
-			break // it goes in a circle
-		}
-	}
-	return all, missing, nil
-}
-
-// expandMembers asks for a collection with its members in it (DSP0266 §7.3.1).
-const expandMembers = "?$expand=.($levels=1)"
-
-// collection reads one page; expanded where the service can, and as it is when
-// that fails (FIELD-NOTES: $expand with a fallback).
-func (d *redfishDriver) collection(ctx context.Context, path string, first bool, v any) error {
-	if first && !d.refused.Load() && !strings.Contains(path, "?") {
-		_, err := d.get(ctx, path+expandMembers, v)
-		if err == nil || ctx.Err() != nil || statusOf(err) == http.StatusUnauthorized {
-			return err
-		}
-		d.log.Debug("the BMC says that it expands, and does not", "path", path, "err", err)
-		d.refused.Store(true)
+// optional reads a resource that an operation can do without: what the BMC
+// names and does not show leaves v as it is. The end of the session, of the
+// context or of the BMC is an error.
+func (d *redfishDriver) optional(ctx context.Context, path string, v any) error {
+	if path == "" {
+		return nil
 	}
 	_, err := d.get(ctx, path, v)
+	if err != nil && !d.fatal(ctx, err) {
+		d.log.Debug("the BMC names a resource that it does not show", "path", path, "err", err)
+		return nil
+	}
 	return err
 }
 
-// resolve replaces references by what they name, in order.
-func (d *redfishDriver) resolve(ctx context.Context, rs refs) (all []json.RawMessage, missing []string, err error) {
-	out := make([]json.RawMessage, len(rs))
-	errs := make([]error, len(rs))
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, parallelRequests)
-	for i, r := range rs {
-		if !r.bare() {
-			out[i] = r.raw
-			continue
-		}
-		slots <- struct{}{}
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			defer func() { <-slots }()
-			a, err := d.do(ctx, http.MethodGet, r.path(), nil, nil)
-			if err == nil && !json.Valid(a.body) {
-				err = errors.New("the answer is not JSON")
-			}
-			out[i], errs[i] = a.body, err
-		}()
-	}
-	wg.Wait()
-	for i, e := range errs {
-		switch {
-		case e == nil:
-			all = append(all, out[i])
-		case ctx.Err() != nil || statusOf(e) == http.StatusUnauthorized:
-			return nil, nil, e
-		default:
-			missing = append(missing, fmt.Sprintf("%s: %v", rs[i].path(), d.t.explain(ctx, e)))
-		}
-	}
-	return all, missing, nil
+// fatal tells that nothing more can be read after err: the session or the
+// context has ended, or the BMC does not answer.
+func (d *redfishDriver) fatal(ctx context.Context, err error) bool {
+	var ne net.Error
+	return err != nil && (ctx.Err() != nil || statusOf(err) == http.StatusUnauthorized || errors.Is(err, context.DeadlineExceeded) ||
+		errors.As(err, &ne) && ne.Timeout() || errors.Is(err, syscall.ECONNREFUSED))
 }
 
 // hostPort is a URL's host for a; a zone is the dialer's matter.

@@ -3,12 +3,29 @@ package bmc
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"math"
 	"strconv"
 	"strings"
 )
 
 // BMCs differ in the JSON types that they use; text, number and refs read what
 // is meant and take the rest for unsaid.
+
+// unmarshal reads a resource into v. A property of another type than expected
+// is unsaid (encoding/json leaves it and goes on); what is no object at all is
+// an error.
+func unmarshal(b []byte, v any) error {
+	err := json.Unmarshal(b, v)
+	var typ *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &typ) && typ.Field != "":
+		return nil
+	case err == nil && bytes.Equal(bytes.TrimSpace(b), []byte("null")):
+		return &json.UnmarshalTypeError{Value: "null"}
+	}
+	return err
+}
 
 // text is a string, or the literal of a number; null and others are "".
 type text string
@@ -29,7 +46,11 @@ func (t *text) UnmarshalJSON(b []byte) error {
 // known is t as a string, "" for the fillers that firmware writes.
 func (t text) known() string {
 	switch strings.ToLower(string(t)) {
-	case "n/a", "na", "none", "unknown", "null", "not specified", "to be filled by o.e.m.", "default string":
+	case "n/a", "na", "none", "unknown", "null", "nil", "not specified", "none specified", "unspecified", "undefined", "not available", "notavailable",
+		"not present", "not applicable", "no dimm", "empty", "to be filled by o.e.m.", "to be filled by oem", "default string", "default":
+		return ""
+	}
+	if strings.Trim(string(t), ".-_ ") == "" {
 		return ""
 	}
 	return string(t)
@@ -39,19 +60,28 @@ func (t text) known() string {
 type number float64
 
 func (n *number) UnmarshalJSON(b []byte) error {
-	f, err := strconv.ParseFloat(strings.Trim(string(b), `"`), 64)
-	if err == nil {
+	if f, ok := parseNumber(b); ok {
 		*n = number(f)
 	}
 	return nil
+}
+
+// parseNumber reads a JSON number, or one within a string. What JSON itself
+// could not write again, or an int64 hold, is none.
+func parseNumber(b []byte) (float64, bool) {
+	f, err := strconv.ParseFloat(strings.TrimSpace(strings.Trim(string(b), `"`)), 64)
+	return f, err == nil && math.Abs(f) < 1<<62
 }
 
 // flag is a boolean that may be unsaid.
 type flag struct{ set, on bool }
 
 func (f *flag) UnmarshalJSON(b []byte) error {
-	if json.Unmarshal(b, &f.on) == nil && !bytes.Equal(b, []byte("null")) {
-		f.set = true
+	switch strings.ToLower(strings.Trim(string(b), `"`)) {
+	case "true", "enabled", "on", "yes":
+		f.set, f.on = true, true
+	case "false", "disabled", "off", "no":
+		f.set, f.on = true, false
 	}
 	return nil
 }
@@ -65,24 +95,46 @@ type ref struct {
 
 func (r *ref) UnmarshalJSON(b []byte) error {
 	var o struct {
-		ID string `json:"@odata.id"`
+		ID   text `json:"@odata.id"`
+		Href text `json:"href"`   // before Redfish 1.0: iLO 4
+		Ext  text `json:"extref"` // iLO's files
 	}
-	if json.Unmarshal(b, &o) == nil {
-		r.id, r.raw = o.ID, bytes.Clone(b)
+	var s string
+	switch {
+	case json.Unmarshal(b, &s) == nil:
+		if strings.HasPrefix(s, "/") {
+			r.id = s // a link without its object
+		}
+	case json.Unmarshal(b, &o) == nil:
+		r.id, r.raw = string(o.ID), bytes.Clone(b)
+		if r.id == "" {
+			r.id = string(o.Href + o.Ext)
+		}
 	}
 	return nil
 }
 
 func (r ref) path() string { return localPath(r.id) }
 
-// bare tells that only the reference is there.
+// empty tells that there is neither a link nor a resource.
+func (r ref) empty() bool {
+	s := string(bytes.TrimSpace(r.raw))
+	return r.path() == "" && (s == "" || s == "null" || s == "{}")
+}
+
+// bare tells that only the reference is there. Every resource has an Id or a
+// Name (DSP0266 §9.6); a link beside whose id something else stands, as a title,
+// is still a link.
 func (r ref) bare() bool {
 	var o map[string]json.RawMessage
 	if json.Unmarshal(r.raw, &o) != nil {
 		return true
 	}
-	for k := range o {
-		if !strings.HasPrefix(k, "@odata.") {
+	if r.path() == "" {
+		return false
+	}
+	for _, k := range []string{"Id", "Name", "MemberId", "@odata.type"} {
+		if _, ok := o[k]; ok {
 			return false
 		}
 	}
@@ -97,14 +149,14 @@ func (r *refs) UnmarshalJSON(b []byte) error {
 	if json.Unmarshal(b, &many) == nil {
 		*r = nil
 		for _, x := range many {
-			if x.id != "" || len(x.raw) > 0 {
+			if !x.empty() {
 				*r = append(*r, x)
 			}
 		}
 		return nil
 	}
 	var one ref
-	if json.Unmarshal(b, &one) == nil && one.id != "" {
+	if json.Unmarshal(b, &one) == nil && one.path() != "" {
 		*r = refs{one}
 	}
 	return nil
@@ -138,6 +190,19 @@ type health struct {
 	State  text
 }
 
+func (h *health) UnmarshalJSON(b []byte) error {
+	type plain health
+	var p plain
+	var s text
+	if err := unmarshal(b, &p); err != nil { // a word instead of an object
+		if s.UnmarshalJSON(b) == nil {
+			p.Health = s
+		}
+	}
+	*h = health(p)
+	return nil
+}
+
 func (h health) text() string {
 	if h.Rollup != "" {
 		return string(h.Rollup)
@@ -153,7 +218,7 @@ func (h health) own() string {
 	return string(h.Rollup)
 }
 
-func (h health) absent() bool { return h.State == "Absent" }
+func (h health) absent() bool { return strings.EqualFold(string(h.State), "Absent") }
 
 // serviceRoot is what we use of ServiceRoot (DSP0268).
 type serviceRoot struct {
@@ -184,10 +249,34 @@ type computerSystem struct {
 	Storage, SimpleStorage, NetworkInterfaces ref
 	LogServices, Bios                         ref
 	SecureBoot, VirtualMedia                  ref
+	HostName, Name                            text
+	PCIeDevices                               refs
 	Links                                     struct{ ManagedBy, Chassis refs }
-	Actions                                   struct {
+	Oem                                       oem
+	Settings                                  struct {
+		Object ref `json:"SettingsObject"`
+	} `json:"@Redfish.Settings"`
+	Actions struct {
 		Reset *resetAction `json:"#ComputerSystem.Reset"`
 	}
+}
+
+// oem are the links that a maker adds to a resource, in its own object of Oem
+// or in the Links of that (HPE).
+type oem map[string]struct {
+	Links map[string]ref // "links" before Redfish 1.0
+}
+
+// link is the maker's link of that name, in any case.
+func (o oem) link(name string) ref {
+	for _, m := range o {
+		for k, r := range m.Links {
+			if strings.EqualFold(k, name) && r.path() != "" {
+				return r
+			}
+		}
+	}
+	return ref{}
 }
 
 // bootOverride is ComputerSystem.Boot.
@@ -215,13 +304,21 @@ type chassis struct {
 	IndicatorLED                           text
 	LocationIndicatorActive                flag
 	NetworkAdapters                        ref
+	PowerState                             text
+	PCIeDevices                            refs
 	Links                                  struct {
 		ComputerSystems refs
+		Drives          refs
+		PCIeDevices     refs
 	}
+	Drives refs
+	Oem    oem
 }
 
 // manager is what we use of Manager (DSP0268).
 type manager struct {
+	ID                     string `json:"@odata.id"`
+	ManagerType            text
 	Model, FirmwareVersion text
 	LogServices            ref
 }

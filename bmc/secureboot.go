@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 )
 
 // SecureBoot is the state of UEFI Secure Boot.
@@ -110,7 +109,7 @@ func (c *Client) ResetSecureBootKeys(ctx context.Context, how KeyReset) error {
 	if target == "" {
 		return c.t.fail(doing, fmt.Errorf("%w: its SecureBoot has no action ResetKeys", ErrUnsupported))
 	}
-	_, err = d.do(ctx, http.MethodPost, target, map[string]any{"ResetKeysType": string(how)}, nil)
+	_, err = d.post(ctx, target, map[string]any{"ResetKeysType": string(how)})
 	return c.t.own(ctx, doing, err)
 }
 

@@ -90,7 +90,7 @@ func TestSensorsOfTrees(t *testing.T) {
 		kinds map[Kind]int
 		want  []Sensor
 	}{
-		{"dell", map[Kind]int{Temperature: 6, Fan: 6, Volts: 49, Amperes: 2, Watts: 6}, []Sensor{
+		{"dell", map[Kind]int{Temperature: 6, Fan: 6, Volts: 49, Amperes: 2, Watts: 8}, []Sensor{
 			{ID: "SystemBoardInletTemp", Name: "System Board Inlet Temp", Kind: Temperature, Unit: "°C", Reading: float(25), High: float(42), Low: float(-7), Context: "SystemBoard", Health: "OK"},
 			{ID: "PS1Voltage", Name: "PS1 Voltage 1", Kind: Volts, Unit: "V", Reading: float(240), Context: "PowerSupply", Health: "OK"},
 		}},

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
 	"slices"
 	"strings"
 )
@@ -24,77 +25,133 @@ func (d *redfishDriver) systems(ctx context.Context) ([]computerSystem, []string
 	return out, missing, err
 }
 
-// decode reads resources.
+// decode reads resources, leniently; they are JSON objects already.
 func decode[T any](raw []json.RawMessage) ([]T, error) {
-	out := make([]T, len(raw))
-	for i, r := range raw {
-		if err := json.Unmarshal(r, &out[i]); err != nil {
+	out := make([]T, 0, len(raw))
+	for _, r := range raw {
+		var v T
+		if err := unmarshal(r, &v); err != nil {
+			var typ *json.UnmarshalTypeError
+			if errors.As(err, &typ) {
+				continue // a member that is no object
+			}
 			return nil, err
 		}
+		out = append(out, v)
 	}
 	return out, nil
 }
 
-// host picks the machine itself among systems: the one that can be reset and
-// told what to boot; an HGX baseboard beside it can not.
-func host(all []computerSystem) (computerSystem, bool) {
-	score := func(s computerSystem) int {
-		n := 0
-		if s.Actions.Reset != nil && s.Actions.Reset.Target != "" {
-			n += 4
-		}
-		if s.Boot != nil && len(s.Boot.TargetAllowed) > 0 || s.Boot != nil && s.Boot.Target != "" {
-			n += 2
-		}
-		if s.SystemType == "Physical" {
-			n++
-		}
-		return n
+const hostRank = 8 // the least of a machine
+
+// isHost is how much a system looks like the machine itself: one that can be
+// reset, be told what to boot, and has firmware settings. An HGX baseboard
+// beside it has little of this, whatever its firmware pretends.
+func (s computerSystem) isHost() int {
+	n := 0
+	if s.Actions.Reset != nil && s.Actions.Reset.Target != "" {
+		n += hostRank
 	}
-	var best computerSystem
+	if s.Boot != nil && (len(s.Boot.TargetAllowed) > 0 || s.Boot.Target != "") {
+		n += 4
+	}
+	if s.Bios.path() != "" {
+		n += 2
+	}
+	if s.SystemType == "Physical" {
+		n++
+	}
+	if strings.HasPrefix(path.Base(strings.TrimRight(s.ID, "/")), "HGX_") {
+		n -= hostRank
+	}
+	return n
+}
+
+// host picks the machine itself among systems; want is its name there, when
+// somebody said so. Where several nodes share a BMC and look the same, none is
+// taken rather than another's machine.
+func host(all []computerSystem, want string) (computerSystem, error) {
+	var best []computerSystem
+	var names []string
 	for _, s := range all {
-		if best.ID == "" || score(s) > score(best) {
-			best = s
+		if s.ID == "" {
+			continue
+		}
+		names = append(names, path.Base(localPath(s.ID)))
+		if want != "" {
+			if s.called(want) {
+				best = append(best, s)
+			}
+			continue
+		}
+		switch {
+		case len(best) == 0 || s.isHost() > best[0].isHost():
+			best = []computerSystem{s}
+		case s.isHost() == best[0].isHost() && localPath(s.ID) != localPath(best[0].ID):
+			best = append(best, s)
 		}
 	}
-	return best, best.ID != ""
+	switch {
+	case len(best) == 1:
+		return best[0], nil
+	case len(best) > 1:
+		return computerSystem{}, fmt.Errorf("%w: %s: say which one this machine is by bmc: system: in the site file", errWhichSystem, strings.Join(names, ", "))
+	case want != "" && len(names) > 0:
+		return computerSystem{}, fmt.Errorf("the BMC has no computer system %q (bmc: system: in the site file): it has %s", want, strings.Join(names, ", "))
+	}
+	return computerSystem{}, errNoSystem
+}
+
+var (
+	errNoSystem    = errors.New("the BMC shows no computer system")
+	errWhichSystem = errors.New("the BMC manages several computer systems that look the same")
+)
+
+// called tells that a system has that name: the last part of its URI, its name,
+// or what identifies it.
+func (s computerSystem) called(want string) bool {
+	for _, name := range []string{path.Base(localPath(s.ID)), string(s.Name), string(s.HostName), string(s.SerialNumber), string(s.UUID), string(s.SKU)} {
+		if name != "" && strings.EqualFold(name, want) {
+			return true
+		}
+	}
+	return false
 }
 
 // system reads the machine itself; the first time it is found by links.
 func (d *redfishDriver) system(ctx context.Context) (computerSystem, string, error) {
 	d.mu.Lock()
-	path := d.sysPath
+	at := d.sysPath
 	d.mu.Unlock()
-	if path != "" {
+	if at != "" {
 		var s computerSystem
-		a, err := d.get(ctx, path, &s)
-		tag := a.header.Get("ETag")
-		if tag == "" {
-			var o struct {
-				Tag string `json:"@odata.etag"`
-			}
-			if json.Unmarshal(a.body, &o) == nil {
-				tag = o.Tag
-			}
-		}
-		return s, tag, err
+		a, err := d.get(ctx, at, &s)
+		s.ID = at
+		return s, a.etag(), err
 	}
 	all, missing, err := d.systems(ctx)
 	if err != nil {
 		return computerSystem{}, "", err
 	}
-	s, ok := host(all)
-	if !ok {
+	s, err := d.host(all)
+	if errors.Is(err, errNoSystem) {
 		why := "it names none"
 		if len(missing) > 0 {
 			why = strings.Join(missing, "; ")
 		}
-		return s, "", fmt.Errorf("the BMC shows no computer system (%s): its Redfish service may still be starting", why)
+		return s, "", fmt.Errorf("%w (%s): its Redfish service may still be starting", err, why)
+	}
+	if err != nil {
+		return s, "", err
 	}
 	d.mu.Lock()
 	d.sysPath = localPath(s.ID)
 	d.mu.Unlock()
 	return s, "", nil
+}
+
+func (d *redfishDriver) host(all []computerSystem) (computerSystem, error) {
+	return host(all, d.t.System)
 }
 
 func (d *redfishDriver) status(ctx context.Context) (Status, error) {
@@ -104,47 +161,49 @@ func (d *redfishDriver) status(ctx context.Context) (Status, error) {
 	}
 	st := d.facts(s)
 	st.Power, st.Health = parsePower(string(s.PowerState)), s.Status.text()
-	if s.Boot != nil {
-		st.Boot = s.Boot.nextBoot()
-	} else {
-		st.Boot = NextBoot{Device: BootNone}
+	if st.Boot, _, err = d.boot(ctx, s); err != nil {
+		return st, err
 	}
-	var ch chassis
 	switch {
 	case s.LocationIndicatorActive.set:
 		st.Identify = s.LocationIndicatorActive.on
 	case s.IndicatorLED != "":
 		st.Identify = lit(string(s.IndicatorLED), st.Vendor)
-	case s.Links.Chassis.first() != "":
-		if _, err := d.get(ctx, s.Links.Chassis.first(), &ch); err != nil {
+	}
+	if !s.LocationIndicatorActive.set && s.IndicatorLED == "" || s.PowerState == "" {
+		var ch chassis
+		if err := d.optional(ctx, s.Links.Chassis.first(), &ch); err != nil {
 			return st, err
 		}
-		st.Identify = ch.LocationIndicatorActive.on || lit(string(ch.IndicatorLED), st.Vendor)
+		st.Identify = st.Identify || ch.LocationIndicatorActive.on || lit(string(ch.IndicatorLED), st.Vendor)
+		if s.PowerState == "" {
+			st.Power = parsePower(string(ch.PowerState))
+		}
 	}
-	if st.Serial == "" || st.Model == "" {
+	if st.Serial == "" || st.Model == "" || st.Vendor == "" {
 		f, err := d.enclosure(ctx, s)
 		if err != nil {
 			return st, err
 		}
 		st.fill(f)
 	}
-	if p := s.Links.ManagedBy.first(); p != "" {
-		var m manager
-		if _, err := d.get(ctx, p, &m); err != nil {
-			return st, err
-		}
-		st.Firmware = m.FirmwareVersion.known()
+	p, err := d.managerOf(ctx, s)
+	if errors.Is(err, ErrUnsupported) {
+		return st, nil
 	}
-	return st, nil
+	if err != nil {
+		return st, err
+	}
+	var m manager
+	err = d.optional(ctx, p, &m)
+	st.Firmware = m.FirmwareVersion.known()
+	return st, err
 }
 
 // facts are what a system says of itself.
 func (d *redfishDriver) facts(s computerSystem) Status {
 	st := Status{Vendor: s.Manufacturer.known(), Model: s.Model.known(), Serial: s.SerialNumber.known(), SKU: s.SKU.known(),
 		UUID: strings.ToLower(s.UUID.known()), BIOS: s.BiosVersion.known()}
-	if st.Vendor == "" {
-		st.Vendor = d.root.Vendor.known()
-	}
 	return st
 }
 
@@ -172,7 +231,7 @@ func (d *redfishDriver) enclosure(ctx context.Context, s computerSystem) (chassi
 		return *known, nil
 	}
 	all, err := d.chassis(ctx)
-	if err != nil {
+	if err != nil && d.fatal(ctx, err) {
 		return chassisFacts{}, err
 	}
 	var best chassisFacts
@@ -197,6 +256,9 @@ func (d *redfishDriver) enclosure(ctx context.Context, s computerSystem) (chassi
 	}
 	if best.model == "" {
 		best.model = d.root.Product.known()
+	}
+	if best.vendor == "" {
+		best.vendor = d.root.Vendor.known()
 	}
 	d.mu.Lock()
 	d.serial = &best
@@ -232,7 +294,7 @@ func (d *redfishDriver) identify(ctx context.Context, on bool) error {
 	places := []place{{localPath(s.ID), s.LocationIndicatorActive, s.IndicatorLED}}
 	if p := s.Links.Chassis.first(); p != "" && !s.LocationIndicatorActive.set && s.IndicatorLED == "" {
 		var c chassis
-		if _, err := d.get(ctx, p, &c); err != nil {
+		if err := d.optional(ctx, p, &c); err != nil {
 			return err
 		}
 		places = append(places, place{p, c.LocationIndicatorActive, c.IndicatorLED})
@@ -275,7 +337,8 @@ func onOff(b bool) string {
 }
 
 // change patches a resource under its current ETag; when somebody else changed
-// it in between, once more (DSP0266 §7.6, If-Match).
+// it in between, once more (DSP0266 §7.6, If-Match). A BMC that wants a tag and
+// shows none takes any (AMI's answer 428 without: RFC 6585 §3).
 func (d *redfishDriver) change(ctx context.Context, path string, v any) error {
 	for try := 0; ; try++ {
 		a, err := d.do(ctx, http.MethodGet, path, nil, nil)
@@ -283,15 +346,41 @@ func (d *redfishDriver) change(ctx context.Context, path string, v any) error {
 			return err
 		}
 		hdr := map[string]string{}
-		if tag := a.header.Get("ETag"); tag != "" {
+		if tag := a.etag(); tag != "" {
 			hdr["If-Match"] = tag
 		}
 		_, err = d.do(ctx, http.MethodPatch, path, v, hdr)
-		if statusOf(err) == http.StatusPreconditionFailed && try == 0 {
+		switch s := statusOf(err); {
+		case s == http.StatusPreconditionFailed && try == 0:
 			continue
+		case s == http.StatusPreconditionRequired, s == http.StatusPreconditionFailed && a.header.Get("ETag") == "":
+			_, err = d.do(ctx, http.MethodPatch, path, v, map[string]string{"If-Match": "*"})
 		}
 		return err
 	}
+}
+
+// post sends an action; AMI's firmware wants If-Match there, too.
+func (d *redfishDriver) post(ctx context.Context, path string, v any) (answer, error) {
+	a, err := d.do(ctx, http.MethodPost, path, v, nil)
+	if statusOf(err) == http.StatusPreconditionRequired {
+		return d.do(ctx, http.MethodPost, path, v, map[string]string{"If-Match": "*"})
+	}
+	return a, err
+}
+
+// etag is the answer's tag: in its header, or in the resource alone.
+func (a answer) etag() string {
+	if tag := a.header.Get("ETag"); tag != "" {
+		return tag
+	}
+	var o struct {
+		Tag text `json:"@odata.etag"`
+	}
+	if unmarshal(a.body, &o) != nil {
+		return ""
+	}
+	return string(o.Tag)
 }
 
 // parsePower normalises what Redfish and ipmitool call power states.

@@ -104,7 +104,7 @@ func TestTrees(t *testing.T) {
 			name: "dell",
 			status: Status{Power: On, Boot: NextBoot{Device: BootNone, UEFI: true}, Health: "OK", Vendor: "Dell Inc.", Model: "PowerEdge R750", Serial: "CNIVC0014M0388",
 				SKU: "F54P1G3", UUID: "4c4c4544-0035-3410-8050-c6c04f314733", Firmware: "6.00.30.00", BIOS: "1.8.2"},
-			cpus: 2, dimms: 16, mib: 512 * 1024, nics: 5, drives: 3, gpus: 1,
+			cpus: 2, dimms: 16, mib: 512 * 1024, nics: 6, drives: 3, gpus: 1,
 			gpu:   GPU{ID: "Video.Slot.2-1", Vendor: "NVIDIA Corporation", Model: "NVIDIA H100 PCIe", Serial: "1654422007043", PCI: "10de:2331", Health: "OK"},
 			drive: Drive{ID: "Disk.Bay.2:Enclosure.Internal.0-1", Serial: "61P0A06CTCD8", Vendor: "KIOXIA Corporation", Model: "Dell Ent NVMe CM6 RI 1.92TB", Bytes: 1920383410176, Protocol: "PCIe", Firmware: "2.1.3", Health: "OK"},
 			mac:   "70:b5:e8:f0:52:dc",

@@ -213,6 +213,9 @@ type BMC struct {
 	// Fingerprint is the SHA-256 of its certificate in lower-case hex, trusted
 	// whoever signed it; "" = the site's CA signed it.
 	Fingerprint string
+	// System is which of the BMC's computer systems the machine is, where one BMC
+	// has several nodes; "" = the only one that looks like a machine.
+	System string
 	// Twin is how its virtual BMC looks in a lab: the name of a personality, or
 	// a file in the site folder; "" = a generic server.
 	Twin string

@@ -30,6 +30,13 @@ type validator struct {
 	serials  map[string]owner
 	uuids    map[string]owner
 	disks    map[string]owner
+	nodes    map[node]owner // of BMCs that have several
+}
+
+// node is one of the machines that share a BMC.
+type node struct {
+	bmc    netip.Addr
+	system string
 }
 
 // owner is who has a value that must be unique, and where that is written.
@@ -40,7 +47,7 @@ func (s *Site) validate(p *problems) {
 		problems: p, s: s,
 		networks: map[string]*Network{}, names: map[string][]string{}, partial: map[string]bool{},
 		addrs: map[netip.Addr]owner{}, macs: map[MAC]owner{},
-		serials: map[string]owner{}, uuids: map[string]owner{}, disks: map[string]owner{},
+		serials: map[string]owner{}, uuids: map[string]owner{}, disks: map[string]owner{}, nodes: map[node]owner{},
 	}
 	format().check(p, "", reflect.ValueOf(s).Elem())
 	v.uniqueNames()

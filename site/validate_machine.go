@@ -45,16 +45,35 @@ func (v *validator) bmc(m *Machine, who, path string) {
 	b := m.BMC
 	v.refers(who+"'s BMC", "secret", b.Secret, path+".secret")
 	v.refers(who+"'s BMC", "network", b.Network, path+".network")
-	unique(v, v.macs, b.MAC, "MAC address", who+"'s BMC", path+".mac", "read it again from the label")
+	shared := v.shares(b) // with another node of the same chassis
+	if !shared {
+		unique(v, v.macs, b.MAC, "MAC address", who+"'s BMC", path+".mac", "read it again from the label")
+	}
 	n := v.networks[b.Network]
 	switch {
+	case shared:
+		unique(v, v.nodes, node{b.Address, b.System}, "computer system", who, path+".system", "give each node its own")
 	case b.Network == "" && b.Address.IsValid():
 		v.add(path+".address", "correct the address, or add a network of purpose bmc that holds it", "%s: BMC address %s is on no network of purpose bmc", who, b.Address)
 	case n != nil && n.Purpose != PurposeBMC:
 		v.add(path+".network", "name a network of purpose bmc", "%s: network %s is for %s, not for BMCs", who, n.Name, n.Purpose)
 	case v.usable(who, "BMC address", b.Address, n, path+".address"):
-		unique(v, v.addrs, b.Address, "address", who+"'s BMC", path+".address", "give each its own address")
+		unique(v, v.addrs, b.Address, "address", who+"'s BMC", path+".address", "give each its own address, or say system: where they are nodes that share one BMC")
+		if b.System != "" {
+			v.nodes[node{b.Address, b.System}] = owner{who, path + ".system"}
+		}
 	}
+}
+
+// shares tells that a BMC is that of a machine before, and both say which of its
+// computer systems they are.
+func (v *validator) shares(b BMC) bool {
+	for n := range v.nodes {
+		if b.System != "" && n.bmc == b.Address {
+			return true
+		}
+	}
+	return false
 }
 
 func (v *validator) nics(m *Machine, who, path string) {

@@ -109,6 +109,7 @@ site.yaml:29:5: machine m2 has no "serial"`},
 		{"NIC has BMC's MAC", `"02:00:00:00:00:03"`, `"02:00:00:00:01:01"`, `MAC address 02:00:00:00:01:01 is already that of machine m1's BMC`},
 		{"address twice", m2nic, strings.Replace(m2nic, "boot", "address: 10.0.0.11, boot", 1), `machine m2: address 10.0.0.11 is already that of machine m1`},
 		{"server's address", m2nic, strings.Replace(m2nic, "boot", "address: 10.0.0.1, boot", 1), `machine m2: address 10.0.0.1 is already that of network prov's server`},
+		{"node of a BMC twice", "10.1.0.12, secret: pw", "10.1.0.11, secret: pw, system: Node0", `machine m2's BMC: address 10.1.0.11 is already that of machine m1's BMC`},
 		{"BMC address twice", "10.1.0.12", "10.1.0.11", `machine m2's BMC: address 10.1.0.11 is already that of machine m1's BMC`},
 		{"outside", "10.0.0.11", "10.0.2.11", `site.yaml:25:60: machine m1: address 10.0.2.11 is outside network prov (10.0.0.0/24); use an address from 10.0.0.1 to 10.0.0.254`},
 		{"on another network", "10.0.0.11", "10.1.0.99", `use an address from 10.0.0.1 to 10.0.0.254, or network bmc, which it is on`},
@@ -188,6 +189,21 @@ site.yaml:29:5: machine m2 has no "serial"`},
 				t.Errorf("load() gives %d errors for one mistake; want at most %d:\n%v", len(errs), most, err)
 			}
 		})
+	}
+}
+
+// Nodes of one chassis share its BMC, each with a computer system of its own.
+func TestNodesShareBMC(t *testing.T) {
+	nodes := func(first, second string) string {
+		s := strings.Replace(base, `secret: pw, mac`, `secret: pw, system: `+first+`, mac`, 1)
+		return strings.Replace(s, "10.1.0.12, secret: pw", `10.1.0.11, secret: pw, mac: "02:00:00:00:01:01", system: `+second, 1)
+	}
+	s, err := loadText(nodes("Node0", "Node1"))
+	if err != nil || s.Machines[1].BMC.System != "Node1" {
+		t.Errorf("two nodes of one BMC: %v; want no error", err)
+	}
+	if _, err := loadText(nodes("Node0", "Node0")); err == nil || !strings.Contains(err.Error(), "computer system") {
+		t.Errorf("one node twice: %v; want an error that names the computer system", err)
 	}
 }
 

@@ -341,7 +341,7 @@ func siteTarget(m site.Machine, secrets *site.Secrets, ca *site.CA, dial func(ct
 		}
 	}
 	t := bmc.Target{
-		Name: m.Name, Address: netip.AddrPortFrom(m.BMC.Address, port), Protocol: bmc.Protocol(m.BMC.Protocol),
+		Name: m.Name, System: m.BMC.System, Address: netip.AddrPortFrom(m.BMC.Address, port), Protocol: bmc.Protocol(m.BMC.Protocol),
 		User: user, Password: pw, Dial: dial, RootCAs: ca.Pool(), Fingerprint: m.BMC.Fingerprint,
 	}
 	if dial != nil { // IPMI goes the same way
