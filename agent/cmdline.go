@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strings"
 
@@ -31,6 +32,19 @@ type Boot struct {
 	MAC      net.HardwareAddr // nil: try each port with a link
 	Rescue   bool             // a shell on the console
 	Consoles []string         // console= devices, in order, without options
+}
+
+// ServerAddr is the server's address; the zero value when the command line has
+// no address, or a name.
+func (b Boot) ServerAddr() netip.Addr {
+	if b.Server == nil {
+		return netip.Addr{}
+	}
+	a, err := netip.ParseAddr(b.Server.Hostname())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return a.Unmap()
 }
 
 // ParseCmdline reads a kernel command line. Words are separated by spaces;

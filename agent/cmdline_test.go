@@ -70,3 +70,21 @@ func FuzzParseCmdline(f *testing.F) {
 		}
 	})
 }
+
+func TestServerAddr(t *testing.T) {
+	for line, want := range map[string]string{
+		"fettle.server=https://10.90.0.1:8443":       "10.90.0.1",
+		"fettle.server=https://[2001:db8::1]:8443":   "2001:db8::1",
+		"fettle.server=https://[::ffff:10.0.0.1]:80": "10.0.0.1",
+		"fettle.server=https://fettle.example.org":   "invalid IP",
+		"quiet": "invalid IP",
+	} {
+		b, err := ParseCmdline(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := b.ServerAddr().String(); got != want {
+			t.Errorf("ServerAddr of %q = %s; want %s", line, got, want)
+		}
+	}
+}

@@ -251,19 +251,6 @@ func bootNetworkOf(s *site.Site, m site.Machine) (site.Network, error) {
 	return site.Network{}, fmt.Errorf("machine %s has no port with boot: true on a network of the site", m.Name)
 }
 
-// reportsFrom refuses a machine that boots from a network without IPv4: the
-// agent starts there, has no address, and nobody would hear of it again.
-func reportsFrom(s *site.Site, machine string) error {
-	i := slices.IndexFunc(s.Machines, func(m site.Machine) bool { return m.Name == machine })
-	if i < 0 {
-		return nil // a stranger
-	}
-	if n, err := bootNetworkOf(s, s.Machines[i]); err == nil && n.Only6() {
-		return fmt.Errorf("machine %s boots from network %s, which has IPv6 alone, and the agent reports over IPv4: add a prefix and server to the network", machine, n.Name)
-	}
-	return nil
-}
-
 // Inspect boots machines into the agent, records what they are, and puts them
 // back. Nothing is written to a disk.
 func (p *Provisioner) Inspect(ctx context.Context, actor string, machines []string) ([]string, error) {

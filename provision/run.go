@@ -247,9 +247,6 @@ func (p *Provisioner) start(ctx context.Context, s *site.Site, d Run) (Run, erro
 	if err := p.wait(ctx); err != nil {
 		return Run{}, err
 	}
-	if err := reportsFrom(s, d.Machine); err != nil {
-		return Run{}, err
-	}
 	ctx = context.WithoutCancel(ctx) // no run is left half-started by who asked for it
 	now := p.now()
 	d.ID = now.UTC().Format("20060102-150405") + "-" + randomHex(3)

@@ -138,7 +138,7 @@ func networkConfig(s *site.Site, m site.Machine) ([]byte, error) {
 		}
 		e := ethernet{
 			Match: map[string]string{"macaddress": nic.MAC.String()}, LinkLocal: []string{"ipv6"},
-			Optional: !nic.Boot, DHCP4: !nic.Address.IsValid(),
+			Optional: !nic.Boot, DHCP4: !nic.Address.IsValid() && !n.Only6(),
 		}
 		if n.MTU != 0 && n.MTU != 1500 {
 			e.MTU = n.MTU

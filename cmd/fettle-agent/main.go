@@ -91,7 +91,7 @@ func work(ctx context.Context, log *slog.Logger) error {
 	}
 	drivers := newDrivers("/sys", log)
 	drivers.load(ctx)
-	addressed, err := startNetwork(ctx, boot.MAC, drivers, log)
+	addressed, err := startNetwork(ctx, boot.MAC, boot.ServerAddr(), drivers, log)
 	if err != nil {
 		return err
 	}

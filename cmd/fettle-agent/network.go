@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/insomniacslk/dhcp/dhcpv4"
-	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
@@ -50,10 +49,29 @@ func (n *network) mark(inv *agent.Inventory) {
 	}
 }
 
-// startNetwork configures the port with the MAC by DHCP (or, without a MAC,
-// the first port that gets an answer), tries until it succeeds, and keeps the
+// has notes the port's address, with its prefix length.
+func (n *network) has(addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.addr = addr
+}
+
+// resolve names the name servers.
+func (n *network) resolve(servers []net.IP) {
+	var b strings.Builder
+	for _, s := range servers {
+		fmt.Fprintf(&b, "nameserver %s\n", s)
+	}
+	if err := os.WriteFile("/etc/resolv.conf", []byte(b.String()), 0o644); err != nil {
+		n.log.Warn("writing /etc/resolv.conf", "error", err)
+	}
+}
+
+// startNetwork configures the port with the MAC (or, without a MAC, the first
+// port that gets an answer) in the address family of the server: IPv6 when its
+// address is one, else IPv4 by DHCP. It tries until it succeeds, and keeps the
 // lease renewed until ctx ends.
-func startNetwork(ctx context.Context, mac net.HardwareAddr, d *drivers, log *slog.Logger) (*network, error) {
+func startNetwork(ctx context.Context, mac net.HardwareAddr, server netip.Addr, d *drivers, log *slog.Logger) (*network, error) {
 	bringUp(log)
 	for {
 		ports, err := waitForPorts(ctx, mac, d)
@@ -62,18 +80,20 @@ func startNetwork(ctx context.Context, mac net.HardwareAddr, d *drivers, log *sl
 		}
 		for _, p := range ports {
 			n := &network{port: p.Attrs().Name, log: log}
-			lease, err := n.acquire(ctx, p, mac == nil)
-			if err == nil {
-				err = n.apply(p, lease)
+			if err = n.up(ctx, p, mac == nil); err == nil {
+				if server.Is6() {
+					err = n.configure6(ctx, p, server, mac == nil)
+				} else {
+					err = n.configure4(ctx, p, mac == nil)
+				}
 			}
 			if err == nil {
-				go n.keep(ctx, p, lease)
 				return n, nil
 			}
 			if ctx.Err() != nil {
 				return nil, context.Cause(ctx)
 			}
-			log.Warn("no address from DHCP; check cabling, VLAN and that fettle serves this network; trying again", "port", n.port, "mac", p.Attrs().HardwareAddr, "error", err)
+			log.Warn("no address; check cabling, VLAN and that fettle serves this network; trying again", "port", n.port, "mac", p.Attrs().HardwareAddr, "error", err)
 		}
 	}
 }
@@ -159,19 +179,24 @@ func waitForPorts(ctx context.Context, mac net.HardwareAddr, d *drivers) ([]netl
 	}
 }
 
-// acquire brings the port up and asks for a lease; quick gives up early.
-func (n *network) acquire(ctx context.Context, p netlink.Link, quick bool) (*nclient4.Lease, error) {
+// up brings the port up and waits for its link; quick gives up early.
+func (n *network) up(ctx context.Context, p netlink.Link, quick bool) error {
 	if err := netlink.LinkSetUp(p); err != nil {
-		return nil, fmt.Errorf("bringing %s up: %w", n.port, err)
+		return fmt.Errorf("bringing %s up: %w", n.port, err)
 	}
-	wait, tries := carrierWait, dhcpTries
+	wait := carrierWait
 	if quick {
-		wait, tries = 5*time.Second, 2
+		wait = 5 * time.Second
 	}
-	if err := waitForCarrier(ctx, n.port, wait); err != nil {
-		return nil, err
+	return waitForCarrier(ctx, n.port, wait)
+}
+
+// tries is how often a port is asked for: one of many, or the one.
+func tries(quick bool) int {
+	if quick {
+		return 2
 	}
-	return n.request(ctx, p, tries)
+	return dhcpTries
 }
 
 func waitForCarrier(ctx context.Context, port string, wait time.Duration) error {
@@ -190,106 +215,4 @@ func waitForCarrier(ctx context.Context, port string, wait time.Duration) error 
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-}
-
-// request is one DISCOVER to ACK (RFC 2131 §3.1).
-func (n *network) request(ctx context.Context, p netlink.Link, tries int) (*nclient4.Lease, error) {
-	c, err := nclient4.New(n.port, nclient4.WithHWAddr(p.Attrs().HardwareAddr), nclient4.WithTimeout(dhcpTimeout), nclient4.WithRetry(tries))
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	return c.Request(ctx, modifiers()...)
-}
-
-func modifiers() []dhcpv4.Modifier {
-	return []dhcpv4.Modifier{
-		dhcpv4.WithOption(dhcpv4.OptClassIdentifier("fettle-agent")),
-		dhcpv4.WithRequestedOptions(dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer,
-			dhcpv4.OptionDomainName, dhcpv4.OptionInterfaceMTU),
-	}
-}
-
-// apply configures the port; what is there already is replaced.
-func (n *network) apply(p netlink.Link, l *nclient4.Lease) error {
-	ack := l.ACK
-	mask := ack.SubnetMask()
-	if mask == nil || ack.YourIPAddr.To4() == nil {
-		return errors.New("the DHCP server gave no address or subnet mask")
-	}
-	// Option 26 (RFC 2132 §5.1); 576 is the least that IP allows here.
-	if b := ack.Options.Get(dhcpv4.OptionInterfaceMTU); len(b) == 2 {
-		if mtu := int(b[0])<<8 | int(b[1]); mtu >= 576 && mtu != p.Attrs().MTU {
-			if err := netlink.LinkSetMTU(p, mtu); err != nil {
-				n.log.Warn("setting the MTU", "port", n.port, "mtu", mtu, "error", err)
-			}
-		}
-	}
-	ip := &net.IPNet{IP: ack.YourIPAddr.To4(), Mask: mask}
-	old, err := netlink.AddrList(p, unix.AF_INET)
-	if err != nil {
-		return fmt.Errorf("listing addresses of %s: %w", n.port, err)
-	}
-	for _, a := range old {
-		if !a.IP.Equal(ip.IP) {
-			if err := netlink.AddrDel(p, &a); err != nil {
-				n.log.Warn("removing an old address", "port", n.port, "address", a.IPNet, "error", err)
-			}
-		}
-	}
-	if err := netlink.AddrReplace(p, &netlink.Addr{IPNet: ip}); err != nil {
-		return fmt.Errorf("giving %s the address %s: %w", n.port, ip, err)
-	}
-	if gw := ack.Router(); len(gw) > 0 && gw[0].To4() != nil {
-		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: p.Attrs().Index, Gw: gw[0].To4(), Flags: int(netlink.FLAG_ONLINK)}); err != nil {
-			n.log.Warn("setting the default route", "gateway", gw[0], "error", err)
-		}
-	}
-	var resolv strings.Builder
-	for _, s := range ack.DNS() {
-		fmt.Fprintf(&resolv, "nameserver %s\n", s)
-	}
-	if err := os.WriteFile("/etc/resolv.conf", []byte(resolv.String()), 0o644); err != nil {
-		n.log.Warn("writing /etc/resolv.conf", "error", err)
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.addr = ip.String()
-	return nil
-}
-
-// keep renews at half of the lease (RFC 2131 §4.4.5), and asks anew when that
-// fails. The address stays until another is given: the only server that could
-// give it away is the one that this machine talks to.
-func (n *network) keep(ctx context.Context, p netlink.Link, l *nclient4.Lease) {
-	for {
-		t := l.ACK.IPAddressLeaseTime(time.Hour) / 2
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(max(t, minRenew)):
-		}
-		next, err := n.renew(ctx, p, l)
-		if err != nil {
-			n.log.Warn("renewing the address; asking anew", "port", n.port, "error", err)
-			next, err = n.request(ctx, p, dhcpTries)
-		}
-		if err != nil {
-			n.log.Warn("no answer from DHCP; keeping the address", "port", n.port, "error", err)
-			continue
-		}
-		l = next
-		if err := n.apply(p, l); err != nil {
-			n.log.Error("configuring the network", "error", err)
-		}
-	}
-}
-
-func (n *network) renew(ctx context.Context, p netlink.Link, l *nclient4.Lease) (*nclient4.Lease, error) {
-	c, err := nclient4.New(n.port, nclient4.WithHWAddr(p.Attrs().HardwareAddr), nclient4.WithTimeout(dhcpTimeout), nclient4.WithRetry(2))
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	return c.Renew(ctx, l)
 }

@@ -102,7 +102,7 @@ func TestDebianInstaller(t *testing.T) {
 
 	wall, memory := 15*time.Minute, "1024"
 	if full {
-		wall, memory = 80*time.Minute, "2560"
+		wall, memory = 80*time.Minute, "6144" // the system that is installed lies in it too
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), wall)
 	defer cancel()
