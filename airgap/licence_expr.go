@@ -116,22 +116,47 @@ func (p *licenceParser) one(depth int) Licence {
 	}
 	name := p.name()
 	if p.next("WITH") {
-		name += " WITH " + p.name()
+		name += withWord + p.exception()
 	}
 	return Licence{Name: name}
 }
 
+const withWord = " WITH "
+
+// exception is one word, or, as Debian's copyright files have it, several that
+// end with "exception": https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+func (p *licenceParser) exception() string {
+	out := p.name()
+	for n, w := range p.words {
+		if strings.ContainsAny(w, "(),;/") || joins(w) {
+			break
+		}
+		if strings.EqualFold(w, "exception") {
+			out += " " + strings.Join(p.words[:n+1], " ")
+			p.words = p.words[n+1:]
+			break
+		}
+	}
+	return out
+}
+
+// joins tells whether a word is an operator.
+func joins(w string) bool {
+	return strings.EqualFold(w, "AND") || strings.EqualFold(w, "OR") || strings.EqualFold(w, "WITH")
+}
+
+// withoutException is the licence that an exception is to, "" when name has
+// none. It may be no expression: "GPLv2 with the usual exceptions".
+func withoutException(name string) string {
+	i := strings.Index(strings.ToUpper(name), withWord)
+	return strings.TrimSpace(name[:max(i, 0)])
+}
+
 // name is one word: free text, such as "BSD License", is no expression.
 func (p *licenceParser) name() string {
-	if len(p.words) == 0 || strings.ContainsAny(p.words[0], "(),;/") {
+	if len(p.words) == 0 || strings.ContainsAny(p.words[0], "(),;/") || joins(p.words[0]) {
 		p.bad = true
 		return ""
-	}
-	for _, w := range []string{"AND", "OR", "WITH"} {
-		if strings.EqualFold(p.words[0], w) {
-			p.bad = true
-			return ""
-		}
 	}
 	w := p.words[0]
 	p.words = p.words[1:]

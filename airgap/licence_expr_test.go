@@ -12,6 +12,9 @@ func TestParseLicence(t *testing.T) {
 		{"(MIT OR Apache-2.0)", "MIT OR Apache-2.0"},
 		{"MIT and GPLv2+ or ISC", "(MIT AND GPLv2+) OR ISC"},
 		{"MIT AND (GPL-2.0-only WITH Classpath-exception-2.0 OR ISC)", "MIT AND (GPL-2.0-only WITH Classpath-exception-2.0 OR ISC)"},
+		{"GPL-2+ with OpenSSL exception and MIT", "GPL-2+ WITH OpenSSL exception AND MIT"},
+		{"GPL-3 with GCC Runtime Library exception", "GPL-3 WITH GCC Runtime Library exception"},
+		{"GPL-2+ with Font or MIT with exception", "GPL-2+ WITH Font OR MIT WITH exception"},
 		// No expressions: names as they stand.
 		{"BSD License", "BSD License"},
 		{" SEE LICENSE IN LICENSE.md ", "SEE LICENSE IN LICENSE.md"},
@@ -49,6 +52,10 @@ func FuzzParseLicence(f *testing.F) {
 }
 
 func TestPolicyOfExpressions(t *testing.T) {
+	class, classOnly := "GPL-2.0-only WITH Classpath-exception-2.0", Policy{DenyLicences: []string{"GPL-2.0-only WITH Classpath-exception-2.0"}}
+	exact := Policy{DenyLicences: []string{"GPL-2.0-only", "m:GPL-2+"}}
+	but := Policy{DenyLicences: []string{"GPL-2.0-only"}, AllowLicences: []string{"*", class}}
+	both := Policy{DenyLicences: []string{class}, AllowLicences: []string{class}}
 	gpl, free := Policy{DenyLicences: []string{"GPL*"}}, Policy{AllowLicences: []string{"MIT", "Apache-2.0"}}
 	for _, tt := range []struct {
 		p       Policy
@@ -61,6 +68,19 @@ func TestPolicyOfExpressions(t *testing.T) {
 		{free, "ISC OR BSD-2-Clause", "p 1: refused by the rule allow-licences (it is under ISC (of ISC OR BSD-2-Clause))"},
 		{gpl, "MIT OR GPL-3.0-only", ""},
 		{gpl, "MIT AND (GPL-3.0-only OR GPL-2.0-only)", "p 1: refused by the rule deny-licences GPL* (it is under GPL-3.0-only (of MIT AND (GPL-3.0-only OR GPL-2.0-only)))"},
+		{exact, class, "p 1: refused by the rule deny-licences GPL-2.0-only (it is under " + class + ")"},
+		{exact, "MIT AND " + class, "deny-licences GPL-2.0-only (it is under " + class + " (of MIT AND " + class + "))"},
+		{exact, "MIT OR " + class, ""},
+		{exact, "GPL-2+ with OpenSSL exception", "deny-licences m:GPL-2+ (it is under GPL-2+ WITH OpenSSL exception)"},
+		{exact, "GPL-2+ with the usual exceptions", "deny-licences m:GPL-2+ (it is under GPL-2+ with the usual exceptions)"},
+		{exact, "GPL-3.0-only WITH Classpath-exception-2.0", ""},
+		{classOnly, class, "deny-licences " + class},
+		{classOnly, "GPL-2.0-only", ""},
+		{classOnly, "GPL-2.0-only WITH Bison-exception-2.2", ""},
+		{but, class, ""},
+		{but, "GPL-2.0-only WITH Bison-exception-2.2", "deny-licences GPL-2.0-only (it is under GPL-2.0-only WITH Bison-exception-2.2)"},
+		{but, "GPL-2.0-only", "deny-licences GPL-2.0-only"},
+		{both, class, "deny-licences " + class},
 		{gpl, "GPL-2.0-only WITH Classpath-exception-2.0", "p 1: refused by the rule deny-licences GPL* (it is under GPL-2.0-only WITH Classpath-exception-2.0)"},
 	} {
 		l := Lock{Version: LockVersion, Mirrors: []LockedMirror{{Name: "m", Format: "npm", Items: []Item{{Path: "p", Name: "p", Version: "1", Kind: KindPackage}}}}}

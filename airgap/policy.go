@@ -18,7 +18,7 @@ type Policy struct {
 	Allow         []string // none: everything
 	Deny          []string // wins over Allow
 	AllowLicences []string // none: every licence; else one that is not known is refused, unless "unknown" is listed
-	DenyLicences  []string // wins over AllowLicences; "unknown": what is not known
+	DenyLicences  []string // wins over AllowLicences; "unknown": what is not known; X is also X WITH any exception
 	MaxAge        time.Duration
 	OnlySigned    bool
 }
@@ -170,7 +170,7 @@ func (p Policy) item(m LockedMirror, it Item, licences func(Item) []string) (Ref
 		if len(l.Parts) > 0 {
 			under = " (of " + text + ")"
 		}
-		denied := func(name string) (string, bool) { return matches(p.DenyLicences, m.Name, name) }
+		denied := func(name string) (string, bool) { return p.deniedLicence(m.Name, name) }
 		name, bad := l.refused(func(name string) bool {
 			_, deny := denied(name)
 			_, allow := matches(p.AllowLicences, m.Name, name)
@@ -185,6 +185,26 @@ func (p Policy) item(m LockedMirror, it Item, licences func(Item) []string) (Ref
 		return refuse("allow-licences", "it is under "+name+under)
 	}
 	return Refusal{}, false
+}
+
+// deniedLicence finds the rule that denies a licence. Who denies one denies it
+// with every exception, unless AllowLicences names that exception.
+func (p Policy) deniedLicence(mirror, name string) (string, bool) {
+	naming := func(rules []string) []string { // an exception
+		return slices.DeleteFunc(slices.Clone(rules), func(rule string) bool { return withoutException(rule) == "" })
+	}
+	if rule, ok := matches(naming(p.DenyLicences), mirror, name); ok {
+		return rule, true
+	}
+	if bare := withoutException(name); bare != "" {
+		if _, ok := matches(naming(p.AllowLicences), mirror, name); ok {
+			return "", false
+		}
+		if rule, ok := matches(p.DenyLicences, mirror, bare); ok {
+			return rule, true
+		}
+	}
+	return matches(p.DenyLicences, mirror, name)
 }
 
 // unknownLicence, in a list of licences, means things whose licence is not

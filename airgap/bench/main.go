@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -52,9 +53,12 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 	f.Int64Var(&o.bytes, "bytes", 572_000_000, "their bytes")
 	f.IntVar(&o.rounds, "rounds", 3, "runs of each; the best wall time counts")
 	f.Int64Var(&o.large, "large", 0, "also make and import a bundle of so many bytes, for its memory")
-	f.StringVar(&o.only, "only", "", "only this: apt, bundle, formats (or one of files, npm, pypi, go, rpm), memory")
+	f.StringVar(&o.only, "only", "", "only this: "+strings.Join(onlyWords(), ", "))
 	f.StringVar(&o.jsonOut, "json", "", "file for the figures as JSON")
 	if err := f.Parse(args); err != nil {
+		return err
+	}
+	if err := checkOnly(o); err != nil {
 		return err
 	}
 	if o.fettle, err = filepath.Abs(o.fettle); err != nil {
@@ -92,6 +96,26 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 		err = errors.Join(err, jerr, os.WriteFile(o.jsonOut, data, 0o644))
 	}
 	return err
+}
+
+// onlyWords are what -only takes.
+func onlyWords() []string {
+	words := []string{"apt", "bundle", "formats", "memory"}
+	for _, w := range (&bench{}).works() {
+		words = append(words, w.format)
+	}
+	return words
+}
+
+// checkOnly refuses a word that nothing would be measured for.
+func checkOnly(o options) error {
+	if o.only != "" && !slices.Contains(onlyWords(), o.only) {
+		return fmt.Errorf("-only %s: there is no such work; it is one of %s", o.only, strings.Join(onlyWords(), ", "))
+	}
+	if o.only == "memory" && o.large <= 0 {
+		return errors.New("-only memory: say how large a bundle with -large, e.g. -large 4000000000")
+	}
+	return nil
 }
 
 // bench is one run.

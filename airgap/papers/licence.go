@@ -34,14 +34,18 @@ func licenceIDs(names []string, refs map[string]string) []string {
 	var out []string
 	identifier := func(n string) string {
 		// An exception is an identifier beside its licence.
-		base, exception, _ := strings.Cut(n, " WITH ")
-		if id, ok := known[strings.ToLower(base)]; ok {
-			return strings.TrimSuffix(id+" WITH "+exception, " WITH ")
+		base, exception, with := strings.Cut(n, " WITH ")
+		id, ok := known[strings.ToLower(base)]
+		if !ok && spdxShaped.MatchString(base) {
+			id, ok = base, true
 		}
-		if spdxShaped.MatchString(base) {
-			return n
+		switch {
+		case ok && !with:
+			return id
+		case ok && spdxException.MatchString(exception): // other words for one are none of the list
+			return id + " WITH " + exception
 		}
-		id := "LicenseRef-" + strings.Trim(notIDString.ReplaceAllString(strings.ReplaceAll(n, "+", "-or-later"), "-"), "-.")
+		id = "LicenseRef-" + strings.Trim(notIDString.ReplaceAllString(strings.ReplaceAll(n, "+", "-or-later"), "-"), "-.")
 		if id == "LicenseRef-" {
 			return ""
 		}
@@ -71,6 +75,9 @@ func licenceIDs(names []string, refs map[string]string) []string {
 
 // spdxShaped are identifiers that the list has in forms that nothing else uses.
 var spdxShaped = regexp.MustCompile(`^(?:A?L?GPL-[123]\.[01]-(?:only|or-later)|GFDL-1\.[123]-(?:only|or-later))$`)
+
+// spdxException are the exceptions of the list, nearly all of which say so.
+var spdxException = regexp.MustCompile(`^(?:[A-Za-z0-9.-]+-exception(?:-[A-Za-z0-9.-]+)?|Linux-syscall-note|GPL-CC-1\.0|SHL-2\.[01])$`)
 
 // expression joins identifiers: a package whose files have several licences is
 // under all of them.

@@ -91,6 +91,7 @@ func TestLicenceIDs(t *testing.T) {
 		{[]string{"(MIT OR Apache-2.0)", "ISC"}, "(MIT OR Apache-2.0) AND ISC", nil},
 		{[]string{"MIT and GPLv2+"}, "MIT AND LicenseRef-GPLv2-or-later", []string{"LicenseRef-GPLv2-or-later"}},
 		{[]string{"GPL-2.0-only WITH Classpath-exception-2.0"}, "GPL-2.0-only WITH Classpath-exception-2.0", nil},
+		{[]string{"GPL-2+ with OpenSSL exception"}, "LicenseRef-GPL-2-or-later-WITH-OpenSSL-exception", []string{"LicenseRef-GPL-2-or-later-WITH-OpenSSL-exception"}},
 		{[]string{"BSD License"}, "LicenseRef-BSD-License", []string{"LicenseRef-BSD-License"}},
 		{[]string{"?"}, "", nil},
 		{[]string{"MIT AND ?"}, "MIT AND LicenseRef-unnamed", []string{"LicenseRef-unnamed"}},
