@@ -9,8 +9,8 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,7 +19,7 @@ import (
 
 // agentRecipe is part of an agent release's inputs: raise it when the way in
 // which a ramdisk is put together changes.
-const agentRecipe = 3
+const agentRecipe = 4
 
 // agentTools are the packages whose programs the agent runs, and the programs.
 var agentTools = map[string][]string{
@@ -30,9 +30,6 @@ var agentTools = map[string][]string{
 	"kmod":           {"usr/bin/kmod", "usr/sbin/modprobe", "usr/sbin/depmod", "usr/sbin/insmod", "usr/sbin/rmmod", "usr/sbin/lsmod", "usr/sbin/modinfo"},
 	"busybox-static": {"usr/bin/busybox"},
 }
-
-// kernelPackage is what linux-image-ARCH depends on: the real kernel.
-var kernelPackage = regexp.MustCompile(`^linux-image-([0-9][0-9a-z.+~-]*-(?:amd64|arm64))$`)
 
 // Agent makes the release "agent" for amd64, see AgentFor.
 func (b *Builder) Agent(ctx context.Context) (rel Release, cached bool, err error) {
@@ -57,28 +54,28 @@ func (b *Builder) AgentFor(ctx context.Context, arch string) (rel Release, cache
 		return Release{}, false, err
 	}
 	defer a.close()
+	host, err := b.host()
+	if err != nil {
+		return Release{}, false, err
+	}
 	tools, err := a.resolve(ctx, sortedKeys(agentTools)...)
 	if err != nil {
 		return Release{}, false, err
 	}
-	withKernel, err := a.resolve(ctx, "linux-image-"+arch)
+	general := distros[host.OS].kernels[arch]
+	withKernel, err := a.resolve(ctx, general)
 	if err != nil {
 		return Release{}, false, err
 	}
-	var kernel pkg
-	for _, p := range withKernel {
-		if kernelPackage.MatchString(p.Name) {
-			kernel = p
-		}
-	}
-	if kernel.Name == "" {
-		return Release{}, false, fmt.Errorf("linux-image-%[1]s leads to no package linux-image-VERSION-%[1]s; the agent needs Debian's general kernel", arch)
+	version, kernel := findKernel(withKernel)
+	if version == "" {
+		return Release{}, false, fmt.Errorf("package %s leads to no package linux-image-VERSION; the agent needs the general kernel of %s", general, distros[host.OS].title)
 	}
 	sum := sha256.Sum256(elf)
 	in, err := inputs(struct {
 		Recipe  int
 		Agent   string
-		Kernel  pkg
+		Kernel  []pkg
 		Tools   []pkg
 		Modules []string
 	}{agentRecipe, hex.EncodeToString(sum[:]), kernel, tools, agentModules})
@@ -88,47 +85,42 @@ func (b *Builder) AgentFor(ctx context.Context, arch string) (rel Release, cache
 	if r, ok, err := b.cached(ctx, name, in); err != nil || ok {
 		return r, ok, err
 	}
-	debs, err := a.download(ctx, append([]pkg{kernel}, tools...))
+	debs, err := a.download(ctx, append(slices.Clone(kernel), tools...))
 	if err != nil {
 		return Release{}, false, err
 	}
-	rel, err = b.buildAgent(ctx, Release{Name: name, Kind: KindAgent, Arch: arch, Inputs: in}, elf, kernel, tools, debs, indexer)
+	rel, err = b.buildAgent(ctx, Release{Name: name, Kind: KindAgent, Arch: arch, Inputs: in}, elf, version, kernel, tools, debs, indexer)
 	return rel, false, err
 }
 
 // openHostApt is apt for the machine's own suite, or the builder's.
 func (b *Builder) openHostApt(ctx context.Context, name, arch string) (*apt, error) {
-	suite := b.Suite
-	if suite == "" {
-		var err error
-		if suite, err = hostSuite(); err != nil {
-			return nil, err
-		}
+	h, err := b.host()
+	if err != nil {
+		return nil, err
 	}
-	if !validSuite(suite) {
-		return nil, fmt.Errorf("%q is not the name of a suite such as bookworm", suite)
-	}
-	return b.openApt(ctx, name, suite, arch, nil)
+	return b.openApt(ctx, name, h.Suite, arch, nil, nil)
 }
 
-func (b *Builder) buildAgent(ctx context.Context, r Release, elf []byte, kernel pkg, tools []pkg, debs map[string]string, indexer tree) (Release, error) {
+func (b *Builder) buildAgent(ctx context.Context, r Release, elf []byte, version string, kernel, tools []pkg, debs map[string]string, indexer tree) (Release, error) {
 	b.progress(Progress{Name: r.Name, Stage: StageUnpack})
-	version := kernelPackage.FindStringSubmatch(kernel.Name)[1]
 	kern := tree{}
-	err := b.readDeb(ctx, debs[kernel.Name], func(p string) bool {
-		return p == "boot/vmlinuz-"+version || strings.HasPrefix(p, "usr/lib/modules/"+version+"/")
-	}, func(f debFile) error {
-		if !f.Dir {
-			kern[f.Path] = f
+	for _, p := range kernel {
+		err := b.readDeb(ctx, debs[p.Name], func(p string) bool {
+			return p == "boot/vmlinuz-"+version || strings.HasPrefix(p, "usr/lib/modules/"+version+"/")
+		}, func(f debFile) error {
+			if !f.Dir {
+				kern[f.Path] = f
+			}
+			return nil
+		})
+		if err != nil {
+			return Release{}, err
 		}
-		return nil
-	})
-	if err != nil {
-		return Release{}, err
 	}
 	vmlinuz, ok := kern["boot/vmlinuz-"+version]
 	if !ok {
-		return Release{}, fmt.Errorf("package %s has no /boot/vmlinuz-%s", kernel.Name, version)
+		return Release{}, fmt.Errorf("none of the packages %s has /boot/vmlinuz-%s", packageNames(kernel), version)
 	}
 	user := tree{}
 	for _, p := range tools {
@@ -152,8 +144,8 @@ func (b *Builder) buildAgent(ctx context.Context, r Release, elf []byte, kernel 
 		return Release{}, err
 	}
 	r.Created, r.Facts = b.now().UTC(), map[string]string{
-		"kernel": version, "kernel-package": kernel.Name + " " + kernel.Version,
-		"modules": strconv.Itoa(count), "unpacked": strconv.FormatInt(raw, 10), "packages": strconv.Itoa(len(tools) + 1),
+		"kernel": version, "kernel-package": packageNames(kernel),
+		"modules": strconv.Itoa(count), "unpacked": strconv.FormatInt(raw, 10), "packages": strconv.Itoa(len(tools) + len(kernel)),
 	}
 	for _, f := range []struct {
 		name string
@@ -166,6 +158,15 @@ func (b *Builder) buildAgent(ctx context.Context, r Release, elf []byte, kernel 
 		r.Files = append(r.Files, file)
 	}
 	return b.finish(ctx, r)
+}
+
+// packageNames names packages and their versions.
+func packageNames(pkgs []pkg) string {
+	var out []string
+	for _, p := range pkgs {
+		out = append(out, p.Name+" "+p.Version)
+	}
+	return strings.Join(out, ", ")
 }
 
 // finish keeps a release that was built.

@@ -40,39 +40,63 @@ type apt struct {
 	unlock  func()
 }
 
-// hostSuite is the code name of the machine's own distribution
-// (os-release(5)).
-func hostSuite() (string, error) {
-	for _, path := range []string{"/etc/os-release", "/usr/lib/os-release"} {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(data)) {
-			if v, ok := strings.CutPrefix(strings.TrimSpace(line), "VERSION_CODENAME="); ok {
-				return strings.Trim(v, `"'`), nil
-			}
-		}
+// host is the distribution and release of this machine, or of the builder.
+func (b *Builder) host() (Host, error) {
+	if b.Host != (Host{}) {
+		return b.Host, nil
 	}
-	return "", errors.New("this machine's /etc/os-release names no VERSION_CODENAME; say which Debian suite to build from")
+	return readHost("")
+}
+
+// hostSources are the sources of the machine's own apt configuration for a
+// suite.
+func (b *Builder) hostSources(suite, arch string, components []string) ([]Source, error) {
+	if len(b.Apt.Sources) > 0 {
+		return b.Apt.Sources, nil
+	}
+	etc := b.Apt.Etc
+	if etc == "" {
+		etc = "/etc/apt"
+	}
+	all, err := readSources(etc)
+	if err != nil {
+		return nil, err
+	}
+	sources := archiveSources(all, suite, arch, components)
+	if hasSuite(sources, suite) {
+		return sources, nil
+	}
+	what := fmt.Sprintf("suite %s", suite)
+	if anyArch := archiveSources(all, suite, "", components); len(anyArch) > 0 {
+		what += " and architecture " + arch
+	}
+	return nil, fmt.Errorf("%w for %s in %s (sources.list, sources.list.d)%s: add a source of that suite, signed by the distribution's archive keyring; or say in the site's image from which apt mirrors of the site it is built (mirrors:), or that it is the machine's own release (os: host)",
+		ErrNoSuite, what, etc, b.have(all, arch))
+}
+
+// have tells which release the sources have instead.
+func (b *Builder) have(all []Source, arch string) string {
+	h, err := b.host()
+	if err != nil || !hasSuite(archiveSources(all, h.Suite, arch, nil), h.Suite) {
+		return ""
+	}
+	return fmt.Sprintf(", which have %s (%s)", h.Suite, h.Pretty)
+}
+
+func hasSuite(sources []Source, suite string) bool {
+	return slices.ContainsFunc(sources, func(s Source) bool { return s.Suite == suite })
 }
 
 // openApt prepares apt for a suite and brings its lists up to date when they
-// are old. close must be called.
-func (b *Builder) openApt(ctx context.Context, name, suite, arch string, components []string) (*apt, error) {
-	sources := b.Apt.Sources
-	if len(sources) == 0 {
-		etc := b.Apt.Etc
-		if etc == "" {
-			etc = "/etc/apt"
-		}
-		all, err := readSources(etc)
+// are old. close must be called. Where sources lack the suite itself, those of
+// the machine are added.
+func (b *Builder) openApt(ctx context.Context, name, suite, arch string, components []string, sources []Source) (*apt, error) {
+	if !hasSuite(sources, suite) {
+		own, err := b.hostSources(suite, arch, components)
 		if err != nil {
 			return nil, err
 		}
-		if sources = archiveSources(all, suite, components); !slices.ContainsFunc(sources, func(s Source) bool { return s.Suite == suite }) {
-			return nil, fmt.Errorf("%w for suite %s in %s (sources.list, sources.list.d): add the archive of that suite there, or ask for a suite that is", ErrNoSuite, suite, etc)
-		}
+		sources = append(slices.Clone(own), sources...)
 	}
 	acquire, err := b.acquireOptions(ctx)
 	if err != nil {
@@ -146,7 +170,7 @@ func (a *apt) prepare(ctx context.Context) error {
 	if a.unlock, err = lockFile(ctx, a.path("lock")); err != nil {
 		return fmt.Errorf("waiting for another build that uses the same package lists: %w", err)
 	}
-	lines, err := a.sourceLines()
+	lines, err := a.sourceLines(a.path("etc"))
 	if err != nil {
 		return err
 	}
@@ -178,22 +202,60 @@ Acquire::Retries "3";
 	return a.update(ctx)
 }
 
-// sourceLines is sources.list; keys that are written into a source become
-// files of their own.
-func (a *apt) sourceLines() ([]string, error) {
+// sourceLines is sources.list. Keys that are written into a source, or are in
+// files that are not the distribution's, become files of dir: apt inside a user
+// namespace cannot enter everybody's home.
+func (a *apt) sourceLines(dir string) ([]string, error) {
 	var lines []string
 	for i, s := range a.sources {
-		if strings.Contains(s.SignedBy, "\n") {
-			key := strings.ReplaceAll(strings.TrimSpace(s.SignedBy), "\n.\n", "\n\n") + "\n"
-			path := a.path("etc", fmt.Sprintf("key-%d.asc", i))
-			if err := os.WriteFile(path, []byte(key), 0o644); err != nil {
-				return nil, fmt.Errorf("preparing apt: %w", err)
-			}
-			s.SignedBy = path
+		keys, err := s.keys()
+		if err != nil {
+			return nil, err
 		}
+		var paths []string
+		for j, k := range keys {
+			if k.data != nil {
+				k.path = filepath.Join(dir, fmt.Sprintf("key-%d-%d%s", i, j, k.ext))
+				if err := os.WriteFile(k.path, k.data, 0o644); err != nil {
+					return nil, fmt.Errorf("preparing apt: %w", err)
+				}
+			}
+			paths = append(paths, k.path)
+		}
+		s.SignedBy = strings.Join(paths, ",")
 		lines = append(lines, s.Line())
 	}
 	return lines, nil
+}
+
+// keyring is one of those that a source is signed with: a file that stays where
+// it is, or its content with the extension by which apt knows its form.
+type keyring struct {
+	path string
+	data []byte
+	ext  string
+}
+
+func (s Source) keys() ([]keyring, error) {
+	if strings.Contains(s.SignedBy, "\n") {
+		text := strings.ReplaceAll(strings.TrimSpace(s.SignedBy), "\n.\n", "\n\n") + "\n"
+		return []keyring{{data: []byte(text), ext: ".asc"}}, nil
+	}
+	var out []keyring
+	for path := range strings.SplitSeq(s.SignedBy, ",") {
+		k := keyring{path: path}
+		if filepath.IsAbs(path) && !strings.HasPrefix(path, "/usr/share/keyrings/") && !strings.HasPrefix(path, "/etc/apt/") {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return nil, fmt.Errorf("the keyring of source %s %s: %w", s.URI, s.Suite, err)
+			}
+			if k.data, k.ext = data, ".gpg"; bytes.HasPrefix(data, []byte("-----BEGIN PGP")) {
+				k.ext = ".asc"
+			}
+		}
+		out = append(out, k)
+	}
+	return out, nil
 }
 
 func (a *apt) tool(args ...string) tool {
@@ -320,6 +382,21 @@ func parseShow(out []byte, names []string) ([]pkg, error) {
 		pkgs = append(pkgs, p)
 	}
 	return pkgs, nil
+}
+
+// known tells which of the packages the archive has.
+func (a *apt) known(ctx context.Context, names ...string) (map[string]bool, error) {
+	out, err := a.b.output(ctx, a.tool(append([]string{"apt-cache", "madison", "--"}, names...)...))
+	if err != nil {
+		return nil, fmt.Errorf("looking for the packages of %s: %w", a.name, err)
+	}
+	have := map[string]bool{}
+	for line := range strings.Lines(string(out)) {
+		if name, _, ok := strings.Cut(line, "|"); ok {
+			have[strings.TrimSpace(name)] = true
+		}
+	}
+	return have, nil
 }
 
 // findPkg finds a resolved package by name.

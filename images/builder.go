@@ -51,7 +51,7 @@ type Builder struct {
 	Log      io.Writer        // output of the tools that are run; nil discards
 	Progress func(Progress)   // nil: nobody looks
 	Apt      AptConfig        // where packages come from; the zero value is the machine's own configuration
-	Suite    string           // Debian suite of the agent and the loaders; "" = the machine's own
+	Host     Host             // distribution and release of the agent, the loaders and os: host; the zero value is the machine's own
 	AgentELF []byte           // the agent's program; nil = the one that was built into this binary
 	Refresh  bool             // bring package lists up to date however young they are, and build again
 	MaxAge   time.Duration    // of package lists before they are brought up to date; 0 = a day

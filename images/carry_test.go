@@ -65,20 +65,21 @@ func TestNeeds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	needs, releases, err := Needs(s, s.Machines)
+	host := func() (Host, error) { return Host{OS: "debian", Suite: "bookworm"}, nil }
+	needs, releases, err := Needs(s, s.Machines, host)
 	if err != nil {
 		t.Fatal(err)
 	}
 	why := map[string]string{}
 	for _, n := range needs {
-		if n.Suite != "bookworm" || n.Arch != "amd64" || !slices.Equal(n.Components, []string{"main"}) {
-			t.Errorf("need %+v; want bookworm, amd64, main", n)
+		if n.Suite != "bookworm" || n.Arch != "amd64" || len(n.Components) != 0 {
+			t.Errorf("need %+v; want bookworm, amd64, the machine's own components", n)
 		}
 		why[n.Package] = n.Why
 	}
 	for p, want := range map[string]string{
-		"nvme-cli": "profile train (gpu-01, gpu-02)", "linux-image-amd64": "image debian-12 of profile train (gpu-01, gpu-02)",
-		"priority:required": "image debian-12 of profile train (gpu-01, gpu-02)",
+		"nvme-cli": "profile train (gpu-01, gpu-02)", "linux-image-amd64": "image base of profile train (gpu-01, gpu-02)",
+		"priority:required": "image base of profile train (gpu-01, gpu-02)",
 	} {
 		if why[p] != want {
 			t.Errorf("why %s = %q; want %q", p, why[p], want)
@@ -96,7 +97,7 @@ func TestNeeds(t *testing.T) {
 	if want := []string{NameAgent, NameLoaders, spec.Name}; !slices.Equal(names, want) {
 		t.Errorf("releases = %v; want %v", names, want)
 	}
-	if needs, _, err := Needs(s, nil); err != nil || len(needs) != 0 {
+	if needs, _, err := Needs(s, nil, host); err != nil || len(needs) != 0 {
 		t.Errorf("Needs of no machine = %v, %v; want none", needs, err)
 	}
 }

@@ -2,6 +2,7 @@ package images
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -109,37 +110,56 @@ cloud_final_modules:
 `
 
 // machineFiles are the files that depend on the image's identity or sources.
-func machineFiles(a *apt, ids diskIDs) []Entry {
+func machineFiles(a *apt, spec DiskSpec, ids diskIDs) ([]Entry, error) {
+	d := distros[spec.OS]
+	out := []Entry{
+		{Path: "etc/fstab", Mode: 0o644, Data: []byte(fstab(ids))},
+		{Path: "boot/grub/grub.cfg", Mode: 0o644, Data: []byte(grubConfig(d.title, ids))},
+	}
 	var lines []string
-	for _, s := range a.sources {
-		// Keyrings elsewhere are this machine's; the image has Debian's keys in
-		// apt's own trust store.
-		if !strings.HasPrefix(s.SignedBy, "/usr/share/keyrings/debian-archive-") {
+	for i, s := range a.sources {
+		switch {
+		case strings.HasPrefix(s.SignedBy, "/usr/share/keyrings/"+d.keyring):
+		case !slices.ContainsFunc(spec.Sources, func(x Source) bool { return x.SignedBy == s.SignedBy }):
+			// Keyrings elsewhere are this machine's; the image has its
+			// distribution's keys in apt's own trust store.
 			s.SignedBy = ""
+		default: // the site's mirror, which may have keys of its own
+			keys, err := s.keys()
+			if err != nil {
+				return nil, err
+			}
+			var paths []string
+			for j, k := range keys {
+				if k.data != nil {
+					path := fmt.Sprintf("etc/apt/keyrings/fettle-%d-%d%s", i, j, k.ext)
+					out = append(out, Entry{Path: path, Mode: 0o644, Data: k.data})
+					k.path = "/" + path
+				}
+				paths = append(paths, k.path)
+			}
+			s.SignedBy = strings.Join(paths, ",")
 		}
 		lines = append(lines, s.Line())
 	}
-	return []Entry{
-		{Path: "etc/apt/sources.list", Mode: 0o644, Data: []byte(strings.Join(lines, "\n") + "\n")},
-		{Path: "etc/fstab", Mode: 0o644, Data: []byte(fstab(ids))},
-		{Path: "boot/grub/grub.cfg", Mode: 0o644, Data: []byte(grubConfig(ids))},
-	}
+	return append(out, Entry{Path: "etc/apt/sources.list", Mode: 0o644, Data: []byte(strings.Join(lines, "\n") + "\n")}), nil
 }
 
 func fstab(ids diskIDs) string {
 	return fmt.Sprintf("UUID=%s / ext4 errors=remount-ro 0 1\nUUID=%s /boot/efi vfat umask=0077,noauto,nofail 0 0\n", ids.root, ids.espFSTab())
 }
 
-// grubConfig is the image's first grub.cfg. It boots by the links that Debian
-// keeps at / to the newest kernel and the one before, so upgrades need no
-// update-grub; who runs it gets Debian's own, with the same arguments from
-// /etc/default/grub.d. fettle-args.cfg is written by the agent.
-func grubConfig(ids diskIDs) string {
+// grubConfig is the image's first grub.cfg. It boots by the links that the
+// distribution keeps to the newest kernel and the one before, Debian at / and
+// Ubuntu in /boot, so upgrades need no update-grub; who runs it gets the
+// distribution's own, with the same arguments from /etc/default/grub.d.
+// fettle-args.cfg is written by the agent.
+func grubConfig(title string, ids diskIDs) string {
 	entry := func(title, suffix string) string {
 		return fmt.Sprintf(`menuentry '%[1]s' {
 	search --no-floppy --fs-uuid --set=root %[2]s
-	linux /vmlinuz%[3]s root=UUID=%[2]s ro %[4]s $fettle_args
-	initrd /initrd.img%[3]s
+	linux $links/vmlinuz%[3]s root=UUID=%[2]s ro %[4]s $fettle_args
+	initrd $links/initrd.img%[3]s
 }
 `, title, ids.root, suffix, consoleArgs)
 	}
@@ -147,6 +167,7 @@ func grubConfig(ids diskIDs) string {
 set default=0
 set timeout=1
 set fettle_args=""
+set links=""
 if serial --unit=0 --speed=115200; then
 	terminal_input console serial
 	terminal_output console serial
@@ -154,6 +175,9 @@ fi
 if [ -f /boot/grub/fettle-args.cfg ]; then
 	source /boot/grub/fettle-args.cfg
 fi
-` + entry("Debian GNU/Linux", "") + `if [ -e /vmlinuz.old ]; then
-` + entry("Debian GNU/Linux, previous kernel", ".old") + "fi\n"
+if [ ! -e /vmlinuz -a -e /boot/vmlinuz ]; then
+	set links=/boot
+fi
+` + entry(title, "") + `if [ -e $links/vmlinuz.old ]; then
+` + entry(title+", previous kernel", ".old") + "fi\n"
 }

@@ -7,18 +7,20 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/fettle-dev/fettle/blob"
+	"github.com/fettle-dev/fettle/site"
 )
 
 // diskRecipe is part of a disk release's inputs: raise it when the way in
 // which an image is made changes.
-const diskRecipe = 4
+const diskRecipe = 5
 
 // basePackages are what every image has, so that it boots from BIOS and UEFI,
 // configures itself by cloud-init and lets people in by ssh.
 var basePackages = []string{
-	"linux-image-amd64", "initramfs-tools", "zstd", "systemd-sysv", "dbus", "udev", "kmod",
+	"initramfs-tools", "zstd", "systemd-sysv", "dbus", "udev", "kmod",
 	"grub2-common", "grub-pc-bin", "grub-efi-amd64-signed", "shim-signed", "e2fsprogs",
 	"cloud-init", "netplan.io", "systemd-resolved", "systemd-timesyncd", "openssh-server", "sudo", "curl", "ca-certificates",
 	"iproute2", "iputils-ping", "procps", "pciutils", "less", "vim-tiny", "mount", "passwd", "login", "tzdata",
@@ -31,16 +33,24 @@ func (b *Builder) Disk(ctx context.Context, spec DiskSpec) (rel Release, cached 
 	if err := spec.check(); err != nil {
 		return Release{}, false, err
 	}
-	a, err := b.openApt(ctx, spec.Name, spec.Suite, spec.Arch, spec.Components)
+	if spec.OS == site.OSHost {
+		h, err := b.host()
+		if err != nil {
+			return Release{}, false, fmt.Errorf("image %s: %w", spec.Name, err)
+		}
+		spec = spec.onHost(h)
+	}
+	a, err := b.openApt(ctx, spec.Name, spec.Suite, spec.Arch, spec.Components, spec.Sources)
 	if err != nil {
 		return Release{}, false, fmt.Errorf("image %s: %w", spec.Name, err)
 	}
 	defer a.close()
 	pkgs, err := a.resolve(ctx, append([]string{"?essential", "apt"}, spec.include()...)...)
 	if err != nil {
-		return Release{}, false, err
+		return Release{}, false, fmt.Errorf("%w; see that the suite %s has them, in the components of the image (components: in the site file)", err, spec.Suite)
 	}
-	overlay := imageFiles()
+	inputSpec := spec
+	inputSpec.Sources = nil // they are among apt's
 	in, err := inputs(struct {
 		Recipe  int
 		Spec    DiskSpec
@@ -49,7 +59,7 @@ func (b *Builder) Disk(ctx context.Context, spec DiskSpec) (rel Release, cached 
 		Files   []Entry
 		Hook    string
 		Exclude []string
-	}{diskRecipe, spec, a.sources, pkgs, overlay, initramfsHook(), docExcludes})
+	}{diskRecipe, inputSpec, a.sources, pkgs, imageFiles(), initramfsHook(), spec.excludes()})
 	if err != nil {
 		return Release{}, false, err
 	}
@@ -67,20 +77,54 @@ func (b *Builder) Disk(ctx context.Context, spec DiskSpec) (rel Release, cached 
 // include is the list of packages that are asked for by name.
 func (d DiskSpec) include() []string {
 	out := append(slices.Clone(basePackages), d.Packages...)
-	out = slices.DeleteFunc(out, func(p string) bool { return p[len(p)-1] == '-' })
+	out = append(out, d.kernel())
+	lacks := distros[d.OS].lacks[d.Suite]
+	out = slices.DeleteFunc(out, func(p string) bool { return p[len(p)-1] == '-' || slices.Contains(lacks, p) })
 	slices.Sort(out)
 	return slices.Compact(out)
 }
 
+func (d DiskSpec) kernel() string {
+	if d.Kernel != "" {
+		return d.Kernel
+	}
+	return distros[d.OS].kernels[d.Arch]
+}
+
+// excludes are the paths that dpkg does not unpack, wherever a package puts
+// /lib: Debian 13's kernels have their modules in /usr/lib.
+func (d DiskSpec) excludes() []string {
+	var out []string
+	for _, x := range append(slices.Clone(docExcludes), distros[d.OS].exclude...) {
+		out = append(out, x)
+		if strings.HasPrefix(x, "/lib/") {
+			out = append(out, "/usr"+x)
+		}
+	}
+	return out
+}
+
 func (b *Builder) buildDisk(ctx context.Context, a *apt, spec DiskSpec, in blob.Digest, pkgs []pkg, debs map[string]string) (rel Release, err error) {
-	dir, _, err := b.workDir("disk")
+	if err := b.checkMapped(ctx); err != nil {
+		return Release{}, fmt.Errorf("image %s: %w", spec.Name, err)
+	}
+	dir, remove, err := b.workDir("disk")
 	if err != nil {
 		return Release{}, err
 	}
-	// The tree in the work folder belongs to mapped users when we are not
-	// root, so it is removed in the same way as it was made, also after Ctrl-C.
 	defer func() {
-		if rerr := b.removeMapped(context.WithoutCancel(ctx), dir); rerr != nil && err == nil {
+		if rerr := remove(); rerr != nil && err == nil {
+			err = rerr
+		}
+	}()
+	// The tree belongs to mapped users when we are not root, so it is removed in
+	// the same way as it was made, also after Ctrl-C.
+	trees, err := newMappedDir(filepath.Join(b.Cache, "work"))
+	if err != nil {
+		return Release{}, err
+	}
+	defer func() {
+		if rerr := trees.remove(context.WithoutCancel(ctx), b); rerr != nil && err == nil {
 			err = rerr
 		}
 	}()
@@ -90,15 +134,15 @@ func (b *Builder) buildDisk(ctx context.Context, a *apt, spec DiskSpec, in blob.
 		return Release{}, fmt.Errorf("installing image %s: %w", spec.Name, err)
 	}
 	b.progress(Progress{Name: spec.Name, Stage: StageDisk, Text: "root file system"})
-	root := filepath.Join(dir, "root")
-	boot, err := b.unpackRoot(ctx, a, tarball, root, ids)
+	root := filepath.Join(trees.path, "root")
+	boot, err := b.unpackRoot(ctx, a, spec, tarball, root, ids)
 	if err != nil {
 		return Release{}, fmt.Errorf("unpacking image %s: %w", spec.Name, err)
 	}
 	if err := os.Remove(tarball); err != nil {
 		return Release{}, fmt.Errorf("unpacking image %s: %w", spec.Name, err)
 	}
-	disk := filepath.Join(dir, "disk.raw")
+	disk := filepath.Join(trees.path, "disk.raw")
 	if err := b.makeDisk(ctx, spec, dir, disk, root, boot, ids); err != nil {
 		return Release{}, fmt.Errorf("making the disk of image %s: %w", spec.Name, err)
 	}
@@ -106,12 +150,7 @@ func (b *Builder) buildDisk(ctx context.Context, a *apt, spec DiskSpec, in blob.
 	if err != nil {
 		return Release{}, fmt.Errorf("compressing image %s: %w", spec.Name, err)
 	}
-	kernel := ""
-	for _, p := range pkgs {
-		if m := kernelPackage.FindStringSubmatch(p.Name); m != nil {
-			kernel = m[1]
-		}
-	}
+	kernel, _ := findKernel(pkgs)
 	return b.finish(ctx, Release{Name: spec.Name, Kind: KindDisk, Arch: spec.Arch, Inputs: in, Created: b.now().UTC(), Files: files, Facts: map[string]string{
 		"os": spec.OS, "suite": spec.Suite, "kernel": kernel, "packages": strconv.Itoa(len(pkgs)), "root-uuid": ids.root,
 		"disk-bytes": strconv.FormatInt(spec.Size, 10), "used-bytes": strconv.FormatInt(stats.used, 10),

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -69,14 +70,23 @@ func TestEmbedGRUB(t *testing.T) {
 
 func TestGRUBConfig(t *testing.T) {
 	ids := newIDs("sha256:aa")
-	cfg := grubConfig(ids)
+	cfg := grubConfig("Ubuntu", ids)
 	// What wire.Deploy.KernelArgs asks of an image.
-	for _, want := range []string{"if [ -f /boot/grub/fettle-args.cfg ]; then\n\tsource /boot/grub/fettle-args.cfg\nfi", "$fettle_args\n\tinitrd", "root=UUID=" + ids.root} {
+	for _, want := range []string{"if [ -f /boot/grub/fettle-args.cfg ]; then\n\tsource /boot/grub/fettle-args.cfg\nfi", "$fettle_args\n\tinitrd", "root=UUID=" + ids.root, "menuentry 'Ubuntu, previous kernel'", "linux $links/vmlinuz.old"} {
 		if !strings.Contains(cfg, want) {
 			t.Errorf("grub.cfg lacks %q:\n%s", want, cfg)
 		}
 	}
 	if newIDs("sha256:aa") != ids || newIDs("sha256:ab") == ids {
 		t.Error("newIDs does not follow its inputs")
+	}
+}
+
+func TestGRUBConfigParses(t *testing.T) {
+	needTool(t, "grub-script-check")
+	cmd := exec.Command("grub-script-check")
+	cmd.Stdin = strings.NewReader(grubConfig("Debian GNU/Linux", newIDs("sha256:aa")))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("grub-script-check: %v: %s", err, out)
 	}
 }

@@ -59,6 +59,11 @@ func (b *Builder) makeDisk(ctx context.Context, spec DiskSpec, dir, disk, root s
 		return err
 	}
 	defer f.Close()
+	if os.Geteuid() != 0 { // mke2fs below is somebody else
+		if err := f.Chmod(0o666); err != nil {
+			return err
+		}
+	}
 	if err := f.Truncate(size); err != nil {
 		return err
 	}
@@ -81,24 +86,44 @@ start=%d, size=%d, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid=%s, name="roo
 		return err
 	}
 	esp := filepath.Join(dir, "esp.img")
-	if err := b.makeESP(ctx, dir, esp, boot, ids); err != nil {
+	if err := b.makeESP(ctx, dir, esp, distros[spec.OS].vendor, boot, ids); err != nil {
 		return err
 	}
 	if err := copyInto(f, espStart, esp); err != nil {
 		return err
 	}
 	b.progress(Progress{Name: spec.Name, Stage: StageDisk, Text: "file systems"})
-	// GRUB 2.06 reads neither metadata_csum_seed nor orphan_file, which newer
-	// e2fsprogs would switch on.
-	err = b.run(ctx, tool{args: mapped("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-O", "^metadata_csum_seed,^orphan_file", "-L", "root", "-U", ids.root,
+	conf := filepath.Join(filepath.Dir(disk), "mke2fs.conf")
+	if err := os.WriteFile(conf, []byte(mke2fsConfig), 0o644); err != nil {
+		return err
+	}
+	err = b.run(ctx, tool{args: mapped("mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", "root", "-U", ids.root,
 		"-m", "1", "-E", fmt.Sprintf("offset=%d,hash_seed=%s,lazy_itable_init=0,lazy_journal_init=0,root_owner=0:0", rootStart, ids.hash),
 		"-d", root, disk, fmt.Sprintf("%dk", rootSize/1024)), pkg: "e2fsprogs",
-		env: []string{fmt.Sprintf("E2FSPROGS_FAKE_TIME=%d", ramdiskTime), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", ramdiskTime)}})
+		env: []string{"MKE2FS_CONFIG=" + conf, fmt.Sprintf("E2FSPROGS_FAKE_TIME=%d", ramdiskTime), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", ramdiskTime)}})
 	if err != nil {
 		return fmt.Errorf("%w; if the file system is too small, raise the image's size (%d MiB) in the site file", err, size/mebi)
 	}
 	return f.Sync()
 }
+
+// mke2fsConfig is Debian 12's: the features of a root file system, whatever
+// this machine's own mke2fs.conf switches on. GRUB 2.06 reads neither
+// metadata_csum_seed nor orphan_file, and e2fsprogs 1.46 (Ubuntu 22.04) does
+// not know the latter by name.
+const mke2fsConfig = `[defaults]
+	base_features = sparse_super,large_file,filetype,resize_inode,dir_index,ext_attr
+	default_mntopts = acl,user_xattr
+	enable_periodic_fsck = 0
+	blocksize = 4096
+	inode_size = 256
+	inode_ratio = 16384
+[fs_types]
+	ext4 = {
+		features = has_journal,extent,huge_file,flex_bg,metadata_csum,64bit,dir_nlink,extra_isize
+		inode_size = 256
+	}
+`
 
 // biosLoader makes GRUB's core for BIOS with the image's own grub-mkimage.
 func (b *Builder) biosLoader(ctx context.Context, root string, ids diskIDs) (core, bootImg []byte, err error) {
@@ -132,8 +157,8 @@ var biosModules = []string{"biosdisk", "part_gpt", "ext2", "search", "search_fs_
 
 // makeESP makes the EFI system partition: shim where firmware looks for a
 // removable medium's loader, the signed GRUB beside it, and the configuration
-// where the signed GRUB looks (its prefix is /EFI/debian).
-func (b *Builder) makeESP(ctx context.Context, dir, esp string, boot bootFiles, ids diskIDs) error {
+// where the signed GRUB looks (its prefix is /EFI/debian or /EFI/ubuntu).
+func (b *Builder) makeESP(ctx context.Context, dir, esp, vendor string, boot bootFiles, ids diskIDs) error {
 	f, err := os.Create(esp)
 	if err != nil {
 		return err
@@ -145,7 +170,7 @@ func (b *Builder) makeESP(ctx context.Context, dir, esp string, boot bootFiles, 
 		return err
 	}
 	env := []string{"MTOOLS_SKIP_CHECK=1", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", ramdiskTime), "MTOOLSRC=/dev/null"}
-	if err := b.run(ctx, tool{args: []string{"mmd", "-i", esp, "::/EFI", "::/EFI/BOOT", "::/EFI/debian"}, pkg: "mtools", env: env}); err != nil {
+	if err := b.run(ctx, tool{args: []string{"mmd", "-i", esp, "::/EFI", "::/EFI/BOOT", "::/EFI/" + vendor}, pkg: "mtools", env: env}); err != nil {
 		return err
 	}
 	cfg := fmt.Sprintf("search.fs_uuid %s root\nset prefix=($root)/boot/grub\nconfigfile $prefix/grub.cfg\n", ids.root)
@@ -154,7 +179,7 @@ func (b *Builder) makeESP(ctx context.Context, dir, esp string, boot bootFiles, 
 		data []byte
 	}{
 		{"EFI/BOOT/BOOTX64.EFI", boot.shim}, {"EFI/BOOT/grubx64.efi", boot.grub}, {"EFI/BOOT/mmx64.efi", boot.mokManager},
-		{"EFI/debian/grub.cfg", []byte(cfg)},
+		{"EFI/" + vendor + "/grub.cfg", []byte(cfg)},
 	} {
 		if x.data == nil {
 			continue

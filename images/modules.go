@@ -2,11 +2,16 @@ package images
 
 import (
 	"bytes"
+	"compress/gzip"
 	"debug/elf"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 )
 
 // agentModules are the kernel modules that the agent's ramdisk carries, beside
@@ -49,8 +54,10 @@ func moduleName(p string) string {
 }
 
 // pickModules returns the paths of the wanted modules and of all that they
-// depend on, sorted. files are the uncompressed modules by path, builtin the
-// content of modules.builtin.
+// depend on, sorted. files are the modules by path, builtin the content of
+// modules.builtin. A module that is compressed (Debian from 13 on, Ubuntu from
+// 24.04 on) becomes plain, in files and by its path: the ramdisk is compressed
+// as a whole, and the depmod and modprobe in it need to know of no compression.
 func pickModules(files tree, builtin []byte, want, must []string) ([]string, error) {
 	byName := map[string]string{}
 	for p := range files {
@@ -72,6 +79,15 @@ func pickModules(files tree, builtin []byte, want, must []string) ([]string, err
 				return nil
 			}
 			return fmt.Errorf("kernel module %s depends on %s, which the kernel package does not have", from, name)
+		}
+		f, err := plainModule(p, files[p])
+		if err != nil {
+			return fmt.Errorf("kernel module %s: %w", name, err)
+		}
+		if f.Path != p {
+			delete(files, p)
+			p = f.Path
+			files[p], byName[name] = f, p
 		}
 		if need[p] {
 			return nil
@@ -109,6 +125,36 @@ func pickModules(files tree, builtin []byte, want, must []string) ([]string, err
 	}
 	slices.Sort(out)
 	return out, nil
+}
+
+// plainModule is a module without compression, with the path that it then has.
+func plainModule(p string, f debFile) (debFile, error) {
+	stem, ext := strings.TrimSuffix(p, path.Ext(p)), path.Ext(p)
+	f.Path = p
+	var r io.Reader
+	var err error
+	switch ext {
+	case ".xz":
+		r, err = xz.NewReader(bytes.NewReader(f.Data))
+	case ".gz":
+		r, err = gzip.NewReader(bytes.NewReader(f.Data))
+	case ".zst":
+		var d *zstd.Decoder
+		if d, err = zstd.NewReader(bytes.NewReader(f.Data), zstd.WithDecoderConcurrency(1)); err == nil {
+			defer d.Close()
+			r = d
+		}
+	default:
+		return f, nil
+	}
+	if err == nil {
+		f.Data, err = io.ReadAll(r)
+	}
+	if err != nil {
+		return debFile{}, fmt.Errorf("uncompressing /%s: %w", p, err)
+	}
+	f.Path = stem
+	return f, nil
 }
 
 // moduleInfo reads the section .modinfo of a module: NUL-separated key=value

@@ -23,8 +23,8 @@ type NeededRelease struct{ Name, Why string }
 // Needs are the packages and the releases that machines need to be installed
 // and kept up to date: what their images are made of, what their profiles add,
 // and what the images' own bootstrap takes. Machines without a profile are only
-// inspected.
-func Needs(s *site.Site, machines []site.Machine) ([]Need, []NeededRelease, error) {
+// inspected. host tells what os: host means.
+func Needs(s *site.Site, machines []site.Machine, host func() (Host, error)) ([]Need, []NeededRelease, error) {
 	byProfile := map[string][]string{}
 	for _, m := range machines {
 		if m.Profile != "" {
@@ -41,6 +41,13 @@ func Needs(s *site.Site, machines []site.Machine) ([]Need, []NeededRelease, erro
 		spec, err := SpecFor(s, prof)
 		if err != nil {
 			return nil, nil, err
+		}
+		if spec.OS == site.OSHost {
+			h, err := host()
+			if err != nil {
+				return nil, nil, fmt.Errorf("image %s: %w", prof.Image, err)
+			}
+			spec = spec.onHost(h)
 		}
 		img, _ := s.Image(prof.Image)
 		profile := fmt.Sprintf("profile %s (%s)", prof.Name, someOf(names))

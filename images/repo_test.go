@@ -131,7 +131,7 @@ func (r *repo) addLoaders(version string) string {
 
 func repoBuilder(t *testing.T, r *repo) *Builder {
 	b := testBuilder(t)
-	b.Suite, b.Apt.Sources = "stable", []Source{r.source()}
+	b.Host, b.Apt.Sources = Host{OS: "debian", Suite: "stable"}, []Source{r.source()}
 	return b
 }
 
@@ -168,6 +168,44 @@ func TestLoadersFromArchive(t *testing.T) {
 	rel2, cached, err := b.Loaders(t.Context())
 	if err != nil || cached || rel2.Facts["ipxe"] != "2" || rel2.Inputs == rel.Inputs {
 		t.Errorf("Loaders after an upgrade = %v, %v, %v; want version 2", rel2.Facts, cached, err)
+	}
+}
+
+// TestLoadersFromUbuntu has the boot loaders where Ubuntu's packages have them:
+// 24.04, and 22.04, whose stub is in systemd.
+func TestLoadersFromUbuntu(t *testing.T) {
+	for _, stub := range []string{"systemd-boot-efi", "systemd"} {
+		t.Run(stub, func(t *testing.T) {
+			r := newRepo(t)
+			r.add("ipxe", "1", "", map[string]string{"usr/lib/ipxe/undionly.kpxe": "undionly", "usr/lib/ipxe/snponly.efi": "snponly", "usr/lib/ipxe/ipxe.efi": "ipxe"})
+			r.add("shim-signed", "1.58", "grub-efi-amd64-signed", map[string]string{"usr/lib/shim/shimx64.efi.signed.latest": "shim", "usr/lib/shim/shimx64.efi.signed.previous": "old shim",
+				"usr/lib/shim/mmx64.efi": "mm", "usr/lib/shim/BOOTX64.CSV": "x"})
+			r.add("grub-efi-amd64-signed", "1.202", "", map[string]string{"usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed": "grub"})
+			r.add("systemd", "255", "", map[string]string{"usr/bin/systemctl": "x"})
+			r.add(stub, "255.1", "", map[string]string{"usr/lib/systemd/boot/efi/linuxx64.efi.stub": "stub"})
+			r.publish()
+			b := repoBuilder(t, r)
+			b.Host.OS = "ubuntu"
+			rel, _, err := b.Loaders(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for file, want := range map[string]string{FileShim: "shim", FileMokMgr: "mm", FileIPXE: "ipxe", FileStub: "stub", FileGRUB: "grub", FileUndionly: "undionly", FileSnponly: "snponly"} {
+				if f, ok := rel.File(file); !ok || mustRead(t, b.Store.Blobs().Path(f.Digest)) != want {
+					t.Errorf("%s = %+v; want %q", file, f, want)
+				}
+			}
+			if rel.Facts[stub] != "255.1" {
+				t.Errorf("facts = %v; want the stub of %s 255.1", rel.Facts, stub)
+			}
+		})
+	}
+	// universe is off: the package that is missing is named, and why.
+	r := newRepo(t)
+	r.add("ipxe", "1", "", map[string]string{"usr/lib/ipxe/undionly.kpxe": "x"})
+	r.publish()
+	if _, _, err := repoBuilder(t, r).Loaders(t.Context()); err == nil || !strings.Contains(err.Error(), "no package shim-signed") || !strings.Contains(err.Error(), "universe") {
+		t.Errorf("Loaders of an archive without shim = %v; want an error that names shim-signed and universe", err)
 	}
 }
 

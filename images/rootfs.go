@@ -26,83 +26,55 @@ var docExcludes = []string{
 	"/lib/modules/*/kernel/drivers/isdn/*", "/lib/modules/*/kernel/drivers/pcmcia/*", "/lib/modules/*/kernel/drivers/nfc/*",
 }
 
-// mapped is the beginning of the argument list of a program that must appear
-// as root to the files that it makes: nothing for root, a user namespace with
-// the user's subordinate ids otherwise (subuid(5)).
-func mapped(args ...string) []string {
-	if os.Geteuid() == 0 {
-		return args
-	}
-	return append([]string{"unshare", "--map-auto", "--map-root-user", "--"}, args...)
-}
-
-// removeMapped removes a work folder that holds files of mapped users.
-func (b *Builder) removeMapped(ctx context.Context, dir string) error {
-	mounts, err := mountsBelow(dir)
-	if err != nil {
-		return err
-	}
-	if len(mounts) > 0 {
-		return fmt.Errorf("%s is kept because %s is still mounted in it; unmount it, then remove the folder", dir, strings.Join(mounts, ", "))
-	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
-	defer cancel()
-	if err := b.run(ctx, tool{args: mapped("rm", "-rf", "--one-file-system", "--", dir), pkg: "coreutils"}); err != nil {
-		return fmt.Errorf("removing %s: %w", dir, err)
-	}
-	return nil
-}
-
 // bootstrap runs mmdebstrap and returns the path of a tarball of the installed
 // system. The packages come from debs, which are verified; apt inside finds
 // them in its cache and verifies them again.
-func (b *Builder) bootstrap(ctx context.Context, a *apt, spec DiskSpec, dir string, ids diskIDs, debs map[string]string) (string, error) {
+func (b *Builder) bootstrap(ctx context.Context, a *apt, spec DiskSpec, dir string, ids diskIDs, debs map[string]string) (out string, err error) {
 	seed := filepath.Join(dir, "seed")
 	if err := b.writeSeed(seed, ids, debs); err != nil {
 		return "", err
 	}
-	tmp, err := os.MkdirTemp("/var/tmp", "fettle-bootstrap-")
+	tmp, err := newMappedDir("/var/tmp")
 	if err != nil {
 		return "", err
 	}
-	// mmdebstrap's mapped root must be able to enter.
-	if err := os.Chmod(tmp, 0o755); err != nil {
+	defer func() {
+		if rerr := tmp.remove(context.WithoutCancel(ctx), b); rerr != nil && err == nil {
+			err = rerr
+		}
+	}()
+	keys := filepath.Join(tmp.outer, "keys")
+	if err := os.Mkdir(keys, 0o755); err != nil {
 		return "", err
 	}
-	lines, err := a.sourceLines()
+	lines, err := a.sourceLines(keys)
 	if err != nil {
 		return "", err
 	}
 	mode := "root"
 	if os.Geteuid() != 0 {
 		mode = "unshare"
-		if err := os.Chmod(tmp, 0o777); err != nil {
-			return "", err
-		}
 	}
-	out := filepath.Join(dir, "root.tar")
+	out = filepath.Join(dir, "root.tar")
 	args := []string{"mmdebstrap", "--mode=" + mode, "--variant=apt", "--format=tar", "--architectures=" + spec.Arch,
 		"--include=" + strings.Join(spec.include(), ","), "--skip=essential/unlink",
 		"--aptopt=APT::Install-Recommends false", "--aptopt=APT::Sandbox::User root"}
 	for _, o := range a.acquire {
 		args = append(args, "--aptopt="+strings.TrimSuffix(o, ";"))
 	}
-	for _, x := range docExcludes {
+	for _, x := range spec.excludes() {
 		args = append(args, "--dpkgopt=path-exclude="+x)
 	}
 	args = append(args, "--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=force-unsafe-io",
 		`--setup-hook=mkdir -p "$1"/var/cache/apt/archives "$1"/etc`,
 		"--setup-hook=sync-in "+shellWord(seed)+" /", spec.Suite, out)
 	args = append(args, lines...)
-	err = b.run(ctx, tool{args: args, pkg: "mmdebstrap", env: []string{"TMPDIR=" + tmp}, grace: time.Minute,
+	err = b.run(ctx, tool{args: args, pkg: "mmdebstrap", env: []string{"TMPDIR=" + tmp.path}, grace: time.Minute,
 		lines: func(line string) {
 			if text, ok := strings.CutPrefix(line, "I: "); ok && len(text) < 60 {
 				b.progress(Progress{Name: spec.Name, Stage: StageBootstrap, Text: text})
 			}
 		}})
-	if rerr := b.removeMapped(context.WithoutCancel(ctx), tmp); rerr != nil && err == nil {
-		err = rerr
-	}
 	return out, err
 }
 
@@ -163,7 +135,7 @@ type bootFiles struct{ shim, mokManager, grub []byte }
 
 // unpackRoot writes the tree of an image: the tarball, without what belongs to
 // one machine, with the image's own files.
-func (b *Builder) unpackRoot(ctx context.Context, a *apt, tarball, root string, ids diskIDs) (bootFiles, error) {
+func (b *Builder) unpackRoot(ctx context.Context, a *apt, spec DiskSpec, tarball, root string, ids diskIDs) (bootFiles, error) {
 	var boot bootFiles
 	in, err := os.Open(tarball)
 	if err != nil {
@@ -174,18 +146,26 @@ func (b *Builder) unpackRoot(ctx context.Context, a *apt, tarball, root string, 
 	if err != nil {
 		return boot, err
 	}
-	if err := os.Mkdir(root, 0o755); err != nil {
+	if err := b.run(ctx, tool{args: mapped("mkdir", "-m", "755", root), pkg: "coreutils"}); err != nil {
 		return boot, err
 	}
-	files := append(imageFiles(), machineFiles(a, ids)...)
+	own, err := machineFiles(a, spec, ids)
+	if err != nil {
+		return boot, err
+	}
+	files := append(imageFiles(), own...)
+	shims, moks := make([][]byte, len(shimPaths)), make([][]byte, len(mokPaths))
+	capture := map[string]*[]byte{"usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": &boot.grub}
+	for i, p := range shimPaths {
+		capture[p] = &shims[i]
+	}
+	for i, p := range mokPaths {
+		capture[p] = &moks[i]
+	}
 	pr, pw := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		err := rewriteTar(pw, in, files, fi.ModTime(), map[string]*[]byte{
-			"usr/lib/shim/shimx64.efi.signed":                   &boot.shim,
-			"usr/lib/shim/mmx64.efi.signed":                     &boot.mokManager,
-			"usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": &boot.grub,
-		})
+		err := rewriteTar(pw, in, files, fi.ModTime(), capture)
 		pw.CloseWithError(err)
 		done <- err
 	}()
@@ -194,10 +174,20 @@ func (b *Builder) unpackRoot(ctx context.Context, a *apt, tarball, root string, 
 	if werr := <-done; err == nil {
 		err = werr
 	}
+	boot.shim, boot.mokManager = firstOf(shims), firstOf(moks)
 	if err == nil && (boot.shim == nil || boot.grub == nil) {
 		err = errors.New("the image has no shim or no signed GRUB")
 	}
 	return boot, err
+}
+
+func firstOf(files [][]byte) []byte {
+	for _, f := range files {
+		if f != nil {
+			return f
+		}
+	}
+	return nil
 }
 
 // dropped tells which paths of an installed system belong to one machine, or
@@ -216,7 +206,7 @@ func dropped(p string, dir bool) bool {
 	for _, pattern := range []string{"etc/ssh/ssh_host_*", "etc/machine-id", "var/lib/dbus/machine-id", "etc/hostname", "etc/resolv.conf",
 		"etc/apt/apt.conf.d/99mmdebstrap", "etc/systemd/system/timers.target.wants/apt-daily*", "etc/systemd/system/timers.target.wants/e2scrub*",
 		"etc/systemd/system/multi-user.target.wants/e2scrub*", "etc/systemd/system/timers.target.wants/dpkg-db-backup*",
-		"etc/systemd/system/cloud-init.target.wants/cloud-init-hotplugd*", "var/lib/dpkg/*-old", "vmlinuz.old", "initrd.img.old"} {
+		"etc/systemd/system/cloud-init.target.wants/cloud-init-hotplugd*", "var/lib/dpkg/*-old", "vmlinuz.old", "initrd.img.old", "boot/vmlinuz.old", "boot/initrd.img.old"} {
 		if ok, _ := path.Match(pattern, p); ok {
 			return true
 		}

@@ -19,6 +19,7 @@ type Source struct {
 	Components []string
 	SignedBy   string   // keyring file, or an ASCII-armoured key
 	Options    []string // other options, as key=value, sorted
+	Archs      []string `json:",omitempty"` // architectures; none: all
 	File       string   // where it was found
 }
 
@@ -88,6 +89,8 @@ func setOption(s *Source, key, value string) (trusted bool) {
 	switch {
 	case key == "signed-by":
 		s.SignedBy = value
+	case key == "arch" || key == "architectures":
+		s.Archs = strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' })
 	case key == "trusted":
 		return strings.EqualFold(value, "yes")
 	case sourceOptions[key] != "":
@@ -206,16 +209,11 @@ func readSources(etc string) ([]Source, error) {
 // name suites of their own, or bring their own keyring; they are left out,
 // because an image must not depend on what else somebody once added to this
 // machine.
-func archiveSources(all []Source, suite string, components []string) []Source {
+func archiveSources(all []Source, suite, arch string, components []string) []Source {
 	var out []Source
 	seen := map[string]bool{}
 	for _, s := range all {
-		switch s.Suite {
-		case suite, suite + "-updates", suite + "-security", suite + "/updates":
-		default:
-			continue
-		}
-		if !archiveKey(s) {
+		if !ofSuite(s.Suite, suite) || !archiveKey(s) || !s.has(arch) {
 			continue
 		}
 		if len(components) > 0 {
@@ -230,6 +228,21 @@ func archiveSources(all []Source, suite string, components []string) []Source {
 	return out
 }
 
+// ofSuite tells whether a suite is a release's own, its updates or its security.
+func ofSuite(s, suite string) bool {
+	switch s {
+	case suite, suite + "-updates", suite + "-security", suite + "/updates":
+		return true
+	}
+	return false
+}
+
+// has tells whether a source is asked for an architecture: Ubuntu's archive is
+// two, one of them for amd64 alone, and who uses both says so. "" is any.
+func (s Source) has(arch string) bool {
+	return len(s.Archs) == 0 || arch == "" || slices.Contains(s.Archs, arch)
+}
+
 // archiveKey tells whether a source is signed with a key of the distribution,
 // or, where it names none, has an address like the distribution's.
 func archiveKey(s Source) bool {
@@ -237,7 +250,12 @@ func archiveKey(s Source) bool {
 		return archivePath(s.URI) // apt's own trust store decides about the key
 	}
 	base := filepath.Base(s.SignedBy)
-	return strings.HasPrefix(base, "debian-archive-") || strings.HasPrefix(base, "ubuntu-archive-")
+	for _, d := range distros {
+		if strings.HasPrefix(base, d.keyring) {
+			return true
+		}
+	}
+	return false
 }
 
 // archivePath tells whether an address ends like the archive's do, on whatever

@@ -49,7 +49,7 @@ func TestSources(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got []string
-	for _, s := range archiveSources(append(list, deb...), "bookworm", nil) {
+	for _, s := range archiveSources(append(list, deb...), "bookworm", "amd64", nil) {
 		got = append(got, s.Line())
 	}
 	want := []string{
@@ -63,7 +63,7 @@ func TestSources(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("archiveSources =\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 	}
-	contrib := archiveSources(list, "bookworm", []string{"contrib"})
+	contrib := archiveSources(list, "bookworm", "amd64", []string{"contrib"})
 	if len(contrib) != 1 || !slices.Equal(contrib[0].Components, []string{"contrib"}) {
 		t.Errorf("archiveSources(contrib) = %v; want one source with contrib only", contrib)
 	}
@@ -80,14 +80,14 @@ func TestInlineKey(t *testing.T) {
 	}
 	a := &apt{dir: t.TempDir(), sources: ss}
 	mustMkdir(t, a.path("etc"))
-	lines, err := a.sourceLines()
+	lines, err := a.sourceLines(a.path("etc"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := "deb [signed-by=" + a.path("etc", "key-0.asc") + "] http://m.example.org/debian s main"; lines[0] != want {
+	if want := "deb [signed-by=" + a.path("etc", "key-0-0.asc") + "] http://m.example.org/debian s main"; lines[0] != want {
 		t.Errorf("sourceLines = %q; want %q", lines[0], want)
 	}
-	if got, want := mustRead(t, a.path("etc", "key-0.asc")), "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nabc\n-----END PGP PUBLIC KEY BLOCK-----\n"; got != want {
+	if got, want := mustRead(t, a.path("etc", "key-0-0.asc")), "-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nabc\n-----END PGP PUBLIC KEY BLOCK-----\n"; got != want {
 		t.Errorf("key file = %q; want %q", got, want)
 	}
 }
@@ -104,7 +104,7 @@ func FuzzSources(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			for _, s := range archiveSources(ss, "bookworm", nil) {
+			for _, s := range archiveSources(ss, "bookworm", "amd64", nil) {
 				if strings.ContainsAny(s.URI, "\n ") || len(s.Components) == 0 {
 					t.Errorf("source %+v breaks a line", s)
 				}
@@ -147,7 +147,7 @@ func TestNoSuite(t *testing.T) {
 	etc := t.TempDir()
 	mustWrite(t, etc+"/sources.list", oneLine)
 	b := testBuilder(t)
-	b.Apt.Etc, b.Suite = etc, "forky"
+	b.Apt.Etc, b.Host = etc, Host{OS: "debian", Suite: "forky"}
 	needTool(t, "apt-config")
 	_, _, err := b.Loaders(t.Context())
 	if !errors.Is(err, ErrNoSuite) || !strings.Contains(err.Error(), "forky") || !strings.Contains(err.Error(), etc) {

@@ -2,6 +2,7 @@ package images
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -16,13 +17,15 @@ const DefaultDiskSize = 3 << 30
 
 // DiskSpec says what OS image is wanted.
 type DiskSpec struct {
-	Name       string // of the release: "IMAGE", or "IMAGE+HASH" with a profile's own packages
-	Image      string // name of the site's image
-	OS         string // "debian"
-	Suite      string
-	Components []string // default: those of the machine's own apt sources
+	Name       string   // of the release: "IMAGE", or "IMAGE+HASH" with a profile's own packages
+	Image      string   // name of the site's image
+	OS         string   // site.OSDebian, OSUbuntu, or OSHost: as the machine that builds it
+	Suite      string   // none with OSHost
+	Components []string // default: OSHost: those of the machine's own apt sources; else the distribution's free ones
 	Arch       string   // default "amd64"
+	Kernel     string   `json:",omitempty"` // package that leads to the kernel; "" = the distribution's
 	Packages   []string // beyond what every image has; sorted, each once
+	Sources    []Source `json:",omitempty"` // where packages come from; none: the machine's own apt sources
 	Size       int64    // bytes of the raw disk
 }
 
@@ -41,6 +44,7 @@ func SpecFor(s *site.Site, p site.Profile) (DiskSpec, error) {
 		Suite:      img.Suite,
 		Components: slices.Clone(img.Components),
 		Arch:       img.Arch,
+		Kernel:     img.Kernel,
 		Packages:   append(slices.Clone(img.Packages), p.Packages...),
 		Size:       int64(img.Size),
 	}
@@ -49,7 +53,42 @@ func SpecFor(s *site.Site, p site.Profile) (DiskSpec, error) {
 	if extra := extraPackages(p.Packages, img.Packages); len(extra) > 0 {
 		spec.Name += "+" + blob.FromBytes([]byte(strings.Join(extra, "\n"))).Hex()[:8]
 	}
+	for _, name := range img.Mirrors {
+		i := slices.IndexFunc(s.Mirrors, func(m site.Mirror) bool { return m.Name == name })
+		if i < 0 {
+			return DiskSpec{}, fmt.Errorf("image %s: the site has no mirror %q", img.Name, name)
+		}
+		spec.Sources = append(spec.Sources, mirrorSources(s, img, s.Mirrors[i])...)
+	}
 	return spec.withDefaults(), spec.withDefaults().check()
+}
+
+// mirrorSources are what a mirror of the site has of an image's release. One
+// without addresses stands for the machine's own sources: it adds none.
+func mirrorSources(s *site.Site, img site.Image, m site.Mirror) []Source {
+	var out []Source
+	for _, uri := range m.URLs {
+		for _, suite := range m.Suites {
+			components := m.Components
+			if len(img.Components) > 0 {
+				components = intersect(img.Components, m.Components)
+			}
+			if !ofSuite(suite, img.Suite) || len(components) == 0 {
+				continue
+			}
+			src := Source{URI: strings.TrimSuffix(uri, "/"), Suite: suite, Components: components, File: "mirror " + m.Name}
+			var rings []string
+			for _, k := range m.Keyrings {
+				if !filepath.IsAbs(k) {
+					k = filepath.Join(s.Dir, k)
+				}
+				rings = append(rings, k)
+			}
+			src.SignedBy = strings.Join(rings, ",")
+			out = append(out, src)
+		}
+	}
+	return out
 }
 
 // extraPackages is what ps has and base has not, sorted, each once.
@@ -66,10 +105,13 @@ func extraPackages(ps, base []string) []string {
 
 func (d DiskSpec) withDefaults() DiskSpec {
 	if d.OS == "" {
-		d.OS = "debian"
+		d.OS = site.OSDebian
 	}
 	if d.Arch == "" {
-		d.Arch = "amd64"
+		d.Arch = amd64
+	}
+	if len(d.Components) == 0 {
+		d.Components = distros[d.OS].components
 	}
 	if d.Size == 0 {
 		d.Size = DefaultDiskSize
@@ -81,13 +123,16 @@ func (d DiskSpec) check() error {
 	if err := CheckName(d.Name); err != nil {
 		return err
 	}
-	if d.OS != "debian" {
-		return fmt.Errorf("image %s: os %q cannot be built; build \"debian\", or import a disk image with fettle image import", d.Name, d.OS)
+	if _, ok := distros[d.OS]; !ok && d.OS != site.OSHost {
+		return fmt.Errorf("image %s: os %q cannot be built; build \"debian\", \"ubuntu\" or \"host\", or import a disk image with fettle image import", d.Name, d.OS)
 	}
 	if d.Arch != "amd64" {
 		return fmt.Errorf("image %s: architecture %q cannot be built yet; use amd64, or import a disk image", d.Name, d.Arch)
 	}
-	if !validSuite(d.Suite) {
+	if d.Kernel != "" && !validPackage(d.Kernel) {
+		return fmt.Errorf("image %s: kernel %q is not a package name", d.Name, d.Kernel)
+	}
+	if (d.OS != site.OSHost || d.Suite != "") && !validSuite(d.Suite) {
 		return fmt.Errorf("image %s: suite %q is not the name of a suite such as bookworm", d.Name, d.Suite)
 	}
 	if d.Size < 1<<30 {
@@ -104,6 +149,15 @@ func (d DiskSpec) check() error {
 		}
 	}
 	return nil
+}
+
+// onHost is the spec with the distribution and release that os: host means on a
+// machine.
+func (d DiskSpec) onHost(h Host) DiskSpec {
+	if d.OS == site.OSHost {
+		d.OS, d.Suite = h.OS, h.Suite
+	}
+	return d
 }
 
 // validSuite and validPackage keep what goes into apt's sources and argument

@@ -38,6 +38,7 @@ type realization struct {
 	dir      folder
 	accel    Accel
 	emulator string // path of qemu-system-x86_64
+	msec     bool   // it knows a socket's reconnect-ms, and perhaps no longer reconnect
 	plain    ovmf
 	secure   ovmf   // with Secure Boot on and Microsoft's keys enrolled
 	dac      string // user:group that QEMU runs as; empty = libvirt's choice
@@ -160,7 +161,11 @@ func commandline(m MachinePlan, r realization) *libvirtxml.DomainQEMUCommandline
 	}
 	// A comma in a value is written twice. Without its daemon QEMU tries again
 	// each second, and tells the guest that the BMC is not ready.
-	add("-chardev", "socket,id=ipmi,path="+strings.ReplaceAll(r.dir.ipmi(m.Name), ",", ",,")+",reconnect=1",
+	again := "reconnect=1"
+	if r.msec {
+		again = "reconnect-ms=1000"
+	}
+	add("-chardev", "socket,id=ipmi,path="+strings.ReplaceAll(r.dir.ipmi(m.Name), ",", ",,")+","+again,
 		"-device", "ipmi-bmc-extern,id=bmc,chardev=ipmi", "-device", "isa-ipmi-kcs,id=kcs,bmc=bmc")
 	for i := range m.GPUs {
 		add("-device", fmt.Sprintf("%s,id=gpu%d,max_outputs=1,bus=pcie.0,addr=%#x", standInDevice, i, firstGPUSlot+i))

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,13 +40,16 @@ var secureFirmwares = [...]ovmf{
 }
 
 // findTools fills what the plan's machines need of this machine's programs.
-func (r *realization) findTools(p *Plan) error {
+func (r *realization) findTools(ctx context.Context, p *Plan) error {
 	var err error
 	if r.emulator, err = exec.LookPath("qemu-system-x86_64"); err != nil {
 		return because(ErrMissing, err, "QEMU is not installed: apt-get install qemu-system-x86")
 	}
 	if r.emulator, err = filepath.EvalSymlinks(r.emulator); err != nil {
 		return fmt.Errorf("finding QEMU: %w", err)
+	}
+	if r.msec, err = knowsMilliseconds(ctx, r.emulator); err != nil {
+		return err
 	}
 	if _, err := exec.LookPath("qemu-img"); err != nil {
 		return because(ErrMissing, err, "qemu-img is not installed: apt-get install qemu-utils")
@@ -65,6 +69,24 @@ func (r *realization) findTools(p *Plan) error {
 		*to = from[i]
 	}
 	return nil
+}
+
+var qemuVersion = regexp.MustCompile(`version (\d+)\.(\d+)`)
+
+// knowsMilliseconds tells whether a QEMU has the option reconnect-ms of socket
+// character devices: 9.2 brought it and deprecated reconnect, which a later one
+// takes away.
+func knowsMilliseconds(ctx context.Context, emulator string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, emulator, "-version").Output()
+	m := qemuVersion.FindSubmatch(out)
+	if err != nil || m == nil {
+		return false, because(ErrMissing, err, "%s does not say its version (%v): see that it is QEMU: apt-get install qemu-system-x86", emulator, err)
+	}
+	major, _ := strconv.Atoi(string(m[1])) // digits
+	minor, _ := strconv.Atoi(string(m[2]))
+	return major > 9 || major == 9 && minor >= 2, nil
 }
 
 func readable(path string) bool { return unix.Access(path, unix.R_OK) == nil }
@@ -130,6 +152,13 @@ func chooseAccel(ctx context.Context, want Accel, emulator string, dir folder, h
 	boot := strings.TrimSpace(string(b))
 	var known accelFile
 	if err := readJSON(dir.accel(), &known); err != nil || boot == "" || known.Boot != boot {
+		// Not remembered: who logs in again as a member of the group may.
+		if reason := deniedKVM("/dev/kvm"); reason != "" {
+			if want == KVM {
+				return "", "", because(ErrMissing, nil, "KVM was asked for and does not work here: %s", reason)
+			}
+			return TCG, reason, nil
+		}
 		known = accelFile{Boot: boot}
 		if err := probe(ctx, emulator, KVM); err != nil {
 			known.Reason = err.Error()
@@ -152,6 +181,15 @@ func chooseAccel(ctx context.Context, want Accel, emulator string, dir folder, h
 		return "", "", because(ErrMissing, nil, "KVM was asked for and does not work here: %s", known.Reason)
 	}
 	return TCG, known.Reason, nil
+}
+
+// deniedKVM says that this user may not open a device that is there, and what
+// to do: on Debian and Ubuntu it is its group's.
+func deniedKVM(path string) string {
+	if err := unix.Access(path, unix.R_OK|unix.W_OK); !errors.Is(err, unix.EACCES) {
+		return ""
+	}
+	return "this user may not open " + path + ": add the user to its group (sudo usermod -aG kvm USER) and log in again"
 }
 
 // Room that a machine takes beyond what it is given.

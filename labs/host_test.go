@@ -83,6 +83,41 @@ func TestProbeROM(t *testing.T) {
 	}
 }
 
+func TestQEMUVersion(t *testing.T) {
+	for _, tt := range []struct {
+		says      string
+		want, bad bool
+	}{
+		{"QEMU emulator version 7.2.19 (Debian 1:7.2+dfsg-7+deb12u16)", false, false},
+		{"QEMU emulator version 8.2.2 (Debian 1:8.2.2+ds-0ubuntu1.10)", false, false},
+		{"QEMU emulator version 9.2.1", true, false},
+		{"QEMU emulator version 10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)", true, false},
+		{"GNU bash", false, true},
+	} {
+		got, err := knowsMilliseconds(t.Context(), script(t, "echo '"+tt.says+"'"))
+		if got != tt.want || (err != nil) != tt.bad || err != nil && !errors.Is(err, ErrMissing) {
+			t.Errorf("knowsMilliseconds(%q) = %v, %v; want %v", tt.says, got, err, tt.want)
+		}
+	}
+}
+
+func TestDeniedKVM(t *testing.T) {
+	if os.Geteuid() == 0 {
+		// access(2) as root finds everything open; what is absent is no denial.
+		if got := deniedKVM(filepath.Join(t.TempDir(), "kvm")); got != "" {
+			t.Errorf("deniedKVM of no device = %q; want nothing", got)
+		}
+		return
+	}
+	path := filepath.Join(t.TempDir(), "kvm")
+	if err := os.WriteFile(path, nil, 0o000); err != nil {
+		t.Fatal(err)
+	}
+	if got := deniedKVM(path); !strings.Contains(got, "usermod -aG kvm") {
+		t.Errorf("deniedKVM of another's device = %q; want the command that mends it", got)
+	}
+}
+
 func TestChooseAccel(t *testing.T) {
 	works, fails := script(t, "exit 67"), script(t, "echo broken >&2; exit 1")
 	for _, tt := range []struct {

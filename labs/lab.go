@@ -95,7 +95,7 @@ func (l *Lab) open(ctx context.Context, o Options) error {
 	if err := l.plan.checkPaths(string(l.r.dir)); err != nil {
 		return err
 	}
-	if err := l.r.findTools(l.plan); err != nil {
+	if err := l.r.findTools(ctx, l.plan); err != nil {
 		return err
 	}
 	var err error

@@ -29,7 +29,7 @@ func realLibvirt(t *testing.T) string {
 	}
 	hv.close()
 	var r realization
-	if err := r.findTools(&Plan{Machines: []MachinePlan{{Firmware: site.UEFI}}}); err != nil {
+	if err := r.findTools(t.Context(), &Plan{Machines: []MachinePlan{{Firmware: site.UEFI}}}); err != nil {
 		skip(t, err.Error())
 	}
 	return uri

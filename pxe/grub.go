@@ -94,10 +94,10 @@ reboot
 `
 
 // grubDisk starts what is installed: a signed loader of the disk, found by the
-// names that Debian and removable media give it. The device is made root: GRUB
+// names that Debian, Ubuntu and removable media give it. The device is made root: GRUB
 // 2.06 tells the loader that it came from there, and shim then finds its second
 // stage.
-const grubDisk = `for f in /EFI/debian/shimx64.efi /EFI/debian/shimaa64.efi /EFI/BOOT/BOOTX64.EFI /EFI/BOOT/BOOTAA64.EFI; do
+const grubDisk = `for f in /EFI/debian/shimx64.efi /EFI/debian/shimaa64.efi /EFI/ubuntu/shimx64.efi /EFI/ubuntu/shimaa64.efi /EFI/BOOT/BOOTX64.EFI /EFI/BOOT/BOOTAA64.EFI; do
 	unset disk
 	if search --no-floppy --file --set=disk $f; then
 		echo "fettle: starting ($disk)$f"

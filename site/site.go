@@ -276,15 +276,24 @@ type User struct {
 	SSHKeys []string // authorized_keys lines
 }
 
+// What an image's OS can be.
+const (
+	OSDebian = "debian"
+	OSUbuntu = "ubuntu"
+	OSHost   = "host" // the distribution and release of the machine that builds the image
+)
+
 // Image is an OS image to be built or imported.
 type Image struct {
 	Name       string
-	OS         string // "debian"
-	Suite      string // e.g. "bookworm"
+	OS         string // OSDebian, OSUbuntu or OSHost
+	Suite      string // e.g. "bookworm"; none with OSHost
 	Components []string
 	Arch       string // Debian architecture, default "amd64"
+	Kernel     string // package that leads to the kernel; "" = the distribution's general one
 	Packages   []string
-	Size       Bytes // size of the raw disk image; default 3 GiB
+	Mirrors    []string // apt mirrors of this site that it is built from; none: the machine's own apt sources
+	Size       Bytes    // size of the raw disk image; default 3 GiB
 }
 
 // Mirror is a package source to be mirrored.

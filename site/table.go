@@ -226,7 +226,8 @@ func tables() *object {
 	}
 	account := `^[a-z_][a-z0-9_-]*$`
 	addrs := list{of: kindAddr()}
-	debianPackages := list{of: matching("Debian package name", `^[a-z0-9][a-z0-9+.-]+$`, 128, "see Debian Policy 5.6.7")}
+	debianPackage := matching("Debian package name", `^[a-z0-9][a-z0-9+.-]+$`, 128, "see Debian Policy 5.6.7")
+	debianPackages := list{of: debianPackage}
 	words := list{of: matching("word", `^[A-Za-z0-9][A-Za-z0-9._/+-]*$`, 128, "use letters, digits and . _ / + -")}
 
 	unknownMachines := oneOf("choice", Inspect, Ignore)
@@ -364,11 +365,13 @@ func tables() *object {
 	}}
 	image := &object{name: "image", doc: "An OS image.", fields: []field{
 		name("image"),
-		{key: "os", goName: "OS", kind: oneOf("operating system", "debian"), required: true, doc: "what it is"},
-		{key: "suite", goName: "Suite", kind: matching("suite", `^[a-z][a-z0-9.-]*$`, 64, "write a code name, such as bookworm"), required: true, doc: "release, such as bookworm"},
-		{key: "components", goName: "Components", kind: words, def: "[main]", doc: "parts of the archive"},
+		{key: "os", goName: "OS", kind: oneOf("operating system", OSDebian, OSUbuntu, OSHost), required: true, doc: "what it is; host: the distribution and release of the machine that builds it"},
+		{key: "suite", goName: "Suite", kind: matching("suite", `^[a-z][a-z0-9.-]*$`, 64, "write a code name, such as bookworm"), derived: "with os: host, the machine's own", doc: "release, such as bookworm or noble; required but with os: host"},
+		{key: "components", goName: "Components", kind: words, derived: "main; os: ubuntu: main and universe; os: host: those of the machine's own sources", doc: "parts of the archive"},
 		{key: "arch", goName: "Arch", kind: oneOf("architecture", "amd64", "arm64"), def: "amd64", doc: "Debian architecture"},
+		{key: "kernel", goName: "Kernel", kind: debianPackage, derived: "linux-image-amd64; Ubuntu: linux-image-generic", doc: "the package that leads to the newest kernel, such as linux-image-virtual"},
 		{key: "packages", goName: "Packages", kind: debianPackages, doc: "packages of every machine with this image"},
+		{key: "mirrors", goName: "Mirrors", kind: list{of: kindReference("mirror")}, derived: "this machine's own apt sources", doc: "apt mirrors of this site that it is built from; together they have its suite"},
 		{key: "size", goName: "Size", kind: kindBytes(), def: "3GiB", doc: "size of the disk image before it grows"},
 	}}
 	address := matching("address", `^https?://[^\s/?#]+(/\S*)?$`, 1024, "write an http or https address")

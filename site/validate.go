@@ -56,6 +56,7 @@ func (s *Site) validate(p *problems) {
 		v.machine(&s.Machines[i], fmt.Sprintf("machines[%d]", i))
 	}
 	v.rackUnits()
+	v.checkImages()
 	v.checkProfiles()
 	v.checkMirrors()
 }
@@ -233,6 +234,42 @@ func (v *validator) rackUnits() {
 				break
 			}
 			taken[place{m.Rack, u}] = m.Name
+		}
+	}
+}
+
+// checkImages checks that an image says where its packages come from, once.
+func (v *validator) checkImages() {
+	for i, img := range v.s.Images {
+		path, who := fmt.Sprintf("images[%d]", i), "image "+img.Name
+		switch {
+		case img.OS == "":
+		case img.OS == OSHost && img.Suite != "":
+			v.add(path+".suite", "take it away, or write os: debian or os: ubuntu", "%s: os: host is the release of the machine that builds it, and suite says another", who)
+		case img.OS == OSHost && len(img.Mirrors) > 0:
+			v.add(path+".mirrors", "take them away, or write os: debian or os: ubuntu and a suite", "%s: os: host is built from the machine's own apt sources, and mirrors says otherwise", who)
+		case img.OS != OSHost && img.Suite == "" && !v.bad[path+".suite"]:
+			v.add(path, `add suite: its release, such as bookworm or noble`, "%s has no \"suite\"", who)
+		}
+		found := len(img.Mirrors) == 0
+		for j, name := range img.Mirrors {
+			at := fmt.Sprintf("%s.mirrors[%d]", path, j)
+			v.refers(who, "mirror", name, at)
+			k := slices.IndexFunc(v.s.Mirrors, func(m Mirror) bool { return m.Name == name })
+			if k < 0 {
+				found = true // what it would have is not known
+				continue
+			}
+			m := v.s.Mirrors[k]
+			if m.Format != "apt" {
+				v.add(at, "name mirrors of format apt", "%s: mirror %s is of format %s", who, name, m.Format)
+			} else if len(m.URLs) > 0 && len(m.Keyrings) == 0 {
+				v.add(at, "add keyrings: to the mirror, with the distribution's archive keys", "%s: mirror %s has urls and no keyrings: whose signature is to be trusted?", who, name)
+			}
+			found = found || slices.Contains(m.Suites, img.Suite)
+		}
+		if !found && img.Suite != "" {
+			v.add(path+".mirrors", "add the mirror that has it, or the suite to one of them", "%s: none of its mirrors has the suite %s", who, img.Suite)
 		}
 	}
 }

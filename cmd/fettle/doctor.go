@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/labs"
 )
 
@@ -63,6 +64,13 @@ func doctor(c *cli.Context, e *env) error {
 	dhcp, err := e.checkDHCP(c)
 	if err != nil {
 		return err
+	}
+	if os.Geteuid() != 0 {
+		f := finding{Check: "user namespace", For: "image build without root", OK: true, Text: "can be made"}
+		if err := images.CheckMapped(c.Context); err != nil {
+			f.OK, f.Text = false, err.Error()
+		}
+		out = append(out, f)
 	}
 	out = append(out, checkLibvirt(c.Context, c.String("connect")), checkStore(storeDir(c, e)))
 	out = append(out, dhcp...)

@@ -118,7 +118,7 @@ mirrors:
 	user.on = user.can
 	res, got := rehearse(without)
 	user.on = false
-	if res.status != exitFailed || got.Passed || len(got.Missing) != 3 || !strings.Contains(strings.Join(got.Missing, "\n"), "image debian-12") {
+	if res.status != exitFailed || got.Passed || len(got.Missing) != 3 || !strings.Contains(strings.Join(got.Missing, "\n"), "image base") {
 		t.Errorf("rehearsal of a bundle without images = %d, missing %q; want %d and the three images\n%s%s", res.status, got.Missing, exitFailed, res.stdout, res.stderr)
 	}
 

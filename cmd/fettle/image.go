@@ -52,7 +52,7 @@ func imageFail(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, images.ErrMissingTool), errors.Is(err, images.ErrNoAgent), errors.Is(err, images.ErrNoSuite):
+	case errors.Is(err, images.ErrMissingTool), errors.Is(err, images.ErrNoAgent), errors.Is(err, images.ErrNoSuite), errors.Is(err, images.ErrNoNamespace):
 		return fail(exitMissing, err)
 	case errors.Is(err, images.ErrDamaged):
 		return fail(exitInput, err)

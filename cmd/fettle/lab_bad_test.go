@@ -26,7 +26,7 @@ func TestLabUpOfABadSite(t *testing.T) {
 		{"one address twice", machines, "address: 10.77.0.12", "address: 10.77.0.11", nil, exitInput, []string{machines + ":50", "already that of machine gpu-01"}},
 		{"address outside its network", machines, "10.77.0.12", "10.79.0.12", nil, exitInput, []string{machines + ":50", "outside network prov (10.77.0.0/24)"}},
 		{"no such profile", machines, "profile: train", "profile: trian", nil, exitInput, []string{machines + ":30", `no profile "trian"; did you mean "train"?`}},
-		{"no such image", profile, "image: debian-12", "image: debian-21", nil, exitInput, []string{profile, `no image "debian-21"; did you mean "debian-12"?`}},
+		{"no such image", profile, "image: base", "image: basis", nil, exitInput, []string{profile, `no image "basis"; did you mean "base"?`}},
 		{"no such machine", "", "", "", []string{"--machines", "gpu-O1"}, exitInput, []string{`"gpu-O1"`, "gpu-01"}},
 		{"no such folder", "", "", "", []string{"--site", "/nonexistent"}, exitInput, []string{"/nonexistent", "fettle init"}},
 		{"size that is none", "", "", "", []string{"--memory", "lots"}, exitUsage, []string{"--memory"}},

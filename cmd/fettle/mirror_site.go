@@ -24,7 +24,7 @@ import (
 // siteMirrors are the site's mirrors with all that its machines need: the
 // packages of their images and profiles, and what fettle built for them.
 func (e *env) siteMirrors(c *cli.Context, s *site.Site, mirrors []airgap.Mirror) ([]airgap.Mirror, airgap.Format, error) {
-	needs, releases, err := images.Needs(s, s.Machines)
+	needs, releases, err := images.Needs(s, s.Machines, images.ThisHost)
 	if err != nil {
 		return nil, nil, fail(exitInput, err)
 	}

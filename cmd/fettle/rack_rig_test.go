@@ -132,9 +132,7 @@ racks:
     units: 42
 images:
   - name: debian-12
-    os: debian
-    suite: bookworm
-    components: [main]
+    os: host
 secrets:
   - name: bmc-default
     description: "user:password of the BMCs"
