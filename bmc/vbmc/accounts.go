@@ -1,6 +1,7 @@
 package vbmc
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"time"
@@ -13,7 +14,7 @@ const (
 
 func (s *Server) accountRoutes() []*resource {
 	return []*resource{
-		{pattern: root + "/AccountService", get: s.accountService},
+		{pattern: root + "/AccountService", priv: privUsers, get: s.accountService, patch: s.patchAccountService},
 		{pattern: accountsPath, priv: privUsers, get: s.accountCollection, post: s.createAccount},
 		{pattern: accountsPath + "/{account}", priv: privUsers, read: readsAccount, get: s.accountResource, patch: s.patchAccount, del: s.deleteAccount},
 		{pattern: privilegePath, get: s.privilegeRegistry},
@@ -25,13 +26,55 @@ func (s *Server) accountRoutes() []*resource {
 }
 
 func (s *Server) accountService(*call) (obj, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	basic := "Enabled"
+	if s.noBasic {
+		basic = "Disabled"
+	}
 	return obj{
 		"@odata.id": root + "/AccountService", "@odata.type": "#AccountService.v1_15_1.AccountService",
 		"Id": "AccountService", "Name": "Account Service", "ServiceEnabled": true, "Status": statusOK(),
 		"AccountLockoutThreshold": s.lockout, "AccountLockoutDuration": int(s.lockFor / time.Second),
-		"MinPasswordLength": 1, "MaxPasswordLength": 128, "HTTPBasicAuth": "Enabled",
+		"MinPasswordLength": 1, "MaxPasswordLength": 128, "HTTPBasicAuth": basic,
 		"Accounts": link(accountsPath), "Roles": link(rolesPath), "PrivilegeMap": link(privilegePath),
 	}, nil
+}
+
+// patchAccountService writes the lockout, which IPMI has as LAN parameter 26,
+// and whether basic authentication is taken.
+func (s *Server) patchAccountService(c *call) ([]*message, error) {
+	number := func(name string, most float64, set func(int)) setter {
+		return func(v any) (func() error, error) {
+			n, ok := v.(float64)
+			if !ok || n != float64(int(n)) {
+				return nil, msgPropertyType(name, v)
+			}
+			if n < 0 || n > most {
+				return nil, msgOutOfRange(name, v)
+			}
+			return func() error {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				set(int(n))
+				s.record("manager", "OK", fmt.Sprintf("%s is %d, by %s.", name, int(n), c.who.name))
+				return nil
+			}, nil
+		}
+	}
+	return patch(c, s.accountService, map[string]setter{
+		"AccountLockoutThreshold": number("AccountLockoutThreshold", 255, func(n int) { s.lockout = n }),
+		"AccountLockoutDuration":  number("AccountLockoutDuration", 65535*lockoutUnit.Seconds(), func(n int) { s.lockFor = time.Duration(n) * time.Second }),
+		"HTTPBasicAuth": func(v any) (func() error, error) {
+			if v != "Enabled" && v != "Disabled" {
+				if _, ok := v.(string); !ok {
+					return nil, msgPropertyType("HTTPBasicAuth", v)
+				}
+				return nil, msgNotInList("HTTPBasicAuth", v)
+			}
+			return func() error { s.mu.Lock(); defer s.mu.Unlock(); s.noBasic = v == "Disabled"; return nil }, nil
+		},
+	})
 }
 
 func roleResource(c *call) (obj, error) {

@@ -212,7 +212,7 @@ func (s *Server) authenticate(r *http.Request) (identity, error) {
 		}
 		return identity{}, msgUnauthorized()
 	}
-	if user, pass, ok := r.BasicAuth(); ok {
+	if user, pass, ok := r.BasicAuth(); ok && !s.noBasic {
 		if a := s.login(user, pass); a != nil {
 			return a.identity(""), nil
 		}

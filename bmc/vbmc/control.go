@@ -73,11 +73,11 @@ func (l PowerLimit) excerpt() obj {
 	return o
 }
 
-// limitSetters write the limit: SetPoint in watts, ControlMode.
+// limitSetters write the limit below a path: SetPoint in watts, ControlMode.
 func (s *Server) limitSetters(c *call, prefix string) map[string]setter {
 	return map[string]setter{
-		"SetPoint": func(v any) (func() error, error) { return s.setLimit(c, prefix+"SetPoint", v) },
-		"ControlMode": func(v any) (func() error, error) {
+		prefix + "SetPoint": func(v any) (func() error, error) { return s.setLimit(c, prefix+"SetPoint", v) },
+		prefix + "ControlMode": func(v any) (func() error, error) {
 			switch v {
 			case "Disabled":
 				return s.setLimit(c, prefix+"ControlMode", nil)
@@ -117,39 +117,6 @@ func (s *Server) setLimit(c *call, full string, v any) (func() error, error) {
 		s.logEvent("system", "OK", fmt.Sprintf("Power limit %s by %s.", what, c.who.name))
 		return nil
 	}, nil
-}
-
-// nested applies the setters to an object within the resource.
-func nested(full string, set map[string]setter) setter {
-	return func(v any) (func() error, error) {
-		in, ok := v.(obj)
-		if !ok {
-			return nil, msgPropertyType(full, v)
-		}
-		var stores []func() error
-		for k, v := range in {
-			f, ok := set[k]
-			if !ok {
-				return nil, msgUnknownProperty(full + "/" + k)
-			}
-			store, err := f(v)
-			if err != nil {
-				return nil, err
-			}
-			stores = append(stores, store)
-		}
-		if len(stores) == 0 {
-			return nil, nil
-		}
-		return func() error {
-			for _, store := range stores {
-				if err := store(); err != nil {
-					return err
-				}
-			}
-			return nil
-		}, nil
-	}
 }
 
 // drawn is what the power supplies take in, in watts.

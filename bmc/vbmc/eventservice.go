@@ -113,7 +113,7 @@ func (s *Server) eventRoutes() []*resource {
 			}
 			return collection(subscriptionsPath, "EventDestinationCollection", "Event Subscriptions", paths...), nil
 		}, post: s.subscribe},
-		{pattern: subscriptionsPath + "/{id}", priv: privManager, get: s.subscription, del: func(c *call) (reply, error) {
+		{pattern: subscriptionsPath + "/{id}", priv: privManager, get: s.subscription, patch: s.patchSubscription, del: func(c *call) (reply, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			n := len(s.subscriptions)

@@ -38,11 +38,11 @@ var lanKept = map[byte][]byte{
 	16: append([]byte("public"), make([]byte, 12)...),
 	21: {0},                               // VLAN priority
 	24: {0, 0x44, 0x40, 0, 0, 0, 0, 0, 0}, // highest level by cipher suite, see suiteLimit
-	51: {0},                               // IPv6 is off
 }
 
 // lanReadOnly are those that no client may write.
-var lanReadOnly = map[byte]bool{1: true, 17: true, 22: true, 23: true, 50: true, 55: true}
+var lanReadOnly = map[byte]bool{1: true, 17: true, 22: true, 23: true,
+	50: true, 55: true, 57: true, 59: true, 60: true, 62: true, 73: true, 74: true, 75: true, 76: true, 77: true, 78: true, 79: true}
 
 // lanSuites are the cipher suites in the order of parameter 23.
 var lanSuites = []byte{3, 17}
@@ -174,10 +174,6 @@ func (i *ipmi) lanValue(l LAN, p, set byte) ([]byte, error) {
 			v = st.vlan
 		}
 		return binary.LittleEndian.AppendUint16(nil, v), nil
-	case 50: // neither IPv6 alone nor beside IPv4
-		return []byte{0}, nil
-	case 55: // no addresses of it
-		return []byte{0, 0, 0}, nil
 	case 22:
 		return []byte{byte(len(lanSuites))}, nil
 	case 23:
@@ -185,6 +181,9 @@ func (i *ipmi) lanValue(l LAN, p, set byte) ([]byte, error) {
 	case 26: // bad passwords: each is logged; threshold, time to forget them, lockout
 		out := []byte{1, byte(i.s.lockout), st.forget[0], st.forget[1]}
 		return binary.LittleEndian.AppendUint16(out, uint16(i.s.lockFor/lockoutUnit)), nil
+	}
+	if p >= 50 && p <= 80 {
+		return st.lan6Value(l, p, set)
 	}
 	if v := st.kept[p]; v != nil {
 		return v, nil
@@ -223,7 +222,11 @@ func (i *ipmi) setLANParameter(ctx context.Context, x *ipmiSession, d []byte) ([
 	if err != nil {
 		return nil, err
 	}
-	before, err := i.lanValue(l, p, 0)
+	set := byte(0)
+	if p == 56 { // one of several
+		set = v[0]
+	}
+	before, err := i.lanValue(l, p, set)
 	if err != nil {
 		return nil, err
 	}
@@ -317,8 +320,9 @@ func (i *ipmi) applyLAN(l *LAN, p byte, v []byte) (changed bool, err error) {
 		if v[0] != 0 {
 			return false, ccField
 		}
-	case 51:
-		return false, ccField
+	}
+	if p >= 50 && p <= 80 {
+		return st.applyLAN6(l, p, v)
 	}
 	if st.kept == nil {
 		st.kept = map[byte][]byte{}

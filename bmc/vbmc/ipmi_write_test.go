@@ -51,6 +51,23 @@ func TestIPMIToolWrites(t *testing.T) {
 		{"lan set 1 bad_pass_thresh 4 1 60 120", "", root + "/AccountService", `"AccountLockoutThreshold":4`},
 		{"lan print 1", "IP Address              : 192.0.2.77", "", ""},
 		{"lan print 1", "MAC Address             : 02:fb:", "", ""},
+		{"lan6 print 1 support", "IPv4 and IPv6: yes", "", ""},
+		{"lan6 print 1 enables", "both", ethernetPath + "/1", `"IPv6Enabled":true`},
+		{"lan6 print 1 status", "Static address max:  4", ethernetPath + "/1", `"MaxIPv6StaticAddresses":4`},
+		{"lan6 print 1 dynamic_addr 0", "fe80::", ethernetPath + "/1", `"AddressOrigin":"LinkLocal"`},
+		{"lan6 print 1 dynamic_addr 1", "!out of range", "", ""},
+		{"lan6 set 1 static_addr 0 enable 2001:db8::77 64", "", ethernetPath + "/1", `{"Address":"2001:db8::77","AddressOrigin":"Static","AddressState":"Preferred","PrefixLength":64}`},
+		{"lan6 print 1 static_addr 0", "2001:db8::77/64\n    Status:         active", "", ""},
+		{"lan6 set 1 static_addr 3 disable 2001:db8::78 48", "", "", ""},
+		{"lan6 print 1 static_addr 3", "2001:db8::78/48\n    Status:         disabled", "", ""},
+		{"lan6 set 1 static_addr 0 enable ff02::1 64", "!Failed to set IPv6 Static Address", "", ""},
+		{"lan6 set 1 static_rtr 1 2001:db8::1 02:00:00:00:00:01 2001:db8:: 64", "", ethernetPath + "/1", `"IPv6DefaultGateway":"2001:db8::1"`},
+		{"lan6 print 1 static_rtr 1", "Address: 2001:db8::1\n    MAC:     02:00:00:00:00:01\n    Prefix:  2001:db8::/64", ethernetPath + "/1", `"IPv6StaticDefaultGateways":[{"Address":"2001:db8::1","PrefixLength":64}]`},
+		{"lan6 set 1 rtr_cfg static", "", "", ""},
+		{"lan6 set 1 static_hops 32", "", "", ""},
+		{"lan6 print 1", "IPv6 Header Static Hop Limit: 32", "", ""},
+		{"lan6 set 1 enables ipv4", "", ethernetPath + "/1", `"IPv6Addresses":[]`},
+		{"lan6 print 1 static_addr 0", "disabled", ethernetPath + "/1", `"IPv6Enabled":false`},
 		{"chassis policy list", "always-off always-on previous", "", ""},
 		{"chassis policy previous", "previous", systemPath, `"PowerRestorePolicy":"LastState"`},
 		{"chassis policy always-on", "always-on", systemPath, `"PowerRestorePolicy":"AlwaysOn"`},
@@ -236,4 +253,37 @@ func TestIPMIKg(t *testing.T) {
 		t.Errorf("ipmitool with K_g said %q, %v", out, err)
 	}
 	matrix.Note("ipmitool", "power status with a key K_g", suiteName("3"), ok)
+}
+
+// FreeIPMI's section for IPv6: what it writes is Redfish's.
+func TestFreeIPMILan6(t *testing.T) {
+	r := newIPMIRig(t, Config{})
+	do := func(args ...string) (string, error) {
+		return said(t, needs(t, "ipmi-config"), append(args, "--category=core", "-D", "LAN_2_0", "-h", r.addr, "-u", "root", "-p", "s3cret", "-I", "17", "-l", "ADMIN", "--quiet-cache")...)
+	}
+	ok := true
+	defer func() {
+		matrix.Note("FreeIPMI ipmi-config", "Lan6_Conf: checkout, static addresses, routers, enables", suiteName("17"), ok)
+	}()
+	for _, tc := range []struct{ pair, see string }{
+		{"Lan6_Conf:IPv6_Static_Address_Enable=Yes", `"IPv6StaticAddresses":[]`},
+		{"Lan6_Conf:IPv6_Static_Address=2001:db8::79", `"IPv6StaticAddresses":[{"Address":"2001:db8::79","PrefixLength":64}]`},
+		{"Lan6_Conf:IPv6_Static_Address_Prefix_Length=56", `"IPv6StaticAddresses":[{"Address":"2001:db8::79","PrefixLength":56}]`},
+		{"Lan6_Conf:IPv6_Static_Router_Address_1=2001:db8::9", `"IPv6DefaultGateway":"2001:db8::9"`},
+		{"Lan6_Conf:IPv6_IPv4_Addressing_Enables=IPv6_Disabled", `"IPv6Enabled":false`},
+	} {
+		out, err := do("--commit", "--key-pair="+tc.pair)
+		_, body := r.redfish(t, http.MethodGet, ethernetPath+"/1", "root", "s3cret", "")
+		if err != nil || !strings.Contains(body, tc.see) {
+			ok = false
+			t.Errorf("ipmi-config %s said %q, %v; Redfish shows %s; want %s", tc.pair, out, err, body, tc.see)
+		}
+	}
+	out, err := do("--checkout", "--section=Lan6_Conf", "--verbose")
+	for _, want := range []string{"Supports_IPv6_Only", "2001:db8::79", "2001:db8::9"} {
+		if !strings.Contains(out, want) {
+			ok = false
+			t.Errorf("ipmi-config --checkout said %q, %v; want %s", out, err, want)
+		}
+	}
 }

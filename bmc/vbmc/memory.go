@@ -58,7 +58,7 @@ type Memory struct {
 func NewMemory(in Info) *Memory {
 	sum := sha256.Sum256([]byte("bmc\x00" + in.UUID + "\x00" + in.Serial))
 	mac := net.HardwareAddr{0x02, 0xfb, sum[0], sum[1], sum[2], sum[3]} // locally administered
-	return &Memory{info: clone(in), power: Off, boot: Boot{Target: BootNone, Enabled: "Disabled", Mode: "UEFI"}, now: time.Now, lan: LAN{MAC: mac.String()}}
+	return &Memory{info: clone(in), power: Off, boot: Boot{Target: BootNone, Enabled: "Disabled", Mode: "UEFI"}, now: time.Now, lan: LAN{MAC: mac.String(), IPv6: LAN6{On: true, Auto: true}}}
 }
 
 func clone(in Info) Info {

@@ -33,6 +33,7 @@ var baseMessages = map[string]entry{
 	"ActionParameterValueFormatError": {"Warning", "The value '%1' for the parameter %2 in the action %3 is of a different format than the parameter can accept.", correctParameter},
 	"ActionParameterValueNotInList":   {"Warning", "The value '%1' for the parameter %2 in the action %3 is not in the list of acceptable values.", chooseValue},
 	"ActionParameterValueTypeError":   {"Warning", "The value '%1' for the parameter %2 in the action %3 is of a different type than the parameter can accept.", correctParameter},
+	"ArraySizeTooLong":                {"Warning", "The array provided for property %1 exceeds the size limit %2.", "Resubmit the request with an appropriate array size."},
 	"CouldNotEstablishConnection":     {"Critical", "The service failed to establish a connection with the URI '%1'.", "Ensure that the URI contains a valid and reachable node name, protocol information and other URI components."},
 	"CreateLimitReachedForResource":   {"Critical", "The create operation failed because the resource has reached the limit of possible resources.", "Either delete resources and resubmit the request if the operation failed or do not resubmit the request."},
 	"EventSubscriptionLimitExceeded":  {"Critical", "The event subscription failed due to the number of simultaneous subscriptions exceeding the limit of the implementation.", "Reduce the number of other subscriptions before trying to establish the event subscription or increase the limit of simultaneous subscriptions, if supported."},

@@ -21,6 +21,7 @@ type LAN struct {
 	Gateway  netip.Addr
 	DNS      []netip.Addr
 	VLAN     int // 0: none
+	IPv6     LAN6
 }
 
 // LANHolder is a Chassis that knows the BMC's own network interface. SetLAN
@@ -89,41 +90,33 @@ func (s *Server) networkProtocol(c *call) (obj, error) {
 }
 
 func (s *Server) patchNetworkProtocol(c *call) ([]*message, error) {
-	enabled := func(full string, v any) (bool, error) {
-		b, ok := v.(bool)
-		if !ok {
-			return false, msgPropertyType(full, v)
+	set := s.ntpSetters(c, s.networkProtocol)
+	set["IPMI/ProtocolEnabled"] = func(v any) (func() error, error) {
+		on, err := boolOf("IPMI/ProtocolEnabled", v)
+		if err != nil {
+			return nil, err
 		}
-		return b, nil
+		return func() error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if on && len(s.ipmi.lans) == 0 {
+				return msgNotInList("IPMI/ProtocolEnabled", on)
+			}
+			s.ipmiOff = !on
+			s.record("manager", "OK", fmt.Sprintf("IPMI over LAN enabled: %v, by %s.", on, c.who.name))
+			return nil
+		}, nil
 	}
-	return patch(c, s.networkProtocol, map[string]setter{
-		"IPMI": func(v any) (func() error, error) {
-			in, ok := v.(obj)
-			if !ok {
-				return nil, msgPropertyType("IPMI", v)
-			}
-			for k := range in {
-				if k != "ProtocolEnabled" {
-					return nil, msgReadOnly("IPMI/" + k)
-				}
-			}
-			on, err := enabled("IPMI/ProtocolEnabled", in["ProtocolEnabled"])
-			if err != nil {
-				return nil, err
-			}
-			return func() error {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				if on && len(s.ipmi.lans) == 0 {
-					return msgNotInList("IPMI/ProtocolEnabled", on)
-				}
-				s.ipmiOff = !on
-				s.record("manager", "OK", fmt.Sprintf("IPMI over LAN enabled: %v, by %s.", on, c.who.name))
-				return nil
-			}, nil
-		},
-		"NTP": s.ntpSetter(c, s.networkProtocol),
-	})
+	return patch(c, s.networkProtocol, set)
+}
+
+// boolOf is a value that must be true or false.
+func boolOf(full string, v any) (bool, error) {
+	b, ok := v.(bool)
+	if !ok {
+		return false, msgPropertyType(full, v)
+	}
+	return b, nil
 }
 
 func (s *Server) lanResource(c *call) (obj, error) {
@@ -133,10 +126,7 @@ func (s *Server) lanResource(c *call) (obj, error) {
 	}
 	addr, static := []obj{}, []obj{}
 	if l.Address.IsValid() {
-		a := obj{"Address": l.Address.Addr().String(), "SubnetMask": net.IP(net.CIDRMask(l.Address.Bits(), 32)).String(), "Gateway": nil}
-		if l.Gateway.IsValid() {
-			a["Gateway"] = l.Gateway.String()
-		}
+		a := staticOf(l)
 		if !l.DHCP {
 			static = append(static, a)
 		}
@@ -160,20 +150,17 @@ func (s *Server) lanResource(c *call) (obj, error) {
 	if l.MAC != "" {
 		o["MACAddress"], o["PermanentMACAddress"] = l.MAC, l.MAC
 	}
+	lan6Resource(o, l)
 	return o, nil
 }
 
 var hostName = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`) // RFC 1123 §2.1, one label
 
-// patchLAN writes the interface; all that is given is stored at once.
-func (s *Server) patchLAN(c *call) ([]*message, error) {
-	l, err := s.lan(c.ctx)
-	if err != nil {
-		return nil, err
-	}
+// lanWriter makes setters of what changes l; the first that stores writes all
+// of it, once.
+func (s *Server) lanWriter(c *call, l *LAN) func(func(v any) error) setter {
 	stored := false
-	// Every property changes l; the first store writes all of it.
-	with := func(f func(v any) error) setter {
+	return func(f func(v any) error) setter {
 		return func(v any) (func() error, error) {
 			if err := f(v); err != nil {
 				return nil, err
@@ -183,7 +170,7 @@ func (s *Server) patchLAN(c *call) ([]*message, error) {
 					return nil
 				}
 				stored = true
-				err := s.chassis.(LANHolder).SetLAN(c.ctx, l)
+				err := s.chassis.(LANHolder).SetLAN(c.ctx, *l)
 				if errors.Is(err, ErrUnsupported) {
 					m := msgPrivilege()
 					m.Resolution = "The network interface of this virtual BMC belongs to its lab and cannot be changed here."
@@ -197,84 +184,127 @@ func (s *Server) patchLAN(c *call) ([]*message, error) {
 			}, nil
 		}
 	}
-	return patch(c, s.lanResource, map[string]setter{
-		"HostName": with(func(v any) error {
-			t, ok := v.(string)
-			if !ok {
-				return msgPropertyType("HostName", v)
+}
+
+func hostNameOf(l *LAN) func(v any) error {
+	return func(v any) error {
+		t, ok := v.(string)
+		if !ok {
+			return msgPropertyType("HostName", v)
+		}
+		if !hostName.MatchString(t) {
+			return msgPropertyFormat("HostName", v)
+		}
+		l.HostName = t
+		return nil
+	}
+}
+
+// patchLAN writes the interface; all that is given is stored at once.
+func (s *Server) patchLAN(c *call) ([]*message, error) {
+	l, err := s.lan(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	with := s.lanWriter(c, &l)
+	_, dhcpGiven := c.body["DHCPv4"]
+	vlan, vlanID := l.VLAN > 0, l.VLAN
+	tag := func() error {
+		if l.VLAN = 0; vlan {
+			l.VLAN = vlanID
+		}
+		return nil
+	}
+	set := lan6Setters(&l, with)
+	for name, f := range map[string]func(v any) error{
+		"HostName":           hostNameOf(&l),
+		"DHCPv4/DHCPEnabled": func(v any) (err error) { l.DHCP, err = boolOf("DHCPv4/DHCPEnabled", v); return err },
+		"IPv4StaticAddresses": func(v any) error {
+			now := []obj{}
+			if l.Address.IsValid() && (!l.DHCP || dhcpGiven) {
+				now = append(now, staticOf(l))
 			}
-			if !hostName.MatchString(t) {
-				return msgPropertyFormat("HostName", v)
-			}
-			l.HostName = t
-			return nil
-		}),
-		"DHCPv4": with(func(v any) error {
-			in, _ := v.(obj)
-			b, ok := in["DHCPEnabled"].(bool)
-			if !ok {
-				return msgPropertyType("DHCPv4/DHCPEnabled", v)
-			}
-			l.DHCP = b
-			return nil
-		}),
-		"IPv4StaticAddresses": with(func(v any) error {
-			list, ok := v.([]any)
-			if !ok || len(list) != 1 {
-				return msgPropertyType("IPv4StaticAddresses", v)
-			}
-			in, ok := list[0].(obj)
-			if !ok {
-				return msgPropertyType("IPv4StaticAddresses", v)
-			}
-			p, gw, err := parseStatic(in)
+			list, err := patchedObjects("IPv4StaticAddresses", now, v, 1)
 			if err != nil {
 				return err
 			}
-			l.Address, l.Gateway, l.DHCP = p, gw, false
+			if len(list) == 0 {
+				if !l.DHCP {
+					l.Address, l.Gateway = netip.Prefix{}, netip.Addr{}
+				}
+				return nil
+			}
+			p, gw, err := parseStatic(list[0])
+			if err != nil {
+				return err
+			}
+			if l.Address, l.Gateway = p, gw; !dhcpGiven { // as iDRAC has it: who gives an address wants it
+				l.DHCP = false
+			}
 			return nil
-		}),
-		"StaticNameServers": with(func(v any) error {
+		},
+		"StaticNameServers": func(v any) error {
 			list, ok := v.([]any)
 			if !ok {
 				return msgPropertyType("StaticNameServers", v)
 			}
+			var now []string
+			for _, a := range l.DNS {
+				now = append(now, a.String())
+			}
+			names, err := patchedArray("StaticNameServers", now, list)
+			if err != nil {
+				return err
+			}
 			l.DNS = nil
-			for _, x := range list {
-				t, _ := x.(string)
+			for _, t := range names {
 				a, err := netip.ParseAddr(t)
 				if err != nil {
-					return msgPropertyFormat("StaticNameServers", x)
+					return msgPropertyFormat("StaticNameServers", t)
 				}
 				l.DNS = append(l.DNS, a)
 			}
 			return nil
-		}),
-		"VLAN": with(func(v any) error {
-			in, _ := v.(obj)
-			on, id := l.VLAN > 0, float64(l.VLAN)
-			if b, given := in["VLANEnable"]; given {
-				var ok bool
-				if on, ok = b.(bool); !ok {
-					return msgPropertyType("VLAN/VLANEnable", b)
-				}
+		},
+		"VLAN/VLANEnable": func(v any) (err error) {
+			if vlan, err = boolOf("VLAN/VLANEnable", v); err != nil {
+				return err
 			}
-			if n, given := in["VLANId"]; given {
-				var ok bool
-				if id, ok = n.(float64); !ok || id < 0 || id > 4094 || id != float64(int(id)) {
-					return msgPropertyType("VLAN/VLANId", n)
-				}
+			return tag()
+		},
+		"VLAN/VLANId": func(v any) error {
+			n, ok := v.(float64)
+			if !ok || n != float64(int(n)) {
+				return msgPropertyType("VLAN/VLANId", v)
 			}
-			if l.VLAN = 0; on {
-				l.VLAN = int(id)
+			if n < 0 || n > 4094 {
+				return msgOutOfRange("VLAN/VLANId", v)
 			}
-			return nil
-		}),
-	})
+			vlanID = int(n)
+			return tag()
+		},
+	} {
+		set[name] = with(f)
+	}
+	return patch(c, s.lanResource, set)
+}
+
+// staticOf is the interface's address, as IPv4StaticAddresses has it.
+func staticOf(l LAN) obj {
+	a := obj{"Address": l.Address.Addr().String(), "SubnetMask": net.IP(net.CIDRMask(l.Address.Bits(), 32)).String(), "Gateway": nil}
+	if l.Gateway.IsValid() {
+		a["Gateway"] = l.Gateway.String()
+	}
+	return a
 }
 
 // parseStatic reads an IPv4 address, its mask and its gateway.
 func parseStatic(in obj) (netip.Prefix, netip.Addr, error) {
+	for k := range in {
+		if k != "Address" && k != "SubnetMask" && k != "Gateway" {
+			return netip.Prefix{}, netip.Addr{}, msgUnknownProperty("IPv4StaticAddresses/" + k)
+		}
+	}
 	var part [3]string
 	for i, k := range []string{"Address", "SubnetMask", "Gateway"} {
 		t, ok := in[k].(string)
@@ -340,7 +370,7 @@ func (m *Memory) LAN(ctx context.Context) (LAN, error) {
 	}
 	defer m.mu.Unlock()
 	l := m.lan
-	l.DNS = slices.Clone(l.DNS)
+	l.DNS, l.IPv6 = slices.Clone(l.DNS), l.IPv6.clone()
 	return l, nil
 }
 

@@ -7,22 +7,22 @@ type ntpSettings struct {
 	set     bool // by a client: a twin shows them in place of its tree's
 }
 
-// ntpSetter writes ManagerNetworkProtocol.NTP, beginning with what get shows.
-func (s *Server) ntpSetter(c *call, get func(*call) (obj, error)) setter {
-	return func(v any) (func() error, error) {
-		in, ok := v.(obj)
-		if !ok {
-			return nil, msgPropertyType("NTP", v)
+// ntpSetters write ManagerNetworkProtocol.NTP, beginning with what get shows.
+func (s *Server) ntpSetters(c *call, get func(*call) (obj, error)) map[string]setter {
+	var n *ntpSettings
+	begin := func() error { // once: both properties change the same settings
+		if n != nil {
+			return nil
 		}
 		body, err := get(c)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if body, err = plain(body); err != nil {
-			return nil, err
+			return err
 		}
 		now, _ := body["NTP"].(obj)
-		n := ntpSettings{set: true, servers: []string{}}
+		n = &ntpSettings{set: true, servers: []string{}}
 		n.enabled, _ = now["ProtocolEnabled"].(bool)
 		list, _ := now["NTPServers"].([]any)
 		for _, x := range list {
@@ -30,33 +30,34 @@ func (s *Server) ntpSetter(c *call, get func(*call) (obj, error)) setter {
 				n.servers = append(n.servers, t)
 			}
 		}
-		for k, v := range in {
-			full := "NTP/" + k
-			switch k {
-			case "ProtocolEnabled":
-				b, ok := v.(bool)
-				if !ok {
-					return nil, msgPropertyType(full, v)
-				}
-				n.enabled = b
-			case "NTPServers":
-				l, ok := v.([]any)
-				if !ok {
-					return nil, msgPropertyType(full, v)
-				}
-				if n.servers, err = patchedArray(full, n.servers, l); err != nil {
-					return nil, err
-				}
-			default:
-				return nil, msgUnknownProperty(full)
+		return nil
+	}
+	with := func(f func(v any) error) setter {
+		return func(v any) (func() error, error) {
+			if err := begin(); err != nil {
+				return nil, err
 			}
+			if err := f(v); err != nil {
+				return nil, err
+			}
+			return func() error {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.ntp = *n
+				return nil
+			}, nil
 		}
-		return func() error {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.ntp = n
-			return nil
-		}, nil
+	}
+	return map[string]setter{
+		"NTP/ProtocolEnabled": with(func(v any) (err error) { n.enabled, err = boolOf("NTP/ProtocolEnabled", v); return err }),
+		"NTP/NTPServers": with(func(v any) (err error) {
+			l, ok := v.([]any)
+			if !ok {
+				return msgPropertyType("NTP/NTPServers", v)
+			}
+			n.servers, err = patchedArray("NTP/NTPServers", n.servers, l)
+			return err
+		}),
 	}
 }
 

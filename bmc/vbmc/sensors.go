@@ -215,7 +215,7 @@ func (s *Server) environment(c *call) (obj, error) {
 func (s *Server) patchEnvironment(c *call) ([]*message, error) {
 	set := map[string]setter{}
 	if _, ok := s.chassis.(PowerLimiter); ok {
-		set["PowerLimitWatts"] = nested("PowerLimitWatts", s.limitSetters(c, "PowerLimitWatts/"))
+		set = s.limitSetters(c, "PowerLimitWatts/")
 	}
 	return patch(c, s.environment, set)
 }
@@ -281,15 +281,8 @@ func (s *Server) oldPower(c *call) (obj, error) {
 func (s *Server) patchOldPower(c *call) ([]*message, error) {
 	set := map[string]setter{}
 	if _, ok := s.chassis.(PowerLimiter); ok {
-		limit := nested("PowerControl/0", map[string]setter{"PowerLimit": nested("PowerControl/0/PowerLimit", map[string]setter{
-			"LimitInWatts": func(v any) (func() error, error) { return s.setLimit(c, "PowerControl/0/PowerLimit/LimitInWatts", v) }})})
-		set["PowerControl"] = func(v any) (func() error, error) {
-			l, ok := v.([]any)
-			if !ok || len(l) != 1 {
-				return nil, msgPropertyType("PowerControl", v)
-			}
-			return limit(l[0])
-		}
+		const full = "PowerControl/0/PowerLimit/LimitInWatts"
+		set[full] = func(v any) (func() error, error) { return s.setLimit(c, full, v) }
 	}
 	return patch(c, s.oldPower, set)
 }

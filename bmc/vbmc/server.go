@@ -83,6 +83,7 @@ type Server struct {
 	max       int
 	lockout   int
 	lockFor   time.Duration
+	noBasic   bool               // only sessions
 	events    map[string][]event // by log: "manager", "system"
 	eventSeq  int
 	cleared   time.Time // the system's log

@@ -183,6 +183,41 @@ func (x *Subscription) parseOrigins(s *Server, v any) error {
 	return nil
 }
 
+// patchSubscription writes what of a subscription can change without making
+// another one of it.
+func (s *Server) patchSubscription(c *call) ([]*message, error) {
+	var x Subscription
+	with := func(name string, set func(*Subscription)) setter {
+		return func(v any) (func() error, error) {
+			if err := x.parse(s, name, v); err != nil {
+				return nil, err
+			}
+			return func() error {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				for _, r := range s.subscriptions {
+					if r.sub.ID == c.vars["id"] {
+						set(&r.sub)
+						return nil
+					}
+				}
+				return msgNotFound(c.path)
+			}, nil
+		}
+	}
+	s.mu.Lock()
+	stream := slices.ContainsFunc(s.streams, func(r *receiver) bool { return r.sub.ID == c.vars["id"] })
+	s.mu.Unlock()
+	if stream { // it belongs to who reads it
+		return patch(c, s.subscription, nil)
+	}
+	return patch(c, s.subscription, map[string]setter{
+		"Context":             with("Context", func(o *Subscription) { o.Context = x.Context }),
+		"HttpHeaders":         with("HttpHeaders", func(o *Subscription) { o.Headers = x.Headers }),
+		"DeliveryRetryPolicy": with("DeliveryRetryPolicy", func(*Subscription) {}),
+	})
+}
+
 // subscribe is a POST to the subscriptions (DSP0266 §13.6.1).
 func (s *Server) subscribe(c *call) (reply, error) {
 	x := Subscription{Format: formatEvent}

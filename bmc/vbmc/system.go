@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -160,74 +161,29 @@ func (s *Server) patchSystem(c *call) ([]*message, error) {
 		}
 		return func() error { s.mu.Lock(); defer s.mu.Unlock(); s.ipmi.chassis.restore = byte(n); return nil }, nil
 	}
-	set["Boot"] = func(v any) (func() error, error) { return s.bootSetter(c, v) }
-	return patch(c, s.system, set)
-}
-
-// bootSetter checks a Boot object: what is not given stays as it is. A target
-// given alone while the override is disabled means Once, as iDRAC has it.
-func (s *Server) bootSetter(c *call, v any) (func() error, error) {
-	in, ok := v.(obj)
-	if !ok {
-		return nil, msgPropertyType("Boot", v)
-	}
-	b, err := s.boot(c.ctx)
+	boot, agree, err := s.bootSetters(c)
 	if err != nil {
 		return nil, err
 	}
+	maps.Copy(set, boot)
+	return patch(c, s.system, set, agree)
+}
+
+// bootSetters write Boot: what is not given stays as it is. A target given alone
+// while the override is disabled means Once, as iDRAC has it. agree is for patch.
+func (s *Server) bootSetters(c *call) (set map[string]setter, agree func() error, err error) {
+	b, err := s.boot(c.ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	in, _ := c.body["Boot"].(obj)
 	_, enabledGiven := in["BootSourceOverrideEnabled"]
-	known := 0
-	var order func() error
-	for name, v := range in {
-		full := "Boot/" + name
-		t, ok := v.(string)
-		switch name {
-		case "BootOrder":
-			if order, err = s.orderSetter(c, v); err != nil {
-				return nil, err
-			}
-			known++
-			continue
-		case "BootSourceOverrideEnabled", "BootSourceOverrideTarget", "BootSourceOverrideMode":
-			if !ok {
-				return nil, msgPropertyType(full, v)
-			}
-			known++
-		default:
-			continue
+	stored, given := false, false
+	store := func() error {
+		if stored { // all of it, by the first
+			return nil
 		}
-		switch {
-		case name == "BootSourceOverrideEnabled" && slices.Contains([]string{"Disabled", "Once", "Continuous"}, t):
-			b.Enabled = t
-		case name == "BootSourceOverrideTarget" && slices.Contains(bootTargets, BootTarget(t)):
-			b.Target = BootTarget(t)
-			if !enabledGiven && b.Enabled == "Disabled" && b.Target != BootNone {
-				b.Enabled = "Once"
-			}
-		case name == "BootSourceOverrideMode" && (t == "Legacy" || t == "UEFI"):
-			b.Mode = t
-		default:
-			return nil, msgNotInList(full, v)
-		}
-	}
-	if known == 0 {
-		for name := range in {
-			return nil, msgUnknownProperty("Boot/" + name)
-		}
-		return nil, nil
-	}
-	if b.Target == BootUefiHTTP && b.Mode == "Legacy" && b.Enabled != "Disabled" {
-		return nil, msgConflict("Boot/BootSourceOverrideTarget", "Boot/BootSourceOverrideMode")
-	}
-	if b.Enabled == "Disabled" {
-		b.Target = BootNone
-	}
-	return func() error {
-		if order != nil {
-			if err := order(); err != nil || known == 1 {
-				return err
-			}
-		}
+		stored = true
 		err := s.chassis.SetBoot(c.ctx, b)
 		if errors.Is(err, ErrUnsupported) {
 			return msgNotInList("Boot/BootSourceOverrideTarget", string(b.Target))
@@ -237,7 +193,45 @@ func (s *Server) bootSetter(c *call, v any) (func() error, error) {
 		}
 		s.logEvent("system", "OK", fmt.Sprintf("Boot override %s %s %s by %s.", b.Enabled, b.Target, b.Mode, c.who.name))
 		return nil
-	}, nil
+	}
+	word := func(name string, allowed []string, take func(string)) setter {
+		full := "Boot/" + name
+		return func(v any) (func() error, error) {
+			t, ok := v.(string)
+			if !ok {
+				return nil, msgPropertyType(full, v)
+			}
+			if !slices.Contains(allowed, t) {
+				return nil, msgNotInList(full, v)
+			}
+			take(t)
+			given = true
+			return store, nil
+		}
+	}
+	var targets []string
+	for _, t := range bootTargets {
+		targets = append(targets, string(t))
+	}
+	return map[string]setter{
+			"Boot/BootOrder":                 func(v any) (func() error, error) { return s.orderSetter(c, v) },
+			"Boot/BootSourceOverrideEnabled": word("BootSourceOverrideEnabled", []string{"Disabled", "Once", "Continuous"}, func(t string) { b.Enabled = t }),
+			"Boot/BootSourceOverrideMode":    word("BootSourceOverrideMode", []string{"Legacy", "UEFI"}, func(t string) { b.Mode = t }),
+			"Boot/BootSourceOverrideTarget": word("BootSourceOverrideTarget", targets, func(t string) {
+				b.Target = BootTarget(t)
+				if !enabledGiven && b.Enabled == "Disabled" && b.Target != BootNone {
+					b.Enabled = "Once"
+				}
+			}),
+		}, func() error {
+			if given && b.Target == BootUefiHTTP && b.Mode == "Legacy" && b.Enabled != "Disabled" {
+				return msgConflict("Boot/BootSourceOverrideTarget", "Boot/BootSourceOverrideMode")
+			}
+			if b.Enabled == "Disabled" {
+				b.Target = BootNone
+			}
+			return nil
+		}, nil
 }
 
 // identifySetters write the identify light, by its new name and its old one.

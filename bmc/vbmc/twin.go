@@ -19,15 +19,19 @@ func (s *Server) twinRoutes() []*resource {
 		{pattern: root, open: true, get: s.twinRoot},
 		{pattern: t.system, priv: privComponents, get: s.twinSystem, patch: func(c *call) ([]*message, error) {
 			set := s.identifySetters(c)
-			set["Boot"] = func(v any) (func() error, error) { return s.bootSetter(c, v) }
-			return patch(c, s.twinSystem, set)
+			boot, agree, err := s.bootSetters(c)
+			if err != nil {
+				return nil, err
+			}
+			maps.Copy(set, boot)
+			return patch(c, s.twinSystem, set, agree)
 		}},
 		{pattern: t.reset, priv: privComponents, post: s.reset},
 	}
 	rs = append(rs, &resource{pattern: root + "/odata", open: true, get: s.twinOData})
 	for _, uri := range t.protocols {
 		rs = append(rs, &resource{pattern: uri, priv: privManager, get: s.twinProtocol, patch: func(c *call) ([]*message, error) {
-			return patch(c, s.twinProtocol, map[string]setter{"NTP": s.ntpSetter(c, s.twinProtocol)})
+			return patch(c, s.twinProtocol, s.ntpSetters(c, s.twinProtocol))
 		}})
 	}
 	rs = append(rs, &resource{pattern: root + "/$metadata", open: true, raw: func(*call) (string, string) {
