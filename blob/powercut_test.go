@@ -32,11 +32,11 @@ type powerRig struct {
 	image, dir string
 }
 
-func newPowerRig(t *testing.T) *powerRig {
+// newPowerRig makes it in top.
+func newPowerRig(t *testing.T, top string, mkfs ...string) *powerRig {
 	t.Helper()
-	top := t.TempDir()
 	r := &powerRig{t, filepath.Join(top, "image"), filepath.Join(top, "disk")}
-	for _, args := range [][]string{{"truncate", "-s", "192M", r.image}, {"mkfs.ext4", "-q", r.image}, {"mkdir", r.dir}, r.mountArgs()} {
+	for _, args := range [][]string{{"truncate", "-s", "192M", r.image}, append(append([]string{"mkfs.ext4", "-q"}, mkfs...), r.image), {"mkdir", r.dir}, r.mountArgs()} {
 		if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
 			if os.Getenv("CI") == "true" {
 				t.Fatalf("%v: %v: %s", args, err, out)
@@ -75,35 +75,43 @@ func (r *powerRig) restart() {
 	}
 }
 
+// ownMounts runs the test again in a mount namespace of its own, and tells that
+// this is there: another process that copies its parent's mounts would keep a
+// file system alive, without power.
+func ownMounts(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv("BLOB_TEST_MOUNTS") != "" {
+		return true
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v", fmt.Sprintf("-test.short=%t", testing.Short()))
+	cmd.Env = append(os.Environ(), "BLOB_TEST_MOUNTS=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	out, err := cmd.CombinedOutput()
+	switch {
+	case errors.Is(err, fs.ErrPermission) && os.Getenv("CI") != "true":
+		t.Skipf("needs root for a file system of its own: %v", err)
+	case err != nil:
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Logf("%s", out)
+	if bytes.Contains(out, []byte("--- SKIP")) {
+		t.SkipNow()
+	}
+	return false
+}
+
 // TestPowerCut writes from many goroutines until the power is cut. What has a
 // digest's name afterwards has its bytes; what was committed, or committed soon
 // and flushed, is there.
-//
-// It runs in a mount namespace of its own: another process that copies its
-// parent's mounts would keep the file system alive, without power.
 func TestPowerCut(t *testing.T) {
-	if os.Getenv("BLOB_TEST_POWER") == "" {
-		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestPowerCut$", "-test.v", fmt.Sprintf("-test.short=%t", testing.Short()))
-		cmd.Env = append(os.Environ(), "BLOB_TEST_POWER=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
-		out, err := cmd.CombinedOutput()
-		switch {
-		case errors.Is(err, fs.ErrPermission) && os.Getenv("CI") != "true":
-			t.Skipf("needs root for a file system of its own: %v", err)
-		case err != nil:
-			t.Fatalf("%v\n%s", err, out)
-		}
-		t.Logf("%s", out)
-		if bytes.Contains(out, []byte("--- SKIP")) {
-			t.SkipNow()
-		}
+	if !ownMounts(t) {
 		return
 	}
 	cuts := 4
 	if testing.Short() {
 		cuts = 1
 	}
-	r := newPowerRig(t)
+	r := newPowerRig(t, t.TempDir())
 	promised := map[Digest]bool{}
 	for i := range cuts {
 		s, err := Open(filepath.Join(r.dir, "store"))
@@ -201,4 +209,52 @@ func writeUntilCut(t *testing.T, r *powerRig, s *Store, n int) map[Digest]bool {
 	}
 	wg.Wait()
 	return durable
+}
+
+// TestTogetherBadDisk syncs files in a round whose bytes the disk does not take:
+// each of them says so. The disk is an image on a file system that is full.
+func TestTogetherBadDisk(t *testing.T) {
+	if !ownMounts(t) {
+		return
+	}
+	top := t.TempDir()
+	if err := unix.Mount("none", top, "tmpfs", 0, "size=32m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(top, unix.MNT_DETACH) })
+	r := newPowerRig(t, top, "-O", "^has_journal")
+	var files []*os.File
+	for i := range 3 {
+		f, err := os.Create(filepath.Join(r.dir, fmt.Sprint(i)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		_, err = f.WriteString("it has a place on the disk")
+		if err := errors.Join(err, f.Sync()); err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	fill, err := os.Create(filepath.Join(top, "fill"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer fill.Close()
+	for block := make([]byte, 4096); err == nil; {
+		_, err = fill.Write(block)
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("filling the disk: %v; want that it is full", err)
+	}
+	for _, f := range files {
+		if _, err := f.Write(make([]byte, 2<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, err := range syncAll(files) {
+		if err == nil {
+			t.Errorf("syncing file %d of a disk that takes no bytes = nil; want the disk's error", i)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"cmp"
 	"errors"
 	"os"
 	"sync"
@@ -50,13 +51,13 @@ func (s *Store) durable(f *os.File) error {
 
 // syncAll syncs files and gives the error of each.
 func syncAll(files []*os.File) []error {
+	errs := make([]error, len(files))
 	if len(files) > 1 {
-		for _, f := range files {
-			settle(f)
+		for i, f := range files {
+			errs[i] = settle(f)
 		}
 	}
-	errs := make([]error, len(files))
-	atOnce(len(files), func(i int) { errs[i] = files[i].Sync() })
+	atOnce(len(files), func(i int) { errs[i] = cmp.Or(errs[i], files[i].Sync()) })
 	return errs
 }
 
