@@ -2,6 +2,7 @@ package bmc
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -53,7 +55,7 @@ func (c *Client) Record(ctx context.Context, w io.Writer, key []byte, progress f
 	for _, uri := range cr.order {
 		red.collect("", cr.bodies[uri])
 	}
-	rec := Recording{Resources: len(cr.order), Redacted: len(red.secret), Missing: cr.missing}
+	rec := Recording{Resources: len(cr.order), Redacted: red.values, Missing: cr.missing}
 	if err := cr.write(w, red); err != nil {
 		return rec, c.t.fail(doing, err)
 	}
@@ -66,6 +68,7 @@ type crawl struct {
 	bodies  map[string]any
 	order   []string
 	missing []string
+	full    bool
 }
 
 func (cr *crawl) run(ctx context.Context, progress func(read, known int)) error {
@@ -73,12 +76,35 @@ func (cr *crawl) run(ctx context.Context, progress func(read, known int)) error 
 	var todo []string
 	add := func(link string) {
 		uri := strings.TrimRight(localPath(link), "/")
-		if uri == "" || seen[uri] || !strings.HasPrefix(uri, "/redfish") || strings.ContainsAny(uri, "?#") || len(seen) >= maxRecorded ||
+		if uri == "" || seen[uri] || !strings.HasPrefix(uri, "/redfish") || strings.ContainsAny(uri, "?#") ||
 			strings.Contains(uri, "..") || slices.ContainsFunc(notRecorded, func(p string) bool { return strings.HasPrefix(uri, p) }) {
+			return
+		}
+		if len(seen) >= maxRecorded {
+			if !cr.full {
+				cr.missing = append(cr.missing, fmt.Sprintf("everything beyond the first %d resources", maxRecorded))
+			}
+			cr.full = true
 			return
 		}
 		seen[uri] = true
 		todo = append(todo, uri)
+	}
+	// A BIOS names its registry, and some BMCs have that where no link leads
+	// (quirks.go): what is not there is not missing.
+	guessed := map[string]bool{}
+	guess := func(uri string, body any) {
+		o, _ := body.(map[string]any)
+		name, _ := o["AttributeRegistry"].(string)
+		if name == "" || strings.ContainsAny(name, "/?#") {
+			return
+		}
+		for _, p := range registryPlaces(uri, name) {
+			if !seen[p] {
+				guessed[p] = true
+				add(p)
+			}
+		}
 	}
 	add("/redfish/v1")
 	type result struct {
@@ -95,13 +121,7 @@ func (cr *crawl) run(ctx context.Context, progress func(read, known int)) error 
 			go func() {
 				one, cancel := context.WithTimeout(ctx, cr.d.t.Timeout)
 				defer cancel()
-				var body any
-				a, err := cr.d.do(one, http.MethodGet, uri, nil, nil)
-				if err == nil {
-					if err = json.Unmarshal(a.body, &body); err != nil {
-						err = errors.New("the answer is not JSON")
-					}
-				}
+				body, err := cr.read(one, uri)
 				results <- result{uri, body, err}
 			}()
 		}
@@ -116,12 +136,14 @@ func (cr *crawl) run(ctx context.Context, progress func(read, known int)) error 
 				cr.bodies[r.uri] = r.body
 				cr.order = append(cr.order, r.uri)
 				follow(r.body, add)
+				guess(r.uri, r.body)
 			case ctx.Err() != nil:
 				return ctx.Err()
 			case statusOf(r.err) == http.StatusUnauthorized:
 				return r.err
 			case r.uri == "/redfish/v1":
 				return r.err
+			case guessed[r.uri]:
 			default:
 				cr.missing = append(cr.missing, fmt.Sprintf("%s: %v", r.uri, cr.d.t.explain(ctx, r.err)))
 			}
@@ -134,13 +156,60 @@ func (cr *crawl) run(ctx context.Context, progress func(read, known int)) error 
 	return nil
 }
 
+// read reads one resource; the pages of a collection become one (a virtual BMC
+// makes pages of its own).
+func (cr *crawl) read(ctx context.Context, uri string) (any, error) {
+	body, err := cr.page(ctx, uri)
+	whole, _ := body.(map[string]any)
+	members, _ := whole["Members"].([]any)
+	done := map[string]bool{uri: true}
+	for next, _ := whole[nextLink].(string); err == nil && next != ""; {
+		at := localPath(next)
+		if at == "" || done[at] || len(done) >= maxPages || len(members) >= maxRecorded {
+			break
+		}
+		done[at] = true
+		more, err := cr.page(ctx, at)
+		if err != nil {
+			return nil, fmt.Errorf("its next page %s: %w", at, err)
+		}
+		page, _ := more.(map[string]any)
+		list, _ := page["Members"].([]any)
+		members = append(members, list...)
+		next, _ = page[nextLink].(string)
+	}
+	if whole != nil && len(done) > 1 {
+		whole["Members"] = members
+		whole["Members@odata.count"] = json.Number(strconv.Itoa(len(members)))
+		delete(whole, nextLink)
+	}
+	return body, err
+}
+
+const nextLink = "Members@odata.nextLink"
+
+// page reads JSON with its numbers as they are written.
+func (cr *crawl) page(ctx context.Context, uri string) (body any, err error) {
+	a, err := cr.d.do(ctx, http.MethodGet, uri, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	dec := json.NewDecoder(bytes.NewReader(a.body))
+	dec.UseNumber()
+	if dec.Decode(&body) != nil {
+		return nil, errors.New("the answer is not JSON")
+	}
+	return body, nil
+}
+
 // follow calls add for each link in a resource.
 func follow(v any, add func(string)) {
 	switch x := v.(type) {
 	case map[string]any:
 		for k, y := range x {
-			// Uri is where a registry's file is.
-			if s, ok := y.(string); ok && (k == "@odata.id" || k == "@Redfish.ActionInfo" || k == "Uri" || k == "Members@odata.nextLink") {
+			// Uri is where a registry's file is, in an object of its own at iLO's;
+			// href is a link before Redfish 1.0.
+			if s, ok := y.(string); ok && slices.Contains([]string{"@odata.id", "@Redfish.ActionInfo", "Uri", "extref", "href", nextLink}, k) {
 				add(s)
 			}
 			follow(y, add)

@@ -4,6 +4,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -13,25 +14,47 @@ import (
 // redaction replaces what tells one machine from another.
 type redaction struct {
 	key    []byte
-	secret map[string]string // value to its replacement
+	secret map[string]string // value to its replacement, in all its notations
+	values int               // distinct ones
 	words  *strings.Replacer // made when everything was collected
 }
 
 func newRedaction(key []byte) *redaction { return &redaction{key: key, secret: map[string]string{}} }
 
-// secretNames are properties whose values identify a machine or a person.
-var secretNames = regexp.MustCompile(`(?i)^(.*serialnumber|serial|.*uuid|.*guid|(permanent)?mac_?address(es)?|.*servicetag|expressservicecode|nodeid|assettag|hostname|fqdn|username|` +
-	`password|.*certificatestring|destination|ntpservers|nameservers|staticnameservers|wwn|wwpn|wwnn|.*worldwidename|address|gateway|.*ipaddress|clientoriginipaddress|email.*|phone.*|` +
-	`contactperson|contact|sku|evgroupid|systemid|rack|rackname|room|building|street|city|postalcode|datacenter|aisle)$`)
+// secretNames are properties whose values identify a machine, a place or a
+// person. Of names with dots (iDRAC's attributes: NIC.1.DNSRacName) the last part
+// counts.
+var secretNames = regexp.MustCompile(`(?i)^(.*serialnumber|serial|serialno|.*uuid|.*guids?|(permanent|associated)?(mac|network)_?address(es)?|.*mac_?address(es)?|.*servicetag|expressservicecode|nodeid|.*assettag|` +
+	`.*hostname|fqdn|.*racname|.*domainname|.*searchdomains?|servername|systemname|chassisname|username|` +
+	`.*certificatestring|destination|ntpservers|nameservers|staticnameservers|.*ntp\d?server.*|.*syslogservers?|smtpserver.*|serviceaddresses|wwn|wwpn|wwnn|.*worldwidename|address|gateway|.*ipaddress|.*ipv[46]address|clientoriginipaddress|` +
+	`.*email.*|.*phone.*|contactperson|.*contact(info)?|adminname|adminotherinfo|serverotherinfo|sku|evgroupid|systemid|rack|rackname|room|roomname|building|street|city|postalcode|datacenter(name)?|aisle|aislename|` +
+	`binddn|basedn|.*searchbase.*|userdomain|remotegroup|remoteuser|commonname|organization|organizationalunit|entitlementid|fingerprint|.*thumbprint)$`)
 
-// notSecret are values that say nothing, or that clients depend on.
+// emptied are properties whose values nobody may see and nobody needs: passwords,
+// keys, licences.
+var emptied = regexp.MustCompile(`(?i)(password|passphrase|passwd|passcode|secret|community(string|name)?|licen[sc]e(key|string|text)|activationkey|(private|public|ssh|api|auth|priv|authentication|encryption|v3)key|token)$`)
+
+// notSecret are values that say nothing, or that clients depend on: fillers, and
+// the users that makers give every BMC.
 var notSecret = map[string]bool{"": true, "n/a": true, "na": true, "none": true, "unknown": true, "null": true, "not specified": true, "default string": true,
-	"to be filled by o.e.m.": true, "0.0.0.0": true, "::": true, "127.0.0.1": true, "00:00:00:00:00:00": true}
+	"to be filled by o.e.m.": true, "0.0.0.0": true, "::": true, "127.0.0.1": true, "00:00:00:00:00:00": true, "not available": true, "not present": true, "empty": true,
+	"root": true, "admin": true, "administrator": true, "operator": true, "user": true, "userid": true, "readonly": true, "anonymous": true, "system": true, "self": true, "localhost": true, "enabled": true, "disabled": true}
 
 var (
-	macText  = regexp.MustCompile(`^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$`)
-	uuidText = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+	macText   = regexp.MustCompile(`^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$`)
+	macBare   = regexp.MustCompile(`^[0-9A-Fa-f]{12}$`)
+	macWithin = regexp.MustCompile(`\b([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}\b`)
+	uuidText  = regexp.MustCompile(`^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$`)
+	ipWithin  = regexp.MustCompile(`\b\d{1,3}(\.\d{1,3}){3}\b`)
+	pciText   = regexp.MustCompile(`(?i)^(0x[0-9a-f]+|([0-9a-f]{4}:)?[0-9a-f]{2}:[0-9a-f]{2}\.[0-7])$`)
+	// addressName is a property that may hold an address.
+	addressName = regexp.MustCompile(`(?i)addr|ip|host|server|gateway|dns|ntp|origin|dest|client|peer|args|target|from|router`)
+
+	userInfo = regexp.MustCompile(`://[^/@\s]+@`)
 )
+
+// last is the part of a property's name that tells what it is.
+func last(name string) string { return name[strings.LastIndexByte(name, '.')+1:] }
 
 // collect notes the secrets of a resource. name is the property it stands in.
 func (r *redaction) collect(name string, v any) {
@@ -45,14 +68,81 @@ func (r *redaction) collect(name string, v any) {
 			r.collect(name, y)
 		}
 	case string:
-		_, ipErr := netip.ParseAddr(x)
 		if notSecret[strings.ToLower(x)] || strings.HasPrefix(x, "/redfish") {
 			return
 		}
-		if secretNames.MatchString(name) || macText.MatchString(x) || ipErr == nil && strings.ContainsAny(x, ".:") && !strings.HasPrefix(x, "255.") && !isVersion(name) {
-			r.secret[x] = r.replacement(x)
+		ip, ipErr := netip.ParseAddr(x)
+		// 222.0.2.1 is a version too, in whatever property.
+		address := ipErr == nil && (strings.Contains(x, ":") || ip.IsPrivate() || ip.IsLinkLocalUnicast() || addressName.MatchString(name)) &&
+			!strings.HasPrefix(x, "255.") && !isVersion(name)
+		switch {
+		case macText.MatchString(x), macBare.MatchString(x) && strings.Contains(strings.ToLower(name), "address"):
+			r.noteMAC(x)
+		case strings.EqualFold(last(name), "address") && pciText.MatchString(x):
+		case secretNames.MatchString(last(name)) || address:
+			r.note(x)
+		default:
+			for _, m := range macWithin.FindAllString(x, -1) {
+				r.noteMAC(m)
+			}
+			for _, a := range ipWithin.FindAllString(x, -1) {
+				if ip, err := netip.ParseAddr(a); err == nil && !isVersion(name) && (ip.IsPrivate() || strings.Contains(x, "://"+a)) {
+					r.note(a)
+				}
+			}
 		}
 	}
+}
+
+// note keeps a value with what replaces it; a UUID in its other notations too.
+func (r *redaction) note(x string) {
+	if _, ok := r.secret[x]; ok {
+		return
+	}
+	to := r.replacement(x)
+	r.secret[x] = to
+	r.values++
+	if uuidText.MatchString(x) {
+		for _, change := range []func(string) string{strings.ToLower, strings.ToUpper} {
+			for _, cut := range []string{"-", "\n"} {
+				r.other(strings.ReplaceAll(change(x), cut, ""), strings.ReplaceAll(change(to), cut, ""))
+			}
+		}
+	}
+}
+
+// noteMAC keeps an Ethernet address in all notations: a boot option has it
+// without separators, a GUID is made of it.
+func (r *redaction) noteMAC(x string) {
+	plain := strings.ToLower(strings.NewReplacer(":", "", "-", "").Replace(x))
+	if strings.Trim(plain, "0") == "" || strings.Trim(plain, "f") == "" {
+		return
+	}
+	if _, ok := r.secret[plain]; ok {
+		return
+	}
+	to := strings.ToLower(strings.ReplaceAll(r.replacement(spaced(plain, ":")), ":", ""))
+	r.values++
+	for _, change := range []func(string) string{strings.ToLower, strings.ToUpper} {
+		for _, sep := range []string{"", ":", "-"} {
+			r.other(change(spaced(plain, sep)), change(spaced(to, sep)))
+		}
+	}
+}
+
+func (r *redaction) other(x, to string) {
+	if _, ok := r.secret[x]; !ok {
+		r.secret[x] = to
+	}
+}
+
+// spaced writes twelve hex digits with a separator between the bytes.
+func spaced(plain, sep string) string {
+	var b []string
+	for i := 0; i+2 <= len(plain); i += 2 {
+		b = append(b, plain[i:i+2])
+	}
+	return strings.Join(b, sep)
 }
 
 // isVersion: 1.2.3.4 may be a firmware's version, not an address.
@@ -105,17 +195,19 @@ func (r *redaction) replacement(s string) string {
 	return string(out)
 }
 
+// telling tells that a value is no word that may stand anywhere: what is named 1
+// or rack must not change every 1 and every rack.
+func telling(s string) bool { return len(s) >= 6 && strings.ContainsAny(s, "0123456789-.") }
+
 // text replaces the secrets that stand within other text: names, messages and
-// URIs. Short ones are replaced only where they stand alone.
+// URIs. Those that are no telling values are replaced only in the properties
+// that they come from, and as arguments of messages.
 func (r *redaction) text(s string) string {
-	if t, ok := r.secret[s]; ok {
-		return t
-	}
 	if r.words == nil {
 		var pairs []string
 		var long []string
 		for k := range r.secret {
-			if len(k) >= 6 && strings.ContainsAny(k, "0123456789") {
+			if telling(k) {
 				long = append(long, k)
 			}
 		}
@@ -131,7 +223,7 @@ func (r *redaction) text(s string) string {
 		}
 		r.words = strings.NewReplacer(pairs...)
 	}
-	return r.words.Replace(s)
+	return userInfo.ReplaceAllString(r.words.Replace(s), "://")
 }
 
 // apply is a copy of a resource without its secrets.
@@ -140,7 +232,7 @@ func (r *redaction) apply(name string, v any) any {
 	case map[string]any:
 		out := make(map[string]any, len(x))
 		for k, y := range x {
-			out[k] = r.apply(k, y)
+			out[r.text(k)] = r.apply(k, y) // XCC's BIOS settings have MACs in their names
 		}
 		return out
 	case []any:
@@ -150,10 +242,17 @@ func (r *redaction) apply(name string, v any) any {
 		}
 		return out
 	case string:
-		if strings.Contains(x, "-----BEGIN ") {
+		if strings.Contains(x, "-----BEGIN ") || emptied.MatchString(last(name)) {
 			return ""
 		}
+		if to, ok := r.secret[x]; ok && (secretNames.MatchString(last(name)) || last(name) == "MessageArgs") {
+			return to
+		}
 		return r.text(x)
+	case json.Number:
+		if secretNames.MatchString(last(name)) && len(x) > 4 {
+			return json.Number("0")
+		}
 	}
 	return v
 }
