@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // BIOSChange is one setting that is to change.
@@ -156,7 +157,7 @@ type Meaning struct {
 type MeantSetting struct {
 	Maker  string `json:"maker"`
 	Name   string `json:"name"`
-	Suffix bool   `json:"suffix"`          // the name is followed by _ and four hex digits, which differ by firmware
+	Suffix bool   `json:"suffix"`          // Supermicro's: four hex digits may follow, and signs within the name differ
 	Title  string `json:"title,omitempty"` // the registry must call it so
 	On     string `json:"on"`
 	Off    string `json:"off"`
@@ -184,8 +185,22 @@ func (n MeantSetting) matches(a Attribute) bool {
 	if !n.Suffix {
 		return n.Name == a.Name
 	}
-	rest, ok := strings.CutPrefix(a.Name, n.Name+"_")
-	return ok && regexp.MustCompile(`^[0-9A-F]{4}$`).MatchString(rest)
+	return letters(withoutNumber.ReplaceAllString(a.Name, "")) == letters(n.Name)
+}
+
+// withoutNumber is what Supermicro's firmware adds to a name: the number of the
+// question in its setup, which differs by version.
+var withoutNumber = regexp.MustCompile(`[_#][0-9A-Fa-f]{4}$`)
+
+// letters is a name without the signs that one version of Supermicro's firmware
+// writes and the next replaces or leaves out: SR-IOVSupport, SR_IOVSupport.
+func letters(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsLetter(r) || unicode.IsDigit(r) {
+			return r
+		}
+		return -1
+	}, s)
 }
 
 // meant is the attribute's value for "on" or "off"; any other value is taken

@@ -91,6 +91,7 @@ type reader struct {
 	missing []string
 	err     error // of the session or the context: ends the reading
 
+	resources   int // read so far
 	haveChassis bool
 	chassisOf   []chassis
 }
@@ -132,8 +133,7 @@ func list[T any](r *reader, from ref) []T {
 		return nil
 	}
 	raw, missing, err := r.members(r.ctx, from.path())
-	r.missing = append(r.missing, missing...)
-	if err != nil {
+	if r.keep(missing, len(raw)); err != nil {
 		r.note(from.path(), err)
 		return nil
 	}
@@ -146,9 +146,8 @@ func linked[T any](r *reader, from refs) (out []T) {
 	if r.err != nil || len(from) == 0 {
 		return nil
 	}
-	raw, missing, err := r.resolve(r.ctx, from)
-	r.missing = append(r.missing, missing...)
-	if err != nil {
+	raw, missing, err := r.resolve(r.ctx, from[:min(len(from), maxMembers)])
+	if r.keep(missing, len(raw)); err != nil {
 		r.note(from.first(), err)
 		return nil
 	}
@@ -173,6 +172,17 @@ func decoded[T any](r *reader, path string, raw []json.RawMessage) []T {
 		r.note(path, err)
 	}
 	return out
+}
+
+// maxResources bounds one reading: lists of lists grow by multiplication.
+const maxResources = 20_000
+
+// keep notes what could not be read and counts what was.
+func (r *reader) keep(missing []string, n int) {
+	r.missing = append(r.missing, missing...)
+	if r.resources += n + len(missing); r.resources > maxResources && r.err == nil {
+		r.err = errTooMuch
+	}
 }
 
 // note keeps what could not be read; the end of the session, of the context or

@@ -298,7 +298,12 @@ func (d *redfishDriver) do(ctx context.Context, method, path string, payload any
 	for k, v := range hdr {
 		req.Header.Set(k, v)
 	}
-	return d.exchange(req)
+	a, err := d.exchange(req)
+	// A server that sees us go ends its answer, and half of one may look whole.
+	if err == nil && ctx.Err() != nil && len(a.body) > 0 && !json.Valid(a.body) {
+		err = ctx.Err()
+	}
+	return a, err
 }
 
 // head sets the headers that every request has.

@@ -310,7 +310,11 @@ func (d *redfishDriver) identify(ctx context.Context, on bool) error {
 		default:
 			continue
 		}
-		if err := d.change(ctx, p.path, want); err != nil {
+		err := d.change(ctx, p.path, want)
+		if want["IndicatorLED"] == "Blinking" && notTaken(err) { // iLO: the light is Lit or Off
+			err = d.change(ctx, p.path, map[string]any{"IndicatorLED": "Lit"})
+		}
+		if err != nil {
 			return err
 		}
 		var c chassis // both resources have the two properties
