@@ -97,15 +97,15 @@ type reader struct {
 }
 
 func (d *redfishDriver) inventory(ctx context.Context) (Inventory, error) {
-	st, err := d.status(ctx)
-	if err != nil {
-		return Inventory{}, err
-	}
 	all, missing, err := d.systems(ctx)
 	if err != nil {
 		return Inventory{}, err
 	}
-	main, err := d.host(all)
+	main, err := d.chosen(all, missing)
+	if err != nil {
+		return Inventory{}, err
+	}
+	st, err := d.statusOf(ctx, main)
 	if err != nil {
 		return Inventory{}, err
 	}

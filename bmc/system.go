@@ -133,21 +133,26 @@ func (d *redfishDriver) system(ctx context.Context) (computerSystem, string, err
 	if err != nil {
 		return computerSystem{}, "", err
 	}
+	s, err := d.chosen(all, missing)
+	return s, "", err
+}
+
+// chosen is the host among systems; from now on it is found by its path.
+func (d *redfishDriver) chosen(all []computerSystem, missing []string) (computerSystem, error) {
 	s, err := d.host(all)
 	if errors.Is(err, errNoSystem) {
 		why := "it names none"
 		if len(missing) > 0 {
 			why = strings.Join(missing, "; ")
 		}
-		return s, "", fmt.Errorf("%w (%s): its Redfish service may still be starting", err, why)
+		return s, fmt.Errorf("%w (%s): its Redfish service may still be starting", err, why)
 	}
-	if err != nil {
-		return s, "", err
+	if err == nil {
+		d.mu.Lock()
+		d.sysPath = localPath(s.ID)
+		d.mu.Unlock()
 	}
-	d.mu.Lock()
-	d.sysPath = localPath(s.ID)
-	d.mu.Unlock()
-	return s, "", nil
+	return s, err
 }
 
 func (d *redfishDriver) host(all []computerSystem) (computerSystem, error) {
@@ -159,7 +164,11 @@ func (d *redfishDriver) status(ctx context.Context) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	st := d.facts(s)
+	return d.statusOf(ctx, s)
+}
+
+func (d *redfishDriver) statusOf(ctx context.Context, s computerSystem) (st Status, err error) {
+	st = d.facts(s)
 	st.Power, st.Health = parsePower(string(s.PowerState)), s.Status.text()
 	if st.Boot, _, err = d.boot(ctx, s); err != nil {
 		return st, err
