@@ -77,12 +77,9 @@ type exchangeData struct {
 // quickly.
 func (p *Provisioner) recordLoop(ctx context.Context) {
 	for {
-		var batch []pxe.Exchange
-		select {
-		case <-ctx.Done():
+		batch := p.gather(ctx)
+		if batch == nil {
 			return
-		case e := <-p.exchanges:
-			batch = append(batch, e)
 		}
 		// While the state is being opened again exchanges wait, so that the
 		// timeline tells of the outage too; what the queue cannot hold is counted.
@@ -90,15 +87,6 @@ func (p *Provisioner) recordLoop(ctx context.Context) {
 			return // ctx or the store ended
 		}
 		begun := time.Now() // of the work, whatever clock the logic has
-	more:
-		for len(batch) < state.MaxAppend {
-			select {
-			case e := <-p.exchanges:
-				batch = append(batch, e)
-			default:
-				break more
-			}
-		}
 		events := make([]state.Event, 0, len(batch))
 		var seen []state.Sighting
 		for _, e := range batch {
@@ -132,6 +120,30 @@ func (p *Provisioner) recordLoop(ctx context.Context) {
 		}
 	}
 }
+
+// gather waits for an exchange and, a little, for others: machines that boot
+// together end their transfers one soon after the other, and a sync of the disk
+// for each would hold up those that are not through. It returns nil when ctx
+// ends.
+func (p *Provisioner) gather(ctx context.Context) (batch []pxe.Exchange) {
+	var gathered <-chan time.Time
+	for len(batch) < state.MaxAppend {
+		select {
+		case e := <-p.exchanges:
+			if batch = append(batch, e); len(batch) == 1 {
+				gathered = time.After(recordGather)
+			}
+		case <-gathered:
+			return batch
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	return batch
+}
+
+// recordGather is how long an exchange waits for others.
+const recordGather = 20 * time.Millisecond
 
 // recordPause is the least time between two batches while many exchanges wait.
 const recordPause = 10 * time.Millisecond

@@ -1,8 +1,10 @@
 package provision
 
 import (
+	"context"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fettle-dev/fettle/pxe"
@@ -56,4 +58,44 @@ func TestFloodIsNotRecorded(t *testing.T) {
 	if _, _, ok := x.machine(known.MAC); !ok || x.taken[known.Address] == "" || x.byNIC[netip.MustParseAddr("203.0.113.1")] != "" {
 		t.Errorf("the index does not know %v", known)
 	}
+}
+
+// TestRecordsAreGathered has the exchanges of machines that boot together
+// share a write: a sync for each would hold up the others' transfers.
+func TestRecordsAreGathered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Provisioner{exchanges: make(chan pxe.Exchange, 100)}
+		go func() {
+			for i := range 30 {
+				p.exchanges <- pxe.Exchange{Bytes: int64(i)}
+				if i < 10 {
+					time.Sleep(recordGather / 10) // of the bubble's clock
+				}
+			}
+		}()
+		var sizes []int
+		for got := 0; got < 30; {
+			batch := p.gather(t.Context())
+			for i, e := range batch {
+				if e.Bytes != int64(got+i) {
+					t.Fatalf("exchange %d of batch %v is number %d; want them in order", i, sizes, e.Bytes)
+				}
+			}
+			got += len(batch)
+			sizes = append(sizes, len(batch))
+		}
+		if len(sizes) > 3 || sizes[0] < 9 {
+			t.Errorf("batches of %v exchanges; want those of %v together", sizes, recordGather)
+		}
+		start := time.Now()
+		p.exchanges <- pxe.Exchange{}
+		if batch := p.gather(t.Context()); len(batch) != 1 || time.Since(start) != recordGather {
+			t.Errorf("a lone exchange was kept in a batch of %d after %v; want 1 after %v", len(batch), time.Since(start), recordGather)
+		}
+		ended, end := context.WithCancel(t.Context())
+		end()
+		if batch := p.gather(ended); batch != nil {
+			t.Errorf("gather after the end = %v; want nil", batch)
+		}
+	})
 }
