@@ -251,13 +251,15 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 		t.secret = f.config != "" // kernel arguments may carry a token
 	}
 	// A block is small: the file is read in larger pieces.
-	t := &sender{conn: conn, to: peer, addr: to, file: bufio.NewReaderSize(f, tftpFileBuffer), oack: q.negotiate(n.tftpMTU(peer.Addr()), f.Size), now: s.now,
+	wire := carry(conn, peer)
+	t := &sender{to: wire, file: bufio.NewReaderSize(f, tftpFileBuffer), oack: q.negotiate(n.tftpMTU(peer.Addr()), f.Size), now: s.now,
 		answered: func() { s.tftp.answered(slot) },
 		blksize:  max(q.blksize, 0), window: max(q.window, 1)}
 	if t.blksize == 0 {
 		t.blksize = tftpDefBlksize
 	}
-	e.Bytes, err = t.run()
+	err = wire.run(t)
+	e.Bytes = t.bytes
 	switch {
 	case err == nil && f.config != "":
 		e.Kind, e.Text = "script", "fetched its "+f.config

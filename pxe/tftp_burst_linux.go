@@ -3,8 +3,6 @@ package pxe
 import (
 	"encoding/binary"
 	"errors"
-	"net"
-	"net/netip"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -16,31 +14,11 @@ const (
 	burstBytes    = 65000 // of an IPv4 datagram's 65507
 )
 
-// connect makes a socket one client's alone: the kernel drops what others send
-// to it, and looks its route up once.
-func connect(c *net.UDPConn, to netip.AddrPort) error {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if !to.Addr().Is4() {
-		return errors.ErrUnsupported // its socket may be of either family
-	}
-	sa := &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
-	var cerr error
-	err = raw.Control(func(fd uintptr) { cerr = unix.Connect(int(fd), sa) })
-	return errors.Join(err, cerr)
-}
-
 // sendBurst sends as many of blocks as one call takes: all have the length of
 // the first, but for the last, which may be shorter.
-func sendBurst(c *net.UDPConn, blocks [][]byte) (int, error) {
+func sendBurst(raw syscall.RawConn, blocks [][]byte) (int, error) {
 	size := len(blocks[0])
 	n := min(len(blocks), burstSegments, max(burstBytes/size, 1))
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return 0, err
-	}
 	var room [24]byte // CmsgSpace(2)
 	oob := room[:unix.CmsgSpace(2)]
 	binary.NativeEndian.PutUint64(oob, uint64(unix.CmsgLen(2)))

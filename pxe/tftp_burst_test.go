@@ -22,7 +22,11 @@ func TestSendBurst(t *testing.T) {
 	}
 	defer b.Close()
 	to, _ := addrPortOf(b.LocalAddr())
-	if err := connect(a, to); err != nil {
+	raw, err := a.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := connect(raw, to); err != nil {
 		t.Fatal(err)
 	}
 	var blocks [][]byte
@@ -35,7 +39,7 @@ func TestSendBurst(t *testing.T) {
 	}
 	buf := make([]byte, 2000)
 	for sent := 0; sent < len(blocks); {
-		n, err := sendBurst(a, blocks[sent:])
+		n, err := sendBurst(raw, blocks[sent:])
 		if err != nil || n < 1 {
 			t.Fatalf("sendBurst = %d, %v", n, err)
 		}
