@@ -189,6 +189,7 @@ APT::Architectures { %[8]q; };
 APT::Sandbox::User "root";
 APT::Install-Recommends "false";
 APT::Update::Error-Mode "any";
+APT::Get::Always-Include-Phased-Updates "true";
 Acquire::Languages "none";
 Acquire::Retries "3";
 %[9]s

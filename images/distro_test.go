@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -266,7 +267,8 @@ func TestImageFromSiteMirrors(t *testing.T) {
 	dir := t.TempDir()
 	mustWrite(t, dir+"/keys/debian.asc", "-----BEGIN PGP PUBLIC KEY BLOCK-----\n")
 	mustWrite(t, dir+"/keys/more.gpg", "\x99binary")
-	s := &site.Site{Dir: dir,
+	t.Chdir(filepath.Dir(dir)) // as in: fettle image build --site site
+	s := &site.Site{Dir: filepath.Base(dir),
 		Images: []site.Image{{Name: "deb", OS: "debian", Suite: "bookworm", Mirrors: []string{"debian", "own"}}, {Name: "lost", OS: "debian", Suite: "bookworm", Mirrors: []string{"x"}}},
 		Mirrors: []site.Mirror{{Name: "debian", Format: "apt", URLs: []string{"http://deb.example.org/debian/"}, Suites: []string{"bookworm", "bookworm-updates", "trixie"},
 			Components: []string{"main"}, Keyrings: []string{"keys/debian.asc", "keys/more.gpg"}}, {Name: "own", Format: "apt", Suites: []string{"bookworm"}}}}

@@ -58,7 +58,7 @@ func (b *Builder) bootstrap(ctx context.Context, a *apt, spec DiskSpec, dir stri
 	out = filepath.Join(dir, "root.tar")
 	args := []string{"mmdebstrap", "--mode=" + mode, "--variant=apt", "--format=tar", "--architectures=" + spec.Arch,
 		"--include=" + strings.Join(spec.include(), ","), "--skip=essential/unlink",
-		"--aptopt=APT::Install-Recommends false", "--aptopt=APT::Sandbox::User root"}
+		"--aptopt=APT::Install-Recommends false", "--aptopt=APT::Get::Always-Include-Phased-Updates true", "--aptopt=APT::Sandbox::User root"}
 	for _, o := range a.acquire {
 		args = append(args, "--aptopt="+strings.TrimSuffix(o, ";"))
 	}

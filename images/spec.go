@@ -58,14 +58,22 @@ func SpecFor(s *site.Site, p site.Profile) (DiskSpec, error) {
 		if i < 0 {
 			return DiskSpec{}, fmt.Errorf("image %s: the site has no mirror %q", img.Name, name)
 		}
-		spec.Sources = append(spec.Sources, mirrorSources(s, img, s.Mirrors[i])...)
+		sources, err := mirrorSources(s, img, s.Mirrors[i])
+		if err != nil {
+			return DiskSpec{}, fmt.Errorf("image %s: mirror %s: %w", img.Name, name, err)
+		}
+		spec.Sources = append(spec.Sources, sources...)
 	}
 	return spec.withDefaults(), spec.withDefaults().check()
 }
 
 // mirrorSources are what a mirror of the site has of an image's release. One
 // without addresses stands for the machine's own sources: it adds none.
-func mirrorSources(s *site.Site, img site.Image, m site.Mirror) []Source {
+func mirrorSources(s *site.Site, img site.Image, m site.Mirror) ([]Source, error) {
+	dir, err := filepath.Abs(s.Dir)
+	if err != nil {
+		return nil, err
+	}
 	var out []Source
 	for _, uri := range m.URLs {
 		for _, suite := range m.Suites {
@@ -80,7 +88,7 @@ func mirrorSources(s *site.Site, img site.Image, m site.Mirror) []Source {
 			var rings []string
 			for _, k := range m.Keyrings {
 				if !filepath.IsAbs(k) {
-					k = filepath.Join(s.Dir, k)
+					k = filepath.Join(dir, k)
 				}
 				rings = append(rings, k)
 			}
@@ -88,7 +96,7 @@ func mirrorSources(s *site.Site, img site.Image, m site.Mirror) []Source {
 			out = append(out, src)
 		}
 	}
-	return out
+	return out, nil
 }
 
 // extraPackages is what ps has and base has not, sorted, each once.

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Starts or stops virtlogd and libvirtd on a machine that has no systemd (a
-# container, a CI runner), so that labs can use qemu:///system.
+# container, a CI runner), so that labs can use qemu:///system. Where systemd
+# runs, start asks it for libvirtd if that does not answer, and stop does nothing.
 #
 #   labs/libvirtd.sh start    start what is not running; says what it started
 #   labs/libvirtd.sh stop     stop what an earlier "start" started, unless
@@ -74,7 +75,9 @@ start() {
 		command -v "$p" >/dev/null || die "$p is not installed: apt-get install libvirt-daemon-system libvirt-clients qemu-system-x86 ovmf"
 	done
 	if [ -d /run/systemd/system ]; then
-		die "this machine runs systemd: systemctl start libvirtd"
+		systemctl start libvirtd && wait_for 300 answers || die "this machine runs systemd, and its libvirtd does not answer: see systemctl status libvirtd"
+		say "systemd started libvirtd"
+		return 0
 	fi
 	running libvirtd && die "a libvirtd is running but does not answer at $sock; look at its log"
 	mkdir -p "$run" /run/libvirt /var/log/libvirt

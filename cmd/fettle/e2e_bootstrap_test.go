@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http/httptest"
 	"os"
@@ -45,16 +46,17 @@ func TestBootstrapClients(t *testing.T) {
 	}
 	store, siteDir, key := filepath.Join(dir, "store"), filepath.Join(dir, "site"), filepath.Join(dir, "key")
 	copyTree(t, "../../examples/two-gpu", siteDir)
-	appendTo(t, filepath.Join(siteDir, "site.yaml"), `
+	host, components := e2eArchive(t)
+	appendTo(t, filepath.Join(siteDir, "site.yaml"), fmt.Sprintf(`
 mirrors:
   - name: debian
     format: apt
-    suites: [bookworm, bookworm-security]
-    components: [main]
+    suites: [%[1]s, %[1]s-security]
+    components: [%[2]s]
     archs: [amd64]
     packages: [hello]
     bootstrap: true
-`)
+`, host.Suite, strings.Join(components, ", ")))
 	// Packages that images were built from are at hand: the archive is not asked.
 	if debs, err := filepath.Abs("../../.cache/store/cache/debs"); err == nil {
 		if err := os.MkdirAll(filepath.Join(store, "cache"), 0o755); err != nil {
@@ -98,8 +100,8 @@ mirrors:
 	}
 	t.Run("mmdebstrap", func(t *testing.T) {
 		tar := filepath.Join(dir, "root.tar")
-		bound(t, "mmdebstrap", "--mode=root", "--variant=apt", "--include=hello", "--architectures=amd64", "bookworm", tar,
-			"deb [signed-by="+asc+"] "+url+" bookworm main", "deb [signed-by="+asc+"] "+url+" bookworm-security main")
+		bound(t, "mmdebstrap", "--mode=root", "--variant=apt", "--include=hello", "--architectures=amd64", host.Suite, tar,
+			"deb [signed-by="+asc+"] "+url+" "+host.Suite+" "+strings.Join(components, " "), "deb [signed-by="+asc+"] "+url+" "+host.Suite+"-security "+strings.Join(components, " "))
 		out, err := exec.Command("tar", "-tf", tar).Output()
 		if err != nil || !strings.Contains(string(out), "./usr/bin/hello\n") {
 			t.Errorf("the system that mmdebstrap made has no hello: %v", err)
@@ -109,7 +111,7 @@ mirrors:
 		root := filepath.Join(dir, "root")
 		// The first stage resolves, fetches, verifies and unpacks; the second runs
 		// what is there.
-		bound(t, "debootstrap", "--foreign", "--arch=amd64", "--keyring="+ring, "bookworm", root, url)
+		bound(t, "debootstrap", "--foreign", "--arch=amd64", "--keyring="+ring, host.Suite, root, url)
 		if _, err := os.Stat(filepath.Join(root, "debootstrap/debootstrap")); err != nil {
 			t.Errorf("debootstrap left no second stage: %v", err)
 		}

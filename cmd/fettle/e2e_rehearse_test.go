@@ -28,15 +28,16 @@ func TestRehearsal(t *testing.T) {
 	r := newE2ERig(t)
 	siteDir, store := filepath.Join(r.root, "site"), filepath.Join(r.root, "store")
 	copyTree(t, "../../examples/two-gpu", siteDir)
-	appendTo(t, filepath.Join(siteDir, "site.yaml"), `
+	host, components := e2eArchive(t)
+	appendTo(t, filepath.Join(siteDir, "site.yaml"), fmt.Sprintf(`
 mirrors:
   - name: debian
     format: apt
-    suites: [bookworm, bookworm-updates, bookworm-security]
-    components: [main]
+    suites: [%[1]s, %[1]s-updates, %[1]s-security]
+    components: [%[2]s]
     archs: [amd64]
     packages: [hello]
-`)
+`, host.Suite, strings.Join(components, ", ")))
 	index := newPythonIndex(t)
 	appendTo(t, filepath.Join(siteDir, "site.yaml"), "  - name: python\n    format: pypi\n    urls: ["+index.URL+"/simple/]\n    lockfiles: [requirements.txt]\n")
 	if err := os.WriteFile(filepath.Join(siteDir, "requirements.txt"), []byte(index.requirement), 0o644); err != nil {

@@ -16,7 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/labs"
+	"github.com/fettle-dev/fettle/site"
 	"github.com/fettle-dev/fettle/state"
 )
 
@@ -49,6 +51,18 @@ func e2eNeed(t *testing.T, err error, what string) {
 		t.Fatalf("%s: %v", what, err)
 	}
 	t.Skipf("%s: %v", what, err)
+}
+
+// e2eArchive is the release of this machine's own archive, and those of its
+// components that a mirror for the demo's machines needs.
+func e2eArchive(t *testing.T) (h images.Host, components []string) {
+	t.Helper()
+	h, err := images.ThisHost()
+	e2eNeed(t, err, "this machine's archive is not known")
+	if h.OS == site.OSUbuntu {
+		return h, []string{"main", "universe"}
+	}
+	return h, []string{"main"}
 }
 
 func newE2ERig(t *testing.T) *e2eRig {
