@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,10 +36,10 @@ type Passwords interface {
 	Vault
 	// Secret is the name under which a machine's is kept.
 	Secret(machine string) string
-	// Shared are those of the machines whose secret others use too.
+	// Shared are those of the machines whose secret other BMCs use too.
 	Shared(machines []string) []string
-	// Own gives each of these machines a secret of its own with the password
-	// that it has now. When it returns they are in force.
+	// Own gives the BMC of each of these machines a secret of its own with the
+	// password that it has now. When it returns they are in force.
 	Own(machines []string) error
 	// File is where they are kept, for people.
 	File() string
@@ -81,54 +82,77 @@ func (o RotateOrder) Order(machines []string) ([]string, error) {
 }
 
 // Run changes them in this order, and tells what came of each, in that order.
+// Machines of one secret are nodes that share a BMC: it is changed once.
 func (r Rotations) Run(ctx context.Context, machines []string) []error {
 	res := make([]error, len(machines))
 	if len(machines) == 0 {
 		return res
 	}
-	for i, name := range machines {
-		res[i] = fmt.Errorf("%s: %w", name, ErrNotBegun)
-	}
-	begun := make([]bool, len(machines))
-	defer func() {
-		for i, b := range begun {
-			if !b {
-				r.done(machines[i], res[i])
-			}
-		}
-	}()
-	one := func(i int) error {
-		err := r.one(ctx, machines[i])
-		r.done(machines[i], err)
-		return err
-	}
-	begun[0] = true
-	if res[0] = one(0); res[0] != nil {
-		return res
-	}
-	var wg sync.WaitGroup
+	turns, leave := context.WithCancel(ctx)
+	defer leave()
 	var mu sync.Mutex // of res and failed
 	failed := false
+	may := func(machine string) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: not begun: %w", machine, context.Cause(ctx))
+		}
+		if failed {
+			return fmt.Errorf("%s: %w", machine, ErrNotBegun)
+		}
+		return nil
+	}
+	one := func(i int) {
+		err := r.one(ctx, turns, machines[i], may)
+		mu.Lock()
+		res[i], failed = err, failed || err != nil
+		mu.Unlock()
+		if err != nil {
+			leave() // who waits for a turn waits in vain
+		}
+		r.done(machines[i], err)
+	}
+	first := r.firstOf(machines)
+	one(0)
+	var wg sync.WaitGroup
 	slots := make(chan struct{}, max(1, r.Parallel))
 	for i := 1; i < len(machines); i++ {
-		slots <- struct{}{}
-		mu.Lock()
-		stop := failed || ctx.Err() != nil
-		mu.Unlock()
-		if stop {
-			break
+		if first[i] != i {
+			continue
 		}
-		begun[i] = true
+		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			err := one(i)
-			mu.Lock()
-			defer mu.Unlock()
-			res[i], failed = err, failed || err != nil
+			one(i)
 		})
 	}
 	wg.Wait()
+	for i, f := range first {
+		if f == i {
+			continue
+		}
+		if res[f] != nil {
+			res[i] = fmt.Errorf("%s: its BMC is also that of %w", machines[i], res[f])
+		}
+		r.done(machines[i], res[i])
+	}
 	return res
+}
+
+// firstOf is, for each machine, the first one of its secret.
+func (r Rotations) firstOf(machines []string) []int {
+	out := make([]int, len(machines))
+	seen := map[string]int{}
+	for i, m := range machines {
+		secret := r.Passwords.Secret(m)
+		f, ok := seen[secret]
+		if !ok || secret == "" {
+			seen[secret], f = i, i
+		}
+		out[i] = f
+	}
+	return out
 }
 
 func (r Rotations) done(machine string, err error) {
@@ -137,14 +161,21 @@ func (r Rotations) done(machine string, err error) {
 	}
 }
 
-// one changes one BMC's password in its turn.
-func (r Rotations) one(ctx context.Context, machine string) error {
+// one changes one BMC's password in its turn, which is waited for within turns,
+// unless may forbids it before or then.
+func (r Rotations) one(ctx, turns context.Context, machine string, may func(string) error) error {
+	if err := may(machine); err != nil {
+		return err
+	}
 	if r.Take != nil {
-		release, err := r.Take(ctx, machine)
+		release, err := r.Take(turns, machine)
 		if err != nil {
-			return err
+			return cmp.Or(may(machine), err)
 		}
 		defer release()
+		if err := may(machine); err != nil {
+			return err
+		}
 	}
 	t, err := r.Target(machine)
 	if err != nil {
@@ -161,6 +192,9 @@ func (r Rotations) one(ctx context.Context, machine string) error {
 		return bmc.Open(ctx, t)
 	}
 	secret := r.Passwords.Secret(machine)
+	if secret == "" {
+		return fmt.Errorf("the site has no machine %s any more", machine)
+	}
 	p, begun, err := r.Passwords.GetPending(secret)
 	if err != nil {
 		return fmt.Errorf("%s: %w", machine, err)
@@ -211,13 +245,41 @@ func (p *SitePasswords) File() string { return p.Secrets.File() }
 
 // Shared implements Passwords.
 func (p *SitePasswords) Shared(machines []string) (out []string) {
-	users := map[string]int{}
-	for _, m := range p.Site().Machines {
-		users[m.BMC.Secret]++
+	s := p.Site()
+	users, has := map[string]map[string]bool{}, map[string]string{} // BMCs of a secret; a secret of a BMC
+	several := map[string]bool{}                                    // BMCs of which nodes name several
+	for _, m := range s.Machines {
+		b, secret := bmcOf(m), m.BMC.Secret
+		if users[secret] == nil {
+			users[secret] = map[string]bool{}
+		}
+		users[secret][b] = true
+		several[b] = several[b] || has[b] != "" && has[b] != secret
+		has[b] = secret
 	}
 	for _, name := range machines {
-		if users[p.Secret(name)] > 1 {
+		if m, ok := s.Machine(name); ok && (len(users[m.BMC.Secret]) > 1 || several[bmcOf(m)]) {
 			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// bmcOf tells BMCs apart: nodes of one chassis have one, and with it one
+// password.
+func bmcOf(m site.Machine) string {
+	if m.BMC.System != "" && m.BMC.Address.IsValid() {
+		return m.BMC.Address.String()
+	}
+	return m.Name
+}
+
+// nodesOf are the machines that share a machine's BMC, it among them, in the
+// order of the site.
+func nodesOf(s *site.Site, m site.Machine) (out []site.Machine) {
+	for _, o := range s.Machines {
+		if bmcOf(o) == bmcOf(m) {
+			out = append(out, o)
 		}
 	}
 	return out
@@ -241,16 +303,32 @@ func (p *SitePasswords) Own(machines []string) error {
 	if err != nil {
 		return err
 	}
+	set := map[string]bool{}
 	for _, name := range machines {
 		m, ok := s.Machine(name)
 		if !ok {
 			return fmt.Errorf("the site has no machine %s any more", name)
 		}
+		nodes := nodesOf(s, m)
+		to := "bmc-" + nodes[0].Name
+		if set[to] {
+			continue
+		}
+		set[to] = true
 		now, err := p.Get(m.BMC.Secret)
 		if err != nil {
 			return fmt.Errorf("machine %s: %w", name, err)
 		}
-		to := "bmc-" + name
+		for _, o := range nodes {
+			if o.BMC.Secret == m.BMC.Secret {
+				continue
+			}
+			if v, err := p.Get(o.BMC.Secret); err != nil {
+				return fmt.Errorf("machine %s: %w", o.Name, err)
+			} else if v.Reveal() != now.Reveal() {
+				return fmt.Errorf("machines %s and %s share a BMC, and their secrets %s and %s have different values: let the site's files name one that opens it", name, o.Name, m.BMC.Secret, o.BMC.Secret)
+			}
+		}
 		if slices.Contains(have, to) {
 			v, err := p.Get(to)
 			if err != nil {
@@ -262,11 +340,13 @@ func (p *SitePasswords) Own(machines []string) error {
 		} else if err := p.Set(to, now); err != nil {
 			return err
 		}
-		if err := edit.AddSecret(site.SecretName{Name: to, Description: "user:password of the BMC of " + name}); err != nil {
+		if err := edit.AddSecret(site.SecretName{Name: to, Description: "user:password of the BMC of " + nodes[0].Name}); err != nil {
 			return err
 		}
-		if err := edit.SetBMCSecret(name, to); err != nil {
-			return err
+		for _, o := range nodes {
+			if err := edit.SetBMCSecret(o.Name, to); err != nil {
+				return err
+			}
 		}
 	}
 	if err := edit.Commit(); err != nil {

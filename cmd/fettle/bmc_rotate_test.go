@@ -189,6 +189,9 @@ func TestLabPasswords(t *testing.T) {
 	if err := p.CommitPending(p.Secret("a")); err != nil {
 		t.Fatal(err)
 	}
+	if err := p.Own([]string{"a", "b"}); err != nil { // who asked before it had one
+		t.Fatal(err)
+	}
 	again, err := openLabKeys(dir, "x", time.Time{})
 	if err != nil {
 		t.Fatal(err)

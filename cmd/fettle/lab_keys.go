@@ -74,14 +74,21 @@ func (labPasswords) Secret(machine string) string { return "bmc-" + machine }
 func (p labPasswords) Shared(machines []string) []string {
 	have, err := p.List()
 	if err != nil {
-		return nil // Own says so
+		return nil // whoever reads one next says so
 	}
 	return slices.DeleteFunc(slices.Clone(machines), func(m string) bool { return slices.Contains(have, p.Secret(m)) })
 }
 
-// Own implements provision.Passwords.
+// Own implements provision.Passwords. One that a machine has stays.
 func (p labPasswords) Own(machines []string) error {
+	have, err := p.List()
+	if err != nil {
+		return err
+	}
 	for _, m := range machines {
+		if slices.Contains(have, p.Secret(m)) {
+			continue // somebody else was first, and its password may have changed since
+		}
 		if err := p.Set(p.Secret(m), site.NewSecret(p.keys.bmcUser+":"+p.keys.bmcPass)); err != nil {
 			return err
 		}
