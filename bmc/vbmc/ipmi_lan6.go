@@ -56,13 +56,13 @@ func (st *lanParameters) lan6Value(l LAN, p, set byte) ([]byte, error) {
 	case 57, 60, 62, 73, 78, 79: // no DUIDs, no timing, no advertised routers
 		return []byte{0}, nil
 	case 65, 69:
-		return bytes16(v6.Routers[(p-65)/4].Address), nil
+		return bytes16(v6.router((p - 65) / 4).Address), nil
 	case 66, 70:
-		return slices.Clone(v6.Routers[(p-66)/4].MAC[:]), nil
+		return macOf(v6.router((p - 66) / 4)), nil
 	case 67, 71:
-		return []byte{byte(v6.Routers[(p-67)/4].Bits)}, nil
+		return []byte{byte(v6.router((p - 67) / 4).Bits)}, nil
 	case 68, 72:
-		return bytes16(v6.Routers[(p-68)/4].Prefix), nil
+		return bytes16(v6.router((p - 68) / 4).Prefix), nil
 	}
 	if v := st.kept[p]; v != nil {
 		return v, nil
@@ -87,6 +87,8 @@ func address6(set, source byte, a netip.Addr, bits int, active bool) []byte {
 	return append(append([]byte{set, source}, bytes16(a)...), byte(bits), status)
 }
 
+func macOf(r Router6) []byte { return r.MAC[:] }
+
 func bytes16(a netip.Addr) []byte {
 	if !a.Is6() {
 		return make([]byte, 16)
@@ -107,6 +109,13 @@ func (st *lanParameters) applyLAN6(l *LAN, p byte, v []byte) (changed bool, err 
 			return a, ccField
 		}
 		return a, nil
+	}
+	router := func() *Router6 { // that of parameters 65 to 72
+		n := int(p-65) / 4
+		for len(l.IPv6.Routers) <= n {
+			l.IPv6.Routers = append(l.IPv6.Routers, Router6{})
+		}
+		return &l.IPv6.Routers[n]
 	}
 	switch p {
 	case 51:
@@ -129,19 +138,19 @@ func (st *lanParameters) applyLAN6(l *LAN, p byte, v []byte) (changed bool, err 
 		l.IPv6.Static[v[0]] = Static6{Address: a, Bits: int(v[18]), Off: v[1]&0x80 == 0}
 		return true, nil
 	case 65, 69:
-		l.IPv6.Routers[(p-65)/4].Address, err = addr(v)
+		router().Address, err = addr(v)
 		return true, err
 	case 66, 70:
-		l.IPv6.Routers[(p-66)/4].MAC = [6]byte(v)
+		router().MAC = [6]byte(v)
 		return true, nil
 	case 67, 71:
 		if v[0] > 128 {
 			return false, ccField
 		}
-		l.IPv6.Routers[(p-67)/4].Bits = int(v[0])
+		router().Bits = int(v[0])
 		return true, nil
 	case 68, 72:
-		l.IPv6.Routers[(p-68)/4].Prefix, err = addr(v)
+		router().Prefix, err = addr(v)
 		return true, err
 	case 54:
 		if v[0] > 0xf {

@@ -13,7 +13,7 @@ type LAN6 struct {
 	DHCP    bool // DHCPv6
 	Auto    bool // addresses by router advertisements (RFC 4862)
 	Static  []Static6
-	Routers [2]Router6 // static default routers
+	Routers []Router6 // static default routers, two at most, numbered as well
 }
 
 // Static6 is a static address. IPMI numbers them, so that an empty one may stand
@@ -32,12 +32,23 @@ type Router6 struct {
 	MAC     [6]byte    // zero: by neighbor discovery
 }
 
-// maxStatic6 is how many static addresses there are.
-const maxStatic6 = 4
+// maxStatic6 is how many static addresses there are, maxRouters6 how many routers.
+const (
+	maxStatic6  = 4
+	maxRouters6 = 2
+)
 
 func (l LAN6) clone() LAN6 {
-	l.Static = slices.Clone(l.Static)
+	l.Static, l.Routers = slices.Clone(l.Static), slices.Clone(l.Routers)
 	return l
+}
+
+// router is number n of the static routers.
+func (l LAN6) router(n byte) Router6 {
+	if int(n) < len(l.Routers) {
+		return l.Routers[n]
+	}
+	return Router6{}
 }
 
 // linkLocal is the address that an interface gives itself (RFC 4291 appendix A).
@@ -134,11 +145,11 @@ func lan6Setters(l *LAN, with func(func(v any) error) setter) map[string]setter 
 			return nil
 		}),
 		"IPv6StaticDefaultGateways": with(func(v any) error {
-			list, err := patchedObjects("IPv6StaticDefaultGateways", l.IPv6.routers(), v, len(l.IPv6.Routers))
+			list, err := patchedObjects("IPv6StaticDefaultGateways", l.IPv6.routers(), v, maxRouters6)
 			if err != nil {
 				return err
 			}
-			var routers [2]Router6
+			routers := make([]Router6, len(list))
 			for i, o := range list {
 				p, err := parse6("IPv6StaticDefaultGateways", o)
 				if err != nil {
