@@ -116,9 +116,13 @@ func (s *Server) eventRoutes() []*resource {
 		{pattern: subscriptionsPath + "/{id}", priv: privManager, get: s.subscription, patch: s.patchSubscription, del: func(c *call) (reply, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			n := len(s.subscriptions)
-			s.subscriptions = slices.DeleteFunc(s.subscriptions, func(r *receiver) bool { return r.sub.ID == c.vars["id"] })
-			if len(s.subscriptions) == n && !s.closeStream(c.vars["id"]) {
+			next := slices.DeleteFunc(slices.Clone(s.subscriptions), func(r *receiver) bool { return r.sub.ID == c.vars["id"] })
+			switch {
+			case len(next) < len(s.subscriptions):
+				if err := s.change(next); err != nil {
+					return reply{}, err
+				}
+			case !s.closeStream(c.vars["id"]):
 				return reply{}, msgNotFound(c.path)
 			}
 			return reply{status: http.StatusNoContent}, nil

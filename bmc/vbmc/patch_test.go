@@ -2,8 +2,10 @@ package vbmc
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestPatchDeep: what stands in objects and in arrays of objects is written, and
@@ -117,5 +119,79 @@ func TestPatchSubscription(t *testing.T) {
 	})
 	if len(s.subscriptions) != 1 || s.subscriptions[0].sub.Headers.Get("X-Key") != "k" {
 		t.Errorf("subscriptions %+v; want the header kept", s.subscriptions)
+	}
+}
+
+// keeper keeps in memory, or fails.
+type keeper struct {
+	data []byte
+	err  error
+}
+
+func (k *keeper) Load() ([]byte, error) { return k.data, nil }
+
+func (k *keeper) Save(b []byte) error {
+	if k.err == nil {
+		k.data = b
+	}
+	return k.err
+}
+
+// TestSubscriptionsStay: subscriptions are there after a restart, deliver, and
+// can be changed and deleted; one that cannot be kept is not made.
+func TestSubscriptionsStay(t *testing.T) {
+	k := &keeper{}
+	run := func(do func(s service, got chan string)) {
+		t.Helper()
+		s := newService(t, func(c *Config) { c.Keep = k })
+		ctx, cancel := context.WithCancel(t.Context())
+		done, got := make(chan error, 1), make(chan string, 10)
+		go func() {
+			done <- s.DeliverEvents(ctx, func(_ context.Context, to Subscription, b []byte) error {
+				got <- to.Destination + " " + to.Headers.Get("X-Key") + " " + string(b)
+				return nil
+			})
+		}()
+		defer func() { cancel(); <-done }()
+		waitFor(t, "deliveries to run", func() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.delivering > 0 })
+		do(s, got)
+	}
+	const body = `{"Destination":"http://listener.example.org/","Protocol":"Redfish","Context":"mine","HttpHeaders":[{"X-Key":"k"}],"ResourceTypes":["Manager"]}`
+	at := ""
+	run(func(s service, _ chan string) {
+		k.err = errors.New("the disk is full")
+		if r := s.do("POST", subscriptionsPath, admin, body); r.StatusCode != 500 || len(s.subscriptions) != 0 {
+			t.Errorf("POST that cannot be kept = %d, %d subscriptions; want 500 and none", r.StatusCode, len(s.subscriptions))
+		}
+		k.err = nil
+		r := s.do("POST", subscriptionsPath, admin, body)
+		if at = r.Header.Get("Location"); r.StatusCode != 201 {
+			t.Fatalf("POST = %d %s", r.StatusCode, r.text)
+		}
+		s.run(t, []step{{"context", "PATCH", at, `{"Context":"yours"}`, 200, nil}})
+	})
+	run(func(s service, got chan string) {
+		s.run(t, []step{
+			{"it is there", "GET", at, "", 200, map[string]any{"Context": "yours", "Destination": "http://listener.example.org/"}},
+			{"event", "POST", eventsPath + "/Actions/EventService.SubmitTestEvent", "", 204, nil},
+		})
+		select {
+		case g := <-got:
+			if !strings.HasPrefix(g, "http://listener.example.org/ k ") || !strings.Contains(g, `"Context":"yours"`) {
+				t.Errorf("delivered %s", g)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("no event was delivered after the restart")
+		}
+		if r := s.do("POST", subscriptionsPath, admin, body); r.Header.Get("Location") == at {
+			t.Errorf("a new subscription has the URI of the one that was kept")
+		}
+		s.run(t, []step{{"gone", "DELETE", at, "", 204, nil}})
+	})
+	run(func(s service, _ chan string) {
+		s.run(t, []step{{"still gone", "GET", at, "", 404, nil}})
+	})
+	if _, err := New(Config{Chassis: NewMemory(testInfo()), Accounts: []Account{{User: "root", Password: "x"}}, Keep: &keeper{data: []byte("{")}}); err == nil {
+		t.Error("New() with something else kept = nil; want an error")
 	}
 }

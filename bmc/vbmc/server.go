@@ -62,6 +62,8 @@ type Config struct {
 	Identity *Identity
 	// Console is the machine's serial port, for serial over LAN; nil: none.
 	Console Console
+	// Keep keeps event subscriptions over restarts; nil: they end with the Server.
+	Keep Keeper
 	// Tree is what the Server shows in place of a generic server; nil: that.
 	// Its BIOS settings are the tree's, and Config.BIOS is not used.
 	Tree *Tree
@@ -108,6 +110,7 @@ type Server struct {
 	streams       []*receiver
 	subscriptions []*receiver
 	delivering    int // runs of DeliverEvents
+	keep          Keeper
 }
 
 // New makes a Server.
@@ -117,7 +120,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{chassis: c.Chassis, log: c.Logger, now: c.Now, sessions: map[string]*session{},
 		timeout: c.SessionTimeout, max: c.MaxSessions, lockout: c.Lockout, lockFor: c.LockoutDuration,
-		events: map[string][]event{}, fetchImage: c.FetchImage, updateTime: c.UpdateTime, identity: c.Identity, tree: c.Tree, console: c.Console,
+		events: map[string][]event{}, fetchImage: c.FetchImage, updateTime: c.UpdateTime, identity: c.Identity, tree: c.Tree, console: c.Console, keep: c.Keep,
 		ipmi: newIPMIState(), flashed: map[string]string{}, ntp: ntpSettings{servers: []string{}}}
 	if s.updateTime <= 0 {
 		s.updateTime = 2 * time.Second
@@ -149,6 +152,9 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s.biosFirst = s.bios.attributes
+	if err := s.restore(); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
 

@@ -195,13 +195,11 @@ func (s *Server) patchSubscription(c *call) ([]*message, error) {
 			return func() error {
 				s.mu.Lock()
 				defer s.mu.Unlock()
-				for _, r := range s.subscriptions {
-					if r.sub.ID == c.vars["id"] {
-						set(&r.sub)
-						return nil
-					}
+				found, err := s.changeOne(c.vars["id"], set)
+				if err == nil && !found {
+					return msgNotFound(c.path)
 				}
-				return msgNotFound(c.path)
+				return err
 			}, nil
 		}
 	}
@@ -245,7 +243,9 @@ func (s *Server) subscribe(c *call) (reply, error) {
 	}
 	s.nextID++
 	x.ID = strconv.Itoa(s.nextID)
-	s.subscriptions = append(s.subscriptions, &receiver{sub: x, filter: x.condition()})
+	if err := s.change(append(slices.Clone(s.subscriptions), &receiver{sub: x, filter: x.condition()})); err != nil {
+		return reply{}, err
+	}
 	body := x.resource()
 	return reply{http.StatusCreated, body, map[string]string{"Location": subscriptionsPath + "/" + x.ID, "ETag": etag(body)}}, nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -36,6 +35,7 @@ func serveVirtualCommand(e *env) *cli.Command {
 			&cli.StringFlag{Name: "cert", TakesFile: true, Usage: "PEM certificate (default: a new one, whose fingerprint is printed)"},
 			&cli.StringFlag{Name: "key", TakesFile: true, Usage: "PEM key of --cert"},
 			&cli.StringFlag{Name: "user", Value: "root", Usage: "user name"},
+			&cli.StringFlag{Name: "keep", TakesFile: true, Usage: "`FILE` for event subscriptions, which are then there after a restart"},
 			&cli.StringFlag{Name: "personality", Usage: "the server to look like: " + strings.Join(vbmc.Personalities(), ", ") + " (default: a generic one)"},
 			&cli.StringFlag{Name: "tree", TakesFile: true, Usage: "look like the server that fettle bmc record wrote to this file"},
 		},
@@ -87,7 +87,11 @@ func serveVirtual(c *cli.Context, e *env) error {
 		return err
 	}
 	id := vbmc.NewIdentity(cert)
-	srv, err := vbmc.New(vbmc.Config{Chassis: vbmc.NewMemory(virtualInfo()), Accounts: []vbmc.Account{{User: c.String("user"), Password: password}}, Logger: e.log,
+	var keep vbmc.Keeper
+	if f := c.String("keep"); f != "" {
+		keep = eventFile(f)
+	}
+	srv, err := vbmc.New(vbmc.Config{Keep: keep, Chassis: vbmc.NewMemory(virtualInfo()), Accounts: []vbmc.Account{{User: c.String("user"), Password: password}}, Logger: e.log,
 		Identity: id, FetchImage: fetchFirmware, Tree: tree})
 	if err != nil {
 		return fail(exitUsage, err)
@@ -130,7 +134,7 @@ func serveVirtual(c *cli.Context, e *env) error {
 		}
 		return nil
 	}, func() error {
-		if err := srv.DeliverEvents(ctx, deliverEvent); !errors.Is(err, context.Canceled) {
+		if err := srv.DeliverEvents(ctx, deliverEvents(nil)); !errors.Is(err, context.Canceled) {
 			return err
 		}
 		return nil
@@ -206,30 +210,6 @@ func readTree(file string) (*vbmc.Tree, error) {
 		return nil, fmt.Errorf("%s: %w: is it a file of fettle bmc record?", file, err)
 	}
 	return t, nil
-}
-
-// deliverEvent pushes an event to a subscription of a virtual BMC. As on real
-// BMCs, the listener's certificate is not checked (VerifyCertificate is false).
-func deliverEvent(ctx context.Context, to vbmc.Subscription, body []byte) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, to.Destination, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	for k, v := range to.Headers {
-		req.Header[k] = v
-	}
-	req.Header.Set("Content-Type", "application/json")
-	hc := http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	res, err := hc.Do(req)
-	if err != nil {
-		return err
-	}
-	defer res.Body.Close()
-	if res.StatusCode/100 != 2 {
-		return fmt.Errorf("%s answered %s", to.Destination, res.Status)
-	}
-	return nil
 }
 
 // fetchFirmware gets the image of a SimpleUpdate.

@@ -105,7 +105,7 @@ func labDaemon(c *cli.Context, e *env) (err error) {
 	defer stop()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return lab.Run(ctx) })
-	d := &labServer{lab: lab, plan: plan, keys: keys, bmcs: map[string]string{}, ipmi: map[string]string{}, virtual: map[string]*vbmc.Server{}}
+	d := &labServer{dir: dir, lab: lab, plan: plan, keys: keys, bmcs: map[string]string{}, ipmi: map[string]string{}, virtual: map[string]*vbmc.Server{}}
 	var ctl net.Listener
 	err = d.serveBMCs(ctx, g, log)
 	if err == nil {
@@ -204,6 +204,7 @@ type labServer struct {
 	bmcs      map[string]string // by machine: URL of its BMC on loopback
 	ipmi      map[string]string // by machine: its BMC's UDP address on loopback
 	virtual   map[string]*vbmc.Server
+	dir       string       // the lab's
 	watch     *mirrorWatch // of a lab with a trap
 }
 
@@ -242,10 +243,17 @@ func (d *labServer) serveBMCs(ctx context.Context, g *errgroup.Group, log *slog.
 			Chassis:  d.lab.Chassis(m.Name),
 			Accounts: []vbmc.Account{{User: d.keys.bmcUser, Password: password, Role: "Administrator"}},
 			Logger:   log,
+			Keep:     eventFile(filepath.Join(d.dir, "bmc", m.Name+".events.json")),
 		})
 		if err != nil {
 			return fmt.Errorf("BMC of %s: %w", m.Name, err)
 		}
+		g.Go(func() error {
+			if err := srv.DeliverEvents(ctx, deliverEvents(labOnly(d.lab.DialContext))); !errors.Is(err, context.Canceled) {
+				return err
+			}
+			return nil
+		})
 		cert, err := d.keys.ca.Issue([]string{"localhost"}, []netip.Addr{m.BMC.Address, netip.MustParseAddr("127.0.0.1")}, now.Add(-24*time.Hour), now.AddDate(1, 0, 0))
 		if err != nil {
 			return fmt.Errorf("certificate of the BMC of %s: %w", m.Name, err)
