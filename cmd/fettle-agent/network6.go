@@ -25,6 +25,10 @@ const (
 	// (RFC 4861 §6.3.7).
 	autoWait = 10 * time.Second
 	addrLook = 100 * time.Millisecond
+	// routeWait is for an advertisement that says how to reach the server:
+	// DHCPv6 may answer sooner than a router, which takes up to half a second
+	// (RFC 4861 §10) and is asked again after four (§6.3.7).
+	routeWait = 6 * time.Second
 )
 
 // lease6 is an address that DHCPv6 gave. Its reply names the server.
@@ -43,7 +47,7 @@ func (n *network) configure6(ctx context.Context, p netlink.Link, server netip.A
 	}
 	lease, err := n.solicit(ctx, p, tries(quick))
 	if err == nil {
-		if err := n.apply6(p, lease, server); err != nil {
+		if err := n.apply6(ctx, p, lease, server); err != nil {
 			return err
 		}
 		given := func(a netlink.Addr) bool { return a.IP.Equal(lease.addr.IPv6Addr) }
@@ -177,7 +181,7 @@ func (n *network) about(ctx context.Context, l *lease6, kind dhcpv6.MessageType)
 // is on the link is for a router's advertisement to say (RFC 5942 §4), which
 // the kernel hears; where none says how to reach the server, it is looked for
 // on the link.
-func (n *network) apply6(p netlink.Link, l *lease6, server netip.Addr) error {
+func (n *network) apply6(ctx context.Context, p netlink.Link, l *lease6, server netip.Addr) error {
 	ip := &net.IPNet{IP: l.addr.IPv6Addr, Mask: net.CIDRMask(128, 128)}
 	old, err := netlink.AddrList(p, unix.AF_INET6)
 	if err != nil {
@@ -193,7 +197,9 @@ func (n *network) apply6(p netlink.Link, l *lease6, server netip.Addr) error {
 	if err := netlink.AddrReplace(p, &netlink.Addr{IPNet: ip}); err != nil {
 		return fmt.Errorf("giving %s the address %s: %w", n.port, ip, err)
 	}
-	if _, err := netlink.RouteGet(server.AsSlice()); err != nil {
+	if routed, err := awaitRoute(ctx, server, routeWait); err != nil {
+		return err
+	} else if !routed {
 		at := &net.IPNet{IP: server.AsSlice(), Mask: net.CIDRMask(128, 128)}
 		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: p.Attrs().Index, Dst: at}); err != nil {
 			return fmt.Errorf("no router tells how to reach %s, and it cannot be looked for on %s: %w", server, n.port, err)
@@ -202,6 +208,26 @@ func (n *network) apply6(p netlink.Link, l *lease6, server netip.Addr) error {
 	n.resolve(l.reply.Options.DNS())
 	n.has(ip.String())
 	return nil
+}
+
+// awaitRoute waits until some router or prefix on a link tells how to reach the
+// server, and tells whether one did. A route to the server alone, of an earlier
+// lease, counts too.
+func awaitRoute(ctx context.Context, server netip.Addr, wait time.Duration) (bool, error) {
+	deadline := time.Now().Add(wait)
+	for {
+		if _, err := netlink.RouteGet(server.AsSlice()); err == nil {
+			return true, nil
+		}
+		if time.Now().After(deadline) {
+			return false, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-time.After(addrLook):
+		}
+	}
 }
 
 // keep6 renews at T1 (RFC 8415 §18.2.4), and asks anew when that fails; see keep.
@@ -230,7 +256,7 @@ func (n *network) keep6(ctx context.Context, p netlink.Link, l *lease6, server n
 			continue
 		}
 		l = next
-		if err := n.apply6(p, l, server); err != nil {
+		if err := n.apply6(ctx, p, l, server); err != nil {
 			n.log.Error("configuring the network", "error", err)
 		}
 	}
