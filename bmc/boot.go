@@ -18,8 +18,9 @@ var libDevices = map[Device]string{BootDisk: "disk", BootPXE: "pxe", BootHTTP: "
 var redfishTargets = map[string]string{"disk": "Hdd", "pxe": "Pxe", "uefi_http": "UefiHttp", "cdrom": "Cd", "bios": "BiosSetup", "none": "None"}
 
 // otherTargets are the names by which BMCs offer the same where they lack the
-// plain one: Supermicro's virtual CD is a USB device.
-var otherTargets = map[string][]string{"Cd": {"UsbCd"}, "Hdd": {"UefiHdd"}, "Pxe": {"UefiPxe"}}
+// plain one: Supermicro's virtual CD is a USB device, and its X10 says UEFI in the
+// name because it has no mode.
+var otherTargets = map[string][]string{"Cd": {"UsbCd", "CD/DVD", "UefiUsbCd", "UefiCd"}, "Hdd": {"UefiHdd"}, "Pxe": {"UefiPxe"}}
 
 // SetNextBoot sets the boot override, and reads it back: a BMC that accepts it
 // and changes nothing is an error.
@@ -150,13 +151,18 @@ func (s computerSystem) bootSettings(device string, permanent, uefi bool) (map[s
 		return nil, fmt.Errorf("%w: the system %s has no boot override", ErrUnsupported, s.ID)
 	}
 	target := redfishTargets[device]
-	if len(b.TargetAllowed) > 0 && !slices.Contains(b.TargetAllowed, target) {
-		for _, other := range otherTargets[target] {
-			if slices.Contains(b.TargetAllowed, other) {
-				target = other
-				break
+	names := append([]string{target}, otherTargets[target]...)
+	if b.Mode == "" { // the name says it, where both are offered
+		inName := func(s string) int {
+			if strings.HasPrefix(s, "Uefi") == (uefi && target != "UefiHttp") {
+				return 0
 			}
+			return 1
 		}
+		slices.SortStableFunc(names, func(x, y string) int { return inName(x) - inName(y) })
+	}
+	if i := slices.IndexFunc(names, func(n string) bool { return slices.Contains(b.TargetAllowed, n) }); i >= 0 {
+		target = names[i]
 	}
 	enabled := "Once"
 	switch {

@@ -338,13 +338,16 @@ func (r *reader) firmware() (out []Firmware) {
 type softwareInventory struct {
 	ID            text `json:"Id"`
 	Name, Version text
-	Description   text
 }
 
-// firmware is it in our words; AMI's and NVIDIA's call every one of them
-// "Software Inventory" and tell which in the id.
+// firmware is it in our words. OpenBMC calls every one of them Software
+// Inventory, and tells which it is in the id alone.
 func (s softwareInventory) firmware() Firmware {
-	return Firmware{ID: string(s.ID), Name: s.Name.known(), Version: s.Version.known()}
+	f := Firmware{ID: string(s.ID), Name: s.Name.known(), Version: s.Version.known()}
+	if f.Name == "" || f.Name == "Software Inventory" || f.Name == "Firmware Inventory" {
+		f.Name = f.ID
+	}
+	return f
 }
 
 // firmware reads the versions alone.

@@ -206,6 +206,9 @@ func (e logEntry) entry() LogEntry {
 	if code := e.EntryCode.known(); code != "" && (out.Message == "" || e.Message == e.MessageID) {
 		out.Message = strings.TrimSpace(out.Message + " " + code) // OpenBMC: the message is its own id
 	}
+	if strings.Contains(strings.ToLower(string(e.EntryCode)), "deassert") && out.Message != "" && !strings.Contains(strings.ToLower(out.Message), "deassert") {
+		out.Message += " (deasserted)" // Supermicro: the message is that of the assertion
+	}
 	if out.Message == "" {
 		out.Message = strings.Join(slices.DeleteFunc(append([]string{e.MessageID.known()}, e.MessageArgs...), func(s string) bool { return s == "" }), " ")
 	}

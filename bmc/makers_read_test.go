@@ -298,6 +298,8 @@ func TestMakersLog(t *testing.T) {
 		{`{"Id":1,"Created":"2024-02-03T04:05:06","Severity":null,"Message":"a"}`, LogEntry{ID: "1", Time: at, Message: "a"}},
 		{`{"Id":"2","Created":"2024-02-03 04:05:06","Message":null,"MessageId":"X.1.0.Fan","MessageArgs":["Fan 1",2]}`, LogEntry{ID: "2", Time: at, Message: "X.1.0.Fan Fan 1 2"}},
 		{`{"Id":"3","Created":"1970-01-01T00:00:19Z","Name":"Log Entry 3","Severity":"OK"}`, LogEntry{ID: "3", Severity: "OK", Message: "Log Entry 3"}},
+		{`{"Id":"5","Created":"2024-02-03T04:05:06+00:00","EntryCode":"Deassert","SensorType":"Fan","Message":"Lower Critical - going low"}`,
+			LogEntry{ID: "5", Time: at, Sensor: "Fan", Message: "Lower Critical - going low (deasserted)"}},
 		{`{"Id":"4","Created":"2024-02-03T06:05:06+0200","Message":"b"}`, LogEntry{ID: "4", Time: at, Message: "b"}},
 	} {
 		var e logEntry

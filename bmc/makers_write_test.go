@@ -68,6 +68,12 @@ func TestMakersBoot(t *testing.T) {
 				return http.StatusOK
 			}
 		}, NextBoot{Device: BootCD, UEFI: true}, `"UsbCd"`, ""},
+		{"UEFI in the name, no mode (X10)", `"None","Pxe","Hdd","CD/DVD","UsbCd","UefiCd","UefiHdd","UefiUsbCd"`, false, false, func(m *maker) func(string, map[string]any) int {
+			return func(p string, b map[string]any) int {
+				m.put(p, with(strings.Replace(bootOf(b, ""), `"BootSourceOverrideMode":"UEFI",`, "", 1)))
+				return http.StatusOK
+			}
+		}, NextBoot{Device: BootDisk, UEFI: true}, `"UefiHdd"`, ""},
 		{"no device of that kind", `"None","Pxe"`, false, false, nil, NextBoot{Device: BootHTTP, UEFI: true}, "", "not UefiHttp"},
 		{"legacy where the mode cannot be written", `"None","Pxe"`, false, false, func(*maker) func(string, map[string]any) int {
 			return func(string, map[string]any) int { return http.StatusBadRequest }
@@ -79,6 +85,9 @@ func TestMakersBoot(t *testing.T) {
 			if tc.later {
 				m.res[sys+"/SD"] = `{"@odata.id":"` + sys + `/SD"}`
 				boot += `,"@Redfish.Settings":{"SettingsObject":{"@odata.id":"` + sys + `/SD"}}`
+			}
+			if strings.Contains(tc.name, "no mode") {
+				boot = strings.Replace(boot, `"BootSourceOverrideMode":"UEFI",`, "", 1)
 			}
 			m.res[sys] = with(boot)
 			if tc.patch != nil {
@@ -93,6 +102,9 @@ func TestMakersBoot(t *testing.T) {
 			}
 			if sent := m.did(); tc.last != "" && (len(sent) == 0 || !strings.Contains(sent[len(sent)-1], tc.last)) {
 				t.Errorf("sent %q; want the last to have %s", sent, tc.last)
+			}
+			if strings.Contains(tc.name, "no mode") {
+				tc.set.UEFI = false // it is not told
 			}
 			if st, err := c.Status(t.Context()); tc.err == "" && (err != nil || st.Boot != tc.set) {
 				t.Errorf("Status().Boot = %v, %v; want %v", st.Boot, err, tc.set)

@@ -50,7 +50,7 @@ func (t text) known() string {
 		"not present", "not applicable", "no dimm", "empty", "to be filled by o.e.m.", "to be filled by oem", "default string", "default":
 		return ""
 	}
-	if strings.Trim(string(t), ".-_ ") == "" {
+	if strings.Trim(string(t), ".-_* ") == "" {
 		return ""
 	}
 	return string(t)

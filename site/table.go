@@ -298,7 +298,7 @@ func tables() *object {
 		{key: "protocol", goName: "Protocol", kind: oneOf("BMC protocol", Redfish, IPMI), def: "redfish", doc: "how it is spoken to"},
 		{key: "secret", goName: "Secret", kind: kindReference("secret"), required: true, doc: `name of the secret that holds "user:password"`},
 		{key: "fingerprint", goName: "Fingerprint", kind: matching("fingerprint", `^[0-9a-f]{64}$`, 64, "write the SHA-256 of the BMC's certificate as 64 lower-case hex digits"), derived: "none: its certificate is signed by the site's CA", doc: "SHA-256 of its certificate, which is then trusted whoever signed it"},
-		{key: "system", goName: "System", kind: kindText("computer system"), derived: "the only one that looks like a machine", doc: "which of the BMC's computer systems this machine is, where one BMC has several nodes: the last part of its URI, its name, serial number or UUID"},
+		{key: "system", goName: "System", kind: numeric(kindText("computer system")), derived: "the only one that looks like a machine", doc: "which of the BMC's computer systems this machine is, where one BMC has several nodes: the last part of its URI, its name, serial number or UUID"},
 		{key: "twin", goName: "Twin", kind: kindText("twin"), derived: "a generic server's", doc: "how its virtual BMC looks in a lab: dgx-h100, hgx-h100, or a file of fettle bmc record in the site folder"},
 	}}
 	nic := &object{name: "NIC", doc: "One network port of a machine.", fields: []field{

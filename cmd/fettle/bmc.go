@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -145,7 +146,14 @@ func inventoryRows(in bmc.Inventory) (rows [][]string) {
 	s := in.Status
 	row("system", "", strings.TrimSpace(s.Vendor+" "+s.Model), s.Serial, fmt.Sprintf("%d MiB", in.MemoryMiB), s.Health)
 	for _, x := range in.CPUs {
-		row("cpu", x.ID, x.Model, "", fmt.Sprintf("%d threads", x.Threads), x.Health)
+		size := ""
+		switch {
+		case x.Threads > 0:
+			size = fmt.Sprintf("%d threads", x.Threads)
+		case x.Cores > 0:
+			size = fmt.Sprintf("%d cores", x.Cores)
+		}
+		row("cpu", x.ID, x.Model, "", size, x.Health)
 	}
 	for _, x := range in.Memory {
 		row("memory", x.ID, x.Type, x.Serial, fmt.Sprintf("%d MiB", x.MiB), x.Health)
@@ -155,7 +163,7 @@ func inventoryRows(in bmc.Inventory) (rows [][]string) {
 		if x.Link {
 			link = "link up"
 		}
-		row("nic", x.ID, "", x.MAC, link, "")
+		row("nic", x.ID, "", cmp.Or(x.MAC, x.GUID), link, "")
 	}
 	for _, x := range in.Drives {
 		row("drive", x.ID, x.Model, x.Serial, fmt.Sprintf("%.0f GB", float64(x.Bytes)/1e9), x.Health)
@@ -207,7 +215,11 @@ func report[T any](e *env, res []bmc.Result[T], what string, head []string, row 
 			case row != nil:
 				fmt.Fprintf(w, "%s\t%s\n", r.Target.Name, strings.Join(row(r.Value), "\t"))
 			default:
-				for _, l := range rows(r.Value) {
+				lines := rows(r.Value)
+				if len(lines) == 0 {
+					lines = [][]string{{"none"}} // it was asked, and has none
+				}
+				for _, l := range lines {
 					fmt.Fprintf(w, "%s\t%s\n", r.Target.Name, strings.Join(l, "\t"))
 				}
 			}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"math"
 	"strconv"
 	"time"
 
@@ -30,7 +31,7 @@ func sensorRows(r bmc.Readings) (rows [][]string) {
 		if f == nil {
 			return "-"
 		}
-		return strconv.FormatFloat(*f, 'f', -1, 64)
+		return strconv.FormatFloat(math.Round(*f*1000)/1000, 'f', -1, 64) // 44.70588235294118 % of a fan
 	}
 	for _, s := range r.Sensors {
 		rows = append(rows, []string{s.Name, string(s.Kind), number(s.Reading), s.Unit, number(s.Low), number(s.High), s.Health})
