@@ -2,6 +2,7 @@ package vbmc
 
 import (
 	"archive/tar"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,9 +37,9 @@ const (
 	maxTreeBytes = 256 << 20
 )
 
-// ReadTree reads a tar archive, packed with zstd or not, that holds one
+// ReadTree reads a tar archive, packed with zstd, gzip or not, that holds one
 // index.json a resource, in folders named as the URIs (the layout of the DMTF's
-// mock-ups), under one folder or none.
+// mock-ups, with redfish/v1 or, in their short form, without), under any folders.
 func ReadTree(r io.Reader) (*Tree, error) {
 	head := make([]byte, 4)
 	n, err := io.ReadFull(r, head)
@@ -46,7 +47,15 @@ func ReadTree(r io.Reader) (*Tree, error) {
 		return nil, fmt.Errorf("the archive has %d bytes: %w", n, err)
 	}
 	r = io.MultiReader(strings.NewReader(string(head)), r)
-	if string(head) == "\x28\xb5\x2f\xfd" { // RFC 8878 §3.1.1
+	switch {
+	case string(head[:2]) == "\x1f\x8b": // RFC 1952 §2.3.1
+		g, err := gzip.NewReader(r)
+		if err != nil {
+			return nil, err
+		}
+		defer g.Close()
+		r = g
+	case string(head) == "\x28\xb5\x2f\xfd": // RFC 8878 §3.1.1
 		z, err := zstd.NewReader(r)
 		if err != nil {
 			return nil, err
@@ -64,12 +73,15 @@ func ReadTree(r io.Reader) (*Tree, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the archive: %w", err)
 		}
-		i := strings.Index(h.Name, "redfish")
-		dir, base := path.Split(h.Name)
-		if h.Typeflag != tar.TypeReg || i < 0 || base != "index.json" && base != "index.xml" {
+		dir, base := path.Split("/" + h.Name)
+		i := strings.Index(dir, "/redfish/")
+		if h.Typeflag != tar.TypeReg || base != "index.json" && (i < 0 || base != "index.xml") {
 			continue
 		}
-		uri := "/" + strings.TrimSuffix(dir[i:], "/")
+		uri := ""
+		if i >= 0 {
+			uri = strings.TrimSuffix(dir[i:], "/")
+		}
 		if total += h.Size; total > maxTreeBytes || len(res) >= maxTreeFiles {
 			return nil, fmt.Errorf("the archive holds more than %d files or %d MiB: is it a crawled BMC?", maxTreeFiles, maxTreeBytes>>20)
 		}
@@ -83,9 +95,19 @@ func ReadTree(r io.Reader) (*Tree, error) {
 			}
 			continue
 		}
-		if json.Valid(b) { // real BMCs have resources that are not: one of Lenovo's reports
-			res[uri] = b
+		if !json.Valid(b) { // real BMCs have resources that are not: one of Lenovo's reports
+			continue
 		}
+		if uri == "" { // the short form of mock-ups, without redfish/v1: each says where it is
+			var is struct {
+				ID string `json:"@odata.id"`
+			}
+			if json.Unmarshal(b, &is) != nil || !strings.HasPrefix(is.ID, "/redfish/") {
+				continue
+			}
+			uri = strings.TrimRight(is.ID, "/")
+		}
+		res[uri] = b
 	}
 	return newTree(res, docs)
 }

@@ -1,7 +1,10 @@
 package vbmc
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -119,6 +122,52 @@ func TestPersonalities(t *testing.T) {
 	}
 	if _, err := Personality("cray-1"); err == nil || !strings.Contains(err.Error(), "dgx-h100") {
 		t.Errorf("Personality(cray-1): %v; want an error that names those there are", err)
+	}
+}
+
+// TestReadTreeLayouts: mock-ups come in folders of any name, packed by gzip too,
+// and in a short form whose resources alone say where they are.
+func TestReadTreeLayouts(t *testing.T) {
+	res := map[string]string{
+		"":           `{"@odata.id":"/redfish/v1/","Systems":{"@odata.id":"/redfish/v1/Systems"}}`,
+		"/Systems":   `{"@odata.id":"/redfish/v1/Systems","Members":[{"@odata.id":"/redfish/v1/Systems/A"}]}`,
+		"/Systems/A": `{"@odata.id":"/redfish/v1/Systems/A","Id":"A","Name":"A"}`,
+	}
+	for _, tc := range []struct {
+		name, prefix string
+		packed       bool
+	}{
+		{"as recorded", "redfish/v1", false},
+		{"below a folder that is called redfish too", "my-redfish-mockups/acme/redfish/v1", true},
+		{"short form", "public-rackmount1", true},
+		{"from here", "./public-rackmount1", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var file bytes.Buffer
+			var w io.WriteCloser = struct {
+				io.Writer
+				io.Closer
+			}{&file, io.NopCloser(nil)}
+			if tc.packed {
+				w = gzip.NewWriter(&file)
+			}
+			tw := tar.NewWriter(w)
+			for p, b := range res {
+				if err := tw.WriteHeader(&tar.Header{Name: tc.prefix + p + "/index.json", Mode: 0o644, Size: int64(len(b))}); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.WriteString(tw, b); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := errors.Join(tw.Close(), w.Close()); err != nil {
+				t.Fatal(err)
+			}
+			tree, err := ReadTree(&file)
+			if err != nil || tree.Len() != 3 || tree.system != "/redfish/v1/Systems/A" {
+				t.Errorf("ReadTree() = %+v, %v; want 3 resources with the system A", tree, err)
+			}
+		})
 	}
 }
 
