@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"errors"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -258,6 +259,34 @@ func TestUbuntuPackages(t *testing.T) {
 	}
 	if got := host.onHost(Host{OS: "ubuntu", Suite: "noble"}); got.OS != "ubuntu" || got.Suite != "noble" || len(got.Components) != 0 {
 		t.Errorf("onHost = %+v; want ubuntu noble with the machine's own components", got)
+	}
+}
+
+// TestFirmwareExcludes: dpkg matches as fnmatch(3) without FNM_PATHNAME.
+func TestFirmwareExcludes(t *testing.T) {
+	var rules []*regexp.Regexp
+	for _, x := range (DiskSpec{OS: "ubuntu"}).excludes() {
+		text := strings.ReplaceAll(strings.ReplaceAll(regexp.QuoteMeta(x), `\*`, ".*"), `\?`, ".")
+		text = regexp.MustCompile(`\\\[(.*?)\\\]`).ReplaceAllString(text, "[$1]")
+		rules = append(rules, regexp.MustCompile("^"+text+"$"))
+	}
+	for path, want := range map[string]bool{
+		"/lib/firmware/nvidia/ga102/gr/fecs_bl.bin.zst":               true,
+		"/usr/lib/firmware/nvidia/tu102/gsp/booter_load.bin.zst":      true,
+		"/lib/firmware/nvidia/550.90.07/gsp_ga10x.bin":                false,
+		"/lib/firmware/qcom/aic100/sbl.bin.zst":                       false,
+		"/lib/firmware/qcom/sm8250/a650_zap.mbn.zst":                  true,
+		"/lib/firmware/mellanox/mlxsw_spectrum-13.2010.1006.mfa2":     false,
+		"/usr/lib/firmware/bnx2x/bnx2x-e2-7.13.21.0.fw.zst":           false,
+		"/lib/firmware/intel/ice/ddp/ice-1.3.36.0.pkg.zst":            false,
+		"/lib/firmware/intel-ucode/06-8f-08":                          false,
+		"/lib/firmware/amd-ucode/microcode_amd_fam19h.bin":            false,
+		"/lib/firmware/iwlwifi-so-a0-gf-a0-89.ucode.zst":              true,
+		"/lib/modules/6.8.0-50-generic/kernel/drivers/net/ethernet/x": false,
+	} {
+		if got := slices.ContainsFunc(rules, func(r *regexp.Regexp) bool { return r.MatchString(path) }); got != want {
+			t.Errorf("%s is left out: %v; want %v", path, got, want)
+		}
 	}
 }
 

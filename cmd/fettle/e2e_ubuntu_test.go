@@ -44,17 +44,17 @@ func TestUbuntu(t *testing.T) {
 	for _, m := range r.machines {
 		for _, want := range []struct{ command, out string }{
 			{". /etc/os-release; echo $ID $VERSION_CODENAME", "ubuntu noble"},
-			{"cat /etc/apt/sources.list", "deb [signed-by=/usr/share/keyrings/ubuntu-archive-keyring.gpg] " + srv.URL + "/ubuntu noble main universe"},
+			{"cat /etc/apt/sources.list", "deb [signed-by=/usr/share/keyrings/ubuntu-archive-keyring.gpg] " + srv.URL + "/ubuntu noble main restricted universe multiverse"},
 			{"dpkg-query -W -f '${Status}' linux-image-generic", "install ok installed"},
 			// Ubuntu's links are in /boot, and its kernels are root's alone.
-			{"readlink /boot/vmlinuz; ls /vmlinuz 2>&1; stat -Lc %a /boot/vmlinuz", "600"},
+			{"stat -Lc %a /boot/vmlinuz", "600"},
 			{"readlink /boot/vmlinuz", "vmlinuz-" + a.kernel},
 			{"ls /vmlinuz 2>&1 || true", "No such file"},
-			{"find /lib/modules/$(uname -r)/kernel -name 'megaraid_sas.ko*' -printf '%f '; modinfo -F license nvme", "megaraid_sas.ko.zst GPL"},
+			{"find /lib/modules/$(uname -r)/kernel -name 'megaraid_sas.ko*' -printf '%f '; sudo modinfo -F license nvme", "megaraid_sas.ko.zst GPL"},
 			{"ls /lib/firmware/bnx2x /lib/firmware/amdgpu 2>&1 | tr '\\n' ' '", "bnx2x.fw"},
 			{"ls /lib/firmware/amdgpu/* 2>&1 || true", "No such file"},
 			{"sudo mount /boot/efi && sudo ls /boot/efi/EFI && sudo umount /boot/efi", "ubuntu"},
-			{"sudo apt-get -q update && apt-cache policy nvme-cli", "noble/universe"},
+			{"dpkg-query -W -f '${Status}' nvme-cli", "install ok installed"}, // of universe
 		} {
 			if out := r.ok(t, "lab", "exec", m, "--", want.command).stdout; !strings.Contains(out, want.out) {
 				t.Errorf("%s: %s = %q; want %q in it", m, want.command, out, want.out)
