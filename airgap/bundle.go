@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"filippo.io/age"
@@ -211,7 +212,7 @@ type MissingVolumeError struct {
 }
 
 func (e *MissingVolumeError) Error() string {
-	return fmt.Sprintf("the bundle has %d volumes and lacks %v: bring the medium and run the same command on its folder", e.Of, e.Missing)
+	return fmt.Sprintf("the bundle has %d volumes and lacks %s: bring the media that have them, and name their folders in the same command too", e.Of, strings.Join(e.Missing, ", "))
 }
 
 // missing names the volumes that are neither present nor in done.

@@ -170,6 +170,8 @@ func TestHostileUpstream(t *testing.T) {
 			}
 		}, nil, "another host"},
 		{"unknown package", nil, nil, []string{"wob"}, "no suite has the package wob"},
+		{"misspelt package", nil, nil, []string{"bas"}, "no suite has the package bas for amd64; did you mean base?"},
+		{"pattern", nil, nil, []string{"bas*"}, "packages are named, there are no patterns"},
 		{"dependency that nobody has", func(s *suiteSpec) {
 			s.debs = append(s.debs, deb{name: "broken", version: "1", arch: "amd64", depends: "nothing (>= 2)"})
 		}, nil, []string{"broken"}, "broken 1 needs nothing (>= 2)"},

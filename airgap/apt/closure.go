@@ -195,7 +195,7 @@ func (c *closing) root(r root) error {
 			break
 		}
 	}
-	return &errNoPackage{r.name, c.u.arch, have}
+	return &errNoPackage{r.name, c.u.arch, cmp.Or(have, c.u.near(name))}
 }
 
 // need takes one alternative of a group: one that is taken already, else the

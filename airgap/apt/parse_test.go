@@ -159,3 +159,17 @@ func TestSources(t *testing.T) {
 		t.Errorf("parseDeb822 = %+v, %v; want two sources with a key", deb822, err)
 	}
 }
+
+func TestEdits(t *testing.T) {
+	for _, tt := range []struct {
+		a, b        string
+		limit, want int
+	}{
+		{"hello", "hello", 3, 0}, {"helo", "hello", 3, 1}, {"hallo", "hello", 3, 1}, {"hellos", "hello", 3, 1}, {"ehllo", "hello", 3, 2},
+		{"wget", "curl", 3, 3}, {"", "ab", 3, 2}, {"a", "abcdef", 3, 3},
+	} {
+		if got := edits(tt.a, tt.b, tt.limit); got != tt.want {
+			t.Errorf("edits(%q, %q, %d) = %d; want %d", tt.a, tt.b, tt.limit, got, tt.want)
+		}
+	}
+}

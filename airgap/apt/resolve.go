@@ -265,7 +265,7 @@ func indexesOf(m airgap.Mirror, s suite) (read []wanted, items []airgap.Item, er
 			if !needed {
 				return nil
 			}
-			return fmt.Errorf("its Release has no %s: components are %v, architectures %v", file, s.rel.components, s.rel.archs)
+			return fmt.Errorf("its Release has no %s: its components are %s, its architectures %s", file, strings.Join(s.rel.components, ", "), strings.Join(s.rel.archs, ", "))
 		}
 		w := wanted{s, kind, file, suffixes[i], item(file + suffixes[i])}
 		read = append(read, w)
