@@ -41,6 +41,7 @@ type Mirror struct {
 	Python    []string       `json:"python,omitempty"`    // pypi: versions, e.g. 3.11
 	Omit      []string       `json:"omit,omitempty"`      // npm: dev, optional
 	Signed    string         `json:"signed,omitempty"`    // rpm: what upstream signs: index (or ""), packages
+	Metalink  string         `json:"metalink,omitempty"`  // rpm: where addresses and the index's digest are, instead of URLs
 	Checksums []WantChecked  `json:"checksums,omitempty"` // files: by signed lists of digests
 	Models    []WantSnapshot `json:"models,omitempty"`    // files: snapshots of model repositories
 

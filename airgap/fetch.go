@@ -28,7 +28,7 @@ const (
 	firstBackoff    = 500 * time.Millisecond
 	backoffCeiling  = 30 * time.Second
 	defaultParallel = 24  // files that are asked for or come
-	defaultAtOnce   = 128 // with those that wait for the disk
+	defaultAtOnce   = 256 // with those that wait for the disk
 	copyBuffer      = 128 << 10
 )
 

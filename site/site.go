@@ -322,6 +322,7 @@ type Mirror struct {
 	Python    []string          // pypi: e.g. "3.11"
 	Omit      []string          // npm: "dev", "optional"
 	Signed    string            // rpm: "index" (or ""), "packages"
+	Metalink  string            // rpm: instead of URLs: where they are listed, with the index's digest
 	Checksums []MirrorChecksums // files: by signed lists of digests
 	Models    []MirrorModel     // files: commits of model repositories
 }

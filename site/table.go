@@ -417,6 +417,7 @@ func tables() *object {
 		{key: "python", goName: "Python", kind: list{of: matching("version", `^3\.[0-9]{1,2}$`, 5, "write a version such as 3.11")}, doc: "pypi: versions of Python that install; unsaid: wheels for any"},
 		{key: "omit", goName: "Omit", kind: list{of: oneOf("kind of dependency", "dev", "optional")}, doc: "npm: kinds of dependencies that are left out"},
 		{key: "signed", goName: "Signed", kind: oneOf("choice", "index", "packages"), doc: "rpm: what upstream signs, index when unsaid; packages: its index has no signature, each package's own is verified"},
+		{key: "metalink", goName: "Metalink", kind: address, doc: "rpm: instead of urls: the https address of a metalink (Fedora, EPEL), which lists copies of the repository and has the digest of its repomd.xml"},
 		{key: "checksums", goName: "Checksums", kind: list{of: mirrorChecked}, doc: "files: by signed lists of digests"},
 		{key: "models", goName: "Models", kind: list{of: mirrorModel}, doc: "files: commits of model repositories below urls"},
 	}}

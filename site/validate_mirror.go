@@ -22,6 +22,7 @@ func (v *validator) checkMirrors() {
 			{"python", len(m.Python) > 0, []string{"pypi"}},
 			{"omit", len(m.Omit) > 0, []string{"npm"}},
 			{"signed", m.Signed != "", []string{"rpm"}},
+			{"metalink", m.Metalink != "", []string{"rpm"}},
 			{"checksums", len(m.Checksums) > 0, []string{"files"}},
 			{"models", len(m.Models) > 0, []string{"files"}},
 		} {
@@ -37,6 +38,9 @@ func (v *validator) checkMirrors() {
 		}
 		if len(m.Checksums) > 0 && len(m.Keyrings) == 0 {
 			v.add(path+".checksums", "add keyrings: with files of upstream's OpenPGP keys", "%s: nobody can tell who signed its checksums", who)
+		}
+		if m.Metalink != "" && len(m.URLs) > 0 {
+			v.add(path+".metalink", "leave one of the two out", "%s: it has urls and a metalink, which lists them", who)
 		}
 		if len(m.Models) > 0 && len(m.URLs) != 1 {
 			v.add(path+".models", "write the hub as the one address of urls", "%s: its models come from nowhere", who)

@@ -29,6 +29,7 @@ type repo struct {
 	rd    repomd
 	keys  blob.Digest // of the keyrings
 	trust airgap.Trust
+	link  metalink // empty: the mirror has none
 	items map[string]airgap.Item
 }
 
@@ -81,8 +82,10 @@ func (f *Format) ResolveAll(ctx context.Context, env airgap.Env, ms []airgap.Mir
 // open fetches and verifies a repository's index.
 func (f *Format) open(ctx context.Context, env airgap.Env, m airgap.Mirror, prev *airgap.LockedMirror) (*repo, error) {
 	switch {
-	case len(m.URLs) == 0:
-		return nil, errors.New("it has no urls: name the folder that repodata is in")
+	case len(m.URLs) == 0 && m.Metalink == "":
+		return nil, errors.New("it has no urls and no metalink: name the folder that repodata is in")
+	case len(m.URLs) > 0 && m.Metalink != "":
+		return nil, errors.New("it has urls and a metalink: leave one of them out")
 	case len(m.Keyrings) == 0:
 		return nil, errors.New("it has no keyrings: name the files of upstream's OpenPGP keys")
 	case remade(m) && env.Key == nil:
@@ -98,10 +101,18 @@ func (f *Format) open(ctx context.Context, env airgap.Env, m airgap.Mirror, prev
 	if err != nil {
 		return nil, err
 	}
+	var link metalink
+	places := m.URLs
+	if m.Metalink != "" {
+		if link, err = fetchMetalink(ctx, env, m, prev); err != nil {
+			return nil, err
+		}
+		places = link.bases
+	}
 	var errs []error
-	for i, u := range m.URLs {
-		r := &repo{m: m, prev: prev, base: strings.TrimSuffix(u, "/"), keys: blob.FromBytes(keys), items: map[string]airgap.Item{}}
-		for j, other := range m.URLs {
+	for i, u := range places {
+		r := &repo{m: m, prev: prev, base: strings.TrimSuffix(u, "/"), keys: blob.FromBytes(keys), link: link, items: map[string]airgap.Item{}}
+		for j, other := range m.URLs { // a metalink's would change the lock each time
 			if j != i {
 				r.also = append(r.also, strings.TrimSuffix(other, "/"))
 			}
@@ -139,10 +150,15 @@ func (r *repo) add(it airgap.Item) error {
 }
 
 func (r *repo) fetchIndex(ctx context.Context, env airgap.Env, kr pgp.Keyring) error {
-	at := r.base + "/repodata/repomd.xml"
+	at := r.base + repomdPath
 	data, err := env.Fetch.Index(ctx, at, maxRepomd)
 	if err != nil {
 		return err
+	}
+	if r.m.Metalink != "" {
+		if err := r.link.vouches(data); err != nil {
+			return fmt.Errorf("%s: %w", at, err)
+		}
 	}
 	signed := func(name string, b []byte) error {
 		return r.add(airgap.Item{Path: r.place("repodata/" + name), URL: r.base + "/repodata/" + name, Size: int64(len(b)), SHA256: blob.FromBytes(b), Kind: r.kind()})
@@ -213,6 +229,9 @@ func resolveWorld(ctx context.Context, env airgap.Env, rs []*repo) ([]airgap.Loc
 			return nil, err
 		}
 		out[i] = airgap.LockedMirror{Inputs: in, Trust: []airgap.Trust{r.trust}}
+		if r.m.Metalink != "" {
+			out[i].Trust = append(out[i].Trust, airgap.Trust{What: "the index, by its digest", Source: r.m.Metalink})
+		}
 		same = same && r.prev != nil && r.prev.Inputs == in
 	}
 	if same {

@@ -171,3 +171,46 @@ func lastLines(s string, n int) string {
 	ls := strings.Split(strings.TrimSpace(s), "\n")
 	return strings.Join(ls[max(0, len(ls)-n):], "\n")
 }
+
+// A repository with zchunk metadata (createrepo_c --zck): a whole mirror has it
+// too, a remade one names none; dnf installs from both.
+func TestZchunk(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		mirror airgap.Mirror
+		zck    bool
+	}{
+		{"whole", airgap.Mirror{}, true},
+		{"signed again", airgap.Mirror{Resign: true}, false},
+		{"filtered", airgap.Mirror{Packages: []string{"lib"}}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			u := newUpstream(t)
+			u.add(t, "", build(t, rpmSpec{name: "lib", version: "1.2"}, rpmSpec{name: "lob", version: "1.3"}), "--zck")
+			if files, err := filepath.Glob(filepath.Join(u.dir, "repodata", "*-primary.xml.zck")); err != nil || len(files) != 1 {
+				t.Fatalf("createrepo_c --zck made %v, %v; want one primary", files, err)
+			}
+			s := newSide(t, u)
+			tt.mirror.URLs = []string{u.URL}
+			snap, _, err := s.sync(t, tt.mirror)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, kind := range []string{"primary", "filelists", "other"} {
+				got := slices.ContainsFunc(snap.Trees[0].Files, func(f airgap.File) bool {
+					return strings.HasPrefix(f.Path, "repodata/") && strings.HasSuffix(f.Path, "-"+kind+".xml.zck")
+				})
+				if got != tt.zck {
+					t.Errorf("the tree has %s.xml.zck: %t; want %t", kind, got, tt.zck)
+				}
+			}
+			u.Close()
+			d := s.dnf(t)
+			d.must(t, "--setopt=zchunk=True", "makecache")
+			d.must(t, "--setopt=zchunk=True", "install", "lib")
+			if out := d.must(t, "list", "--installed"); !strings.Contains(out, "lib") {
+				t.Errorf("dnf list --installed = %s; want lib", out)
+			}
+		})
+	}
+}

@@ -172,7 +172,7 @@ func mirrorsOf(s *site.Site, formats []airgap.Format, only []string) ([]airgap.M
 		am := airgap.Mirror{Name: m.Name, Format: m.Format, URLs: m.URLs, Suites: m.Suites, Components: m.Components, Archs: m.Archs,
 			Packages: m.Packages, Recommends: m.Recommends, Resign: m.Resign, Sources: m.Sources, Installer: m.Installer, Udebs: m.Udebs, Bootstrap: m.Bootstrap, Keyrings: m.Keyrings,
 			Images: m.Images, Moving: m.Moving, Secret: m.Secret,
-			Lockfiles: m.Lockfiles, Python: m.Python, Omit: m.Omit, Signed: m.Signed}
+			Lockfiles: m.Lockfiles, Python: m.Python, Omit: m.Omit, Signed: m.Signed, Metalink: m.Metalink}
 		for _, f := range m.Files {
 			am.Files = append(am.Files, airgap.WantFile{URL: f.URL, SHA256: blob.Digest("sha256:" + f.SHA256), Path: f.Path, Also: f.Also})
 		}
