@@ -179,16 +179,18 @@ func (d *redfishDriver) changePassword(ctx context.Context, user string, pw Pass
 		// the account for its ETag.
 		_, err = d.do(ctx, http.MethodPatch, path, map[string]any{"Password": string(pw)}, nil)
 	}
-	if statusOf(err) == http.StatusBadRequest {
-		err = &answerError{what: ErrPasswordRefused, status: http.StatusBadRequest, answer: withoutSecret(d.t.explain(ctx, err).Error(), pw)}
+	err = d.t.explain(ctx, err)
+	var said *answerError
+	if !errors.As(err, &said) {
+		return err
 	}
-	return err
-}
-
-// withoutSecret takes a password out of what a BMC answered: some quote the
-// value that they refuse.
-func withoutSecret(s string, pw Password) string {
-	return strings.ReplaceAll(s, string(pw), secret)
+	told := *said
+	// Some quote the value that they refuse.
+	told.answer = strings.ReplaceAll(told.answer, string(pw), secret)
+	if told.status == http.StatusBadRequest {
+		told.what = ErrPasswordRefused
+	}
+	return &told
 }
 
 func noAccount(user string, as []Account) error {
