@@ -62,6 +62,7 @@ func (w *kernelWire) run(t *sender) error {
 				err = t.start()
 			}
 			for err == nil && !t.done {
+				at := t.at
 				k, errno := w.receive()
 				switch {
 				case errno == 0:
@@ -69,6 +70,7 @@ func (w *kernelWire) run(t *sender) error {
 					if err = t.packet(w.buf[:k]); t.sent == sent || t.window > 1 {
 						continue
 					}
+					at = t.at
 				case errno == unix.ECONNREFUSED:
 					// The client's port is closed: it has gone, or says so too early.
 					continue
@@ -76,12 +78,14 @@ func (w *kernelWire) run(t *sender) error {
 					err = os.NewSyscallError("recv", errno)
 				case late:
 					// What had come was read first: the wait is over, or was prolonged.
-					if late = false; !t.now().Before(t.due) {
+					late, at = false, t.now()
+					if !at.Before(t.due) {
 						err = t.expired()
+						at = t.at
 					}
 				}
 				if err == nil && !t.done {
-					err = w.arm(t)
+					err = w.arm(t.due, at)
 					return err != nil
 				}
 			}
@@ -100,14 +104,14 @@ func (w *kernelWire) run(t *sender) error {
 	}
 }
 
-// arm sees to it that the wait ends when it is due. Most deadlines are never
-// reached: one that has moved on is set anew when it comes.
-func (w *kernelWire) arm(t *sender) error {
-	if !w.armed.IsZero() && !t.due.Before(w.armed) {
+// arm sees to it that the wait, which begins now, ends by due. Most deadlines
+// are never reached: one that has moved on is set anew when it comes.
+func (w *kernelWire) arm(due, now time.Time) error {
+	if !w.armed.IsZero() && !due.Before(w.armed) {
 		return nil
 	}
-	w.armed = t.due
-	return w.conn.SetReadDeadline(time.Now().Add(t.due.Sub(t.at))) // wall time, whatever clock the logic has
+	w.armed = due
+	return w.conn.SetReadDeadline(time.Now().Add(due.Sub(now))) // wall time, whatever clock the logic has
 }
 
 // receive does not wait.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -33,6 +34,60 @@ func TestTFTPLossOnSockets(t *testing.T) {
 		if r.Time.Count < 6 {
 			t.Errorf("windowsize %d: %d of 10 clients got the file, %v; want 6 at least", window, r.Time.Count, r.Failed)
 		}
+	}
+}
+
+// TestTFTPWaitsNoLonger has a client fall silent: a block is sent again after
+// the shortest wait, though the deadline was set for an earlier block.
+func TestTFTPWaitsNoLonger(t *testing.T) {
+	to := net.UDPAddrFromAddrPort(netip.MustParseAddrPort(realUDP(t, mapFiles{"f": pattern(100_000)}, 1500)))
+	conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(30 * time.Second))
+	if _, err := conn.WriteTo(rrq("f", "tsize", "0"), to); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 600)
+	var from net.Addr
+	read := func() int {
+		t.Helper()
+		if _, from, err = conn.ReadFrom(buf); err != nil {
+			t.Fatal(err)
+		}
+		return int(buf[2])<<8 | int(buf[3])
+	}
+	ack := func(n int) {
+		t.Helper()
+		if _, err := conn.WriteTo(ackOf(n), from); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read() // OACK
+	least := time.Hour
+	for n := range 15 { // the machine may be slow, but not each time
+		if n%3 == 2 { // slower than before, but in time
+			conn.SetReadDeadline(time.Now().Add(tftpMinRTO * 6 / 10))
+			if k, _, err := conn.ReadFrom(buf); !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Logf("%d bytes too early, %v", k, err)
+			}
+			conn.SetReadDeadline(time.Now().Add(30 * time.Second))
+		}
+		ack(n)
+		for read() != n+1 {
+		}
+		if n%3 != 2 {
+			continue // the round trip is measured anew
+		}
+		silent := time.Now()
+		for read() != n+1 {
+		}
+		least = min(least, time.Since(silent))
+	}
+	if least < tftpMinRTO*9/10 || least > tftpMinRTO*14/10 {
+		t.Errorf("a block was sent again after %v; want about %v", least, tftpMinRTO)
 	}
 }
 
