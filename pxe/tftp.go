@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -20,6 +21,7 @@ const (
 	tftpFileBuffer   = 8 << 10 // of a transfer; a thousand machines boot at once
 	tftpOpenTimeout  = 10 * time.Second
 	tftpMaxTime      = time.Hour // of one transfer, however slow
+	tftpRestart      = time.Second
 )
 
 // tftpLimits counts running transfers. Where there are too many, the oldest
@@ -41,7 +43,8 @@ type tftpHost struct {
 // tftpSlot is a running transfer's place.
 type tftpSlot struct {
 	key             tftpKey
-	end             context.CancelFunc
+	end             context.CancelCauseFunc
+	heard           atomic.Int64  // when its client sent something, in ns
 	inAll, inHost   *list.Element // nil: it has answered
 	host            *tftpHost
 	ended, replaced bool
@@ -53,12 +56,22 @@ type tftpKey struct {
 	name string
 }
 
-// take finds a place for a transfer, which end ends; nil if there is none.
-func (l *tftpLimits) take(k tftpKey, end context.CancelFunc) *tftpSlot {
+// errTFTPAgain ends a transfer whose client wants it from the start.
+var errTFTPAgain = errors.New("the client asked for it again")
+
+// take finds a place for a transfer, which end ends; nil if there is none, or
+// if the transfer runs. A client that has answered and then asks for the same
+// file again, from the same port, was started again meanwhile if it has said
+// nothing else for a second: some firmware always asks from one port.
+func (l *tftpLimits) take(k tftpKey, now time.Time, end context.CancelCauseFunc) *tftpSlot {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.active[k] != nil {
-		return nil
+	if t := l.active[k]; t != nil {
+		if t.inAll != nil || now.Sub(time.Unix(0, t.heard.Load())) < tftpRestart {
+			return nil
+		}
+		l.remove(t)
+		t.end(errTFTPAgain)
 	}
 	if l.active == nil {
 		l.active, l.perHost = map[tftpKey]*tftpSlot{}, map[netip.Addr]*tftpHost{}
@@ -93,7 +106,7 @@ func (l *tftpLimits) replace(e *list.Element) bool {
 	t := e.Value.(*tftpSlot)
 	t.replaced = true
 	l.remove(t)
-	t.end()
+	t.end(errUnanswered)
 	return true
 }
 
@@ -161,17 +174,18 @@ func (s *Server) ServeTFTP(ctx context.Context, conn net.PacketConn, dial func(c
 			s.drop("TFTP", err)
 			return
 		}
-		tctx, end := context.WithTimeout(ctx, tftpMaxTime)
-		slot := s.tftp.take(tftpKey{peer, q.name}, end)
+		tctx, cancel := context.WithTimeout(ctx, tftpMaxTime)
+		tctx, end := context.WithCancelCause(tctx)
+		slot := s.tftp.take(tftpKey{peer, q.name}, s.now(), end)
 		if slot == nil {
 			// A repeated request, or too many: the client asks again.
-			end()
+			cancel()
 			s.drop("TFTP", errRepeated)
 			return
 		}
 		local := s.localFor(conn, peer.Addr())
 		wg.Go(func() {
-			defer end()
+			defer cancel()
 			e := s.transfer(tctx, peer, q, slot, func() (net.PacketConn, error) { return dial(tctx, local) })
 			if replaced := s.tftp.give(slot); replaced {
 				s.drop("TFTP", errUnanswered)
@@ -253,8 +267,8 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 	// A block is small: the file is read in larger pieces.
 	wire := carry(conn, peer)
 	t := &sender{to: wire, file: bufio.NewReaderSize(f, tftpFileBuffer), oack: q.negotiate(n.tftpMTU(peer.Addr()), f.Size), now: s.now,
-		answered: func() { s.tftp.answered(slot) },
-		blksize:  max(q.blksize, 0), window: max(q.window, 1)}
+		answered: func() { s.tftp.answered(slot) }, heard: &slot.heard,
+		blksize: max(q.blksize, 0), window: max(q.window, 1)}
 	if t.blksize == 0 {
 		t.blksize = tftpDefBlksize
 	}
@@ -271,6 +285,8 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 		s.noteFetch(peer.Addr(), st, name)
 	case errors.Is(err, errTFTPProbe):
 		e.Text = fmt.Sprintf("asked by TFTP how long %s is: %d bytes", name, f.Size)
+	case errors.Is(context.Cause(ctx), errTFTPAgain):
+		e.Err = fmt.Errorf("after %d of %d bytes it fell silent, and asked for it again from the start", e.Bytes, f.Size)
 	case ctx.Err() != nil:
 		e.Err = fmt.Errorf("the server stopped after %d of %d bytes", e.Bytes, f.Size)
 	default:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 )
 
@@ -38,6 +39,7 @@ type sender struct {
 	window  int
 	// answered, if set, is called once: when the client's first answer came.
 	answered func()
+	heard    *atomic.Int64 // when it sent its latest packet, in ns; may be nil
 
 	at   time.Time // of the latest event
 	due  time.Time
@@ -111,6 +113,9 @@ func (t *sender) expired() error {
 		t.backoff = min(t.backoff+1, 8)
 	default:
 		if t.tries++; t.tries > tftpRetries {
+			if t.acked+1 == t.last {
+				return errors.New("the client did not acknowledge the end: it may have the whole file (RFC 1350 §6)")
+			}
 			return fmt.Errorf("the client stopped answering at block %d", t.acked+1)
 		}
 		t.rto = min(2*t.rto, tftpMaxRTO)
@@ -122,6 +127,9 @@ func (t *sender) expired() error {
 // packet takes what the client sent.
 func (t *sender) packet(b []byte) error {
 	t.at = t.now()
+	if t.heard != nil {
+		t.heard.Store(t.at.UnixNano())
+	}
 	if len(b) < 4 {
 		return nil
 	}

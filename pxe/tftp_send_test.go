@@ -175,6 +175,35 @@ func TestSlowFile(t *testing.T) {
 	}
 }
 
+// TestNoLastACK has clients fall silent: of one that had all but the end it is
+// said that it may have that too.
+func TestNoLastACK(t *testing.T) {
+	for _, tc := range []struct {
+		acks int
+		want string
+	}{{3, "stopped answering at block 3"}, {4, "may have the whole file"}} {
+		w := &wireLog{clock: time.Unix(0, 0)}
+		s := w.sender(strings.NewReader(strings.Repeat("x", 30)), 1)
+		err := s.start()
+		for n := range tc.acks {
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = s.packet(ackOf(n)) // the first is of the options
+		}
+		for range tftpRetries + 1 {
+			if err != nil {
+				t.Fatalf("after %d ACKs: %v before %d tries", tc.acks, err, tftpRetries)
+			}
+			w.clock = s.due
+			err = s.expired()
+		}
+		if err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("after %d ACKs, of 5: %v; want %q", tc.acks, err, tc.want)
+		}
+	}
+}
+
 type brokenFile struct{}
 
 func (brokenFile) Read([]byte) (int, error) { return 0, errors.New("I/O error") }

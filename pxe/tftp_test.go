@@ -292,10 +292,10 @@ func TestTFTPLimits(t *testing.T) {
 	var l tftpLimits
 	flood, honest := netip.MustParseAddr("192.0.2.66"), netip.MustParseAddr("192.0.2.10")
 	ended := 0
-	proven := l.take(tftpKey{netip.AddrPortFrom(flood, 1), "mine"}, func() { t.Error("a transfer whose client answers was ended for another") })
+	proven := l.take(tftpKey{netip.AddrPortFrom(flood, 1), "mine"}, time.Time{}, func(error) { t.Error("a transfer whose client answers was ended for another") })
 	l.answered(proven)
 	for port := range 20000 {
-		if l.take(tftpKey{netip.AddrPortFrom(flood, uint16(port+1)), "f"}, func() { ended++ }) == nil {
+		if l.take(tftpKey{netip.AddrPortFrom(flood, uint16(port+1)), "f"}, time.Time{}, func(error) { ended++ }) == nil {
 			t.Fatalf("request %d of an address whose others are not answered was refused", port)
 		}
 	}
@@ -306,27 +306,81 @@ func TestTFTPLimits(t *testing.T) {
 		t.Error("a transfer whose client answered was replaced")
 	}
 	k := tftpKey{netip.AddrPortFrom(honest, 1), "f"}
-	slot := l.take(k, func() {})
+	slot := l.take(k, time.Time{}, func(error) {})
 	if slot == nil {
 		t.Fatal("a flood from one address starves another")
 	}
-	if l.take(k, func() {}) != nil {
+	if l.take(k, time.Time{}, func(error) {}) != nil {
 		t.Error("a repeated request started a second transfer")
 	}
 	l.give(slot)
 	l.give(slot)
-	if slot = l.take(k, func() {}); slot == nil {
+	if slot = l.take(k, time.Time{}, func(error) {}); slot == nil {
 		t.Fatal("a finished transfer still blocks its client")
 	}
 	l.answered(slot)
 	for port := range tftpMaxPerHost {
-		if s := l.take(tftpKey{netip.AddrPortFrom(honest, uint16(port+2)), "f"}, func() {}); s != nil {
+		if s := l.take(tftpKey{netip.AddrPortFrom(honest, uint16(port+2)), "f"}, time.Time{}, func(error) {}); s != nil {
 			l.answered(s)
 		}
 	}
-	if l.take(tftpKey{netip.AddrPortFrom(honest, 999), "f"}, func() {}) != nil {
+	if l.take(tftpKey{netip.AddrPortFrom(honest, 999), "f"}, time.Time{}, func(error) {}) != nil {
 		t.Errorf("address %v has more than %d transfers that all answer", honest, tftpMaxPerHost)
 	}
+}
+
+// TestTFTPFromTheStart is firmware that is reset in the middle of a transfer
+// and asks from the same port as before.
+func TestTFTPFromTheStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFixture(t)
+		f.now = time.Now
+		f.files = mapFiles{"loaders/f": pattern(2000)}
+		main := newFakeConn("192.0.2.1:69")
+		conns := []*fakeConn{newFakeConn("192.0.2.1:40000"), newFakeConn("192.0.2.1:40001")}
+		peer := net.UDPAddrFromAddrPort(netip.MustParseAddrPort("192.0.2.10:2070"))
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		dialed := 0
+		go func() {
+			done <- f.ServeTFTP(ctx, main, func(context.Context, netip.Addr) (net.PacketConn, error) {
+				dialed++
+				return conns[dialed-1], nil
+			})
+		}()
+		ask := func(want string, transfers int) {
+			t.Helper()
+			main.in <- datagram{b: rrq("f"), addr: peer}
+			synctest.Wait()
+			if dialed != transfers {
+				t.Fatalf("%s: %d transfers; want %d", want, dialed, transfers)
+			}
+		}
+		ask("the request", 1)
+		ask("repeated before the first answer", 1)
+		time.Sleep(2 * time.Second)
+		ask("repeated later, before the first answer", 1)
+		conns[0].in <- datagram{b: ackOf(1), addr: peer}
+		synctest.Wait()
+		ask("repeated while the transfer runs", 1)
+		time.Sleep(tftpRestart + time.Millisecond)
+		ask("after a reset", 2)
+		c := &tftpClient{conn: conns[1], peer: peer, window: 1}
+		if err := c.receive(512, 10); err != nil || c.data.String() != pattern(2000) {
+			t.Errorf("the second transfer brought %d bytes, %v; want all 2000", c.data.Len(), err)
+		}
+		synctest.Wait()
+		if e, ok := f.timeline.find(func(e Exchange) bool { return e.Err != nil }); !ok || !strings.Contains(e.Text, "after 512 of 2000 bytes it fell silent, and asked for it again from the start") {
+			t.Errorf("of the first transfer was recorded %q", e.Text)
+		}
+		if e, ok := f.timeline.find(func(e Exchange) bool { return e.Err == nil && e.Kind == "tftp.read" }); !ok || e.Bytes != 2000 {
+			t.Errorf("of the second transfer was recorded %+v", e)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestTFTPMutations sends 20,000 broken requests from the address of a client
