@@ -308,7 +308,7 @@ d-i preseed/early_command string sh /early
 		"early": `mkdir -p /target && mount -t tmpfs -o size=1900M tmpfs /target
 (tail -n +1 -f /var/log/syslog >/dev/ttyS1) 2>/dev/null 3>&- &
 (
-	until grep -A 3 '^Package: bootstrap-base$' /var/lib/dpkg/status | grep -q 'Status: install ok installed'; do sleep 2; done
+	until sed -n '/^Package: bootstrap-base$/,/^$/p' /var/lib/dpkg/status | grep -q 'Status: install ok installed'; do sleep 2; done
 	in="chroot /target"
 	$in apt-get update && echo 'PROOF apt-get update ok' >/dev/ttyS1
 	$in apt-get -y install hello
