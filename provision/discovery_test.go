@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -230,6 +231,72 @@ func TestScanRemembers(t *testing.T) {
 	events, err := b.store.Events(t.Context(), state.Query{Machine: "bmc-10-78-0-9"})
 	if err != nil || len(events) != 1 || events[0].Kind != state.KindSeen || !strings.Contains(events[0].Text, "a BMC Dell iDRAC on network bmc, at 10.78.0.9") {
 		t.Errorf("events = %+v, %v; want that it was seen", events, err)
+	}
+}
+
+// groupConn sends what is for the multicast group to somebody else.
+type groupConn struct {
+	net.PacketConn
+	to net.Addr
+}
+
+func (c groupConn) WriteTo(b []byte, at net.Addr) (int, error) {
+	if at.String() != "239.255.255.250:1900" {
+		return 0, fmt.Errorf("a search went to %s", at)
+	}
+	return c.PacketConn.WriteTo(b, c.to)
+}
+
+// TestScanSSDP: only those that answer on a network of BMCs are looked at.
+func TestScanSSDP(t *testing.T) {
+	service, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer service.Close()
+	go func() {
+		b := make([]byte, 2048)
+		for {
+			_, from, err := service.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			_, _ = service.WriteTo([]byte("HTTP/1.1 200 OK\r\nST: urn:dmtf-org:service:redfish-rest:1:0\r\nUSN: uuid:x\r\nAL: https://10.78.0.9/redfish/v1/\r\n\r\n"), from)
+		}
+	}()
+	var dialed atomic.Int32
+	b := newBench(t, func(c *Config) {
+		c.Dial = func(_ context.Context, network, addr string) (net.Conn, error) {
+			if !strings.HasPrefix(addr, "127.0.0.1:") {
+				t.Errorf("asked %s, which answered nothing", addr)
+			}
+			dialed.Add(1)
+			return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+		}
+		c.ListenBMC = func(context.Context, site.Network) (net.PacketConn, error) {
+			conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+			return groupConn{conn, service.LocalAddr()}, err
+		}
+	})
+	search := func(sc state.Scan) (last state.ScanStep, err error) {
+		sc.SSDP, sc.Rate, sc.Timeout = true, 2000, 2000
+		err = b.p.Scan(t.Context(), "user:test", sc, func(s state.ScanStep) { last = s })
+		return last, err
+	}
+	b.site.Networks = append(b.site.Networks, site.Network{Name: "bmc", Purpose: site.PurposeBMC, Prefix: netip.MustParsePrefix("127.0.0.0/28")})
+	if _, err := search(state.Scan{}); err == nil || !strings.Contains(err.Error(), "server: ADDRESS") {
+		t.Errorf("Scan() without an address on the network = %v; want what to write", err)
+	}
+	b.site.Networks[len(b.site.Networks)-1].Server = netip.MustParseAddr("127.0.0.2")
+	if last, err := search(state.Scan{}); err != nil || last.Total != 1 || dialed.Load() == 0 {
+		t.Errorf("Scan() = %v, %+v, %d connections; want the one address that answered looked at", err, last, dialed.Load())
+	}
+	b.site.Networks[len(b.site.Networks)-1].Prefix = netip.MustParsePrefix("10.78.0.0/28")
+	if last, err := search(state.Scan{}); err != nil || last.Total != 0 {
+		t.Errorf("Scan() of who answers from elsewhere = %v, %+v; want nobody looked at", err, last)
+	}
+	if _, err := search(state.Scan{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/30")}}); err == nil {
+		t.Error("Scan() of prefixes by SSDP = nil; want an error")
 	}
 }
 

@@ -81,6 +81,9 @@ type Config struct {
 	OpenBMC func(ctx context.Context, m site.Machine) (BMC, error)
 	// Dial opens connections to BMCs for Scan; nil = net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// ListenBMC is a UDP socket at the server's address on a network of BMCs, to
+	// ask by multicast; nil: nobody is asked so.
+	ListenBMC func(ctx context.Context, n site.Network) (net.PacketConn, error)
 	// CA is the PEM of the site's CA, which the agent and the installed OS
 	// verify AgentURL by.
 	CA []byte

@@ -5,8 +5,10 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/fettle-dev/fettle/bmc"
@@ -31,6 +33,9 @@ func (p *Provisioner) Scan(ctx context.Context, actor string, sc state.Scan, ste
 	if err := p.wait(ctx); err != nil {
 		return err
 	}
+	if sc.SSDP && (len(sc.Prefixes) > 0 || p.c.ListenBMC == nil) {
+		return errors.New("by SSDP only this server's networks of purpose bmc are asked, not prefixes, and none in a lab")
+	}
 	if len(sc.Prefixes) == 0 {
 		for _, n := range p.c.Site().Networks {
 			if n.Purpose == site.PurposeBMC {
@@ -49,8 +54,15 @@ func (p *Provisioner) Scan(ctx context.Context, actor string, sc state.Scan, ste
 	for _, x := range sc.Prefixes {
 		names = append(names, x.String())
 	}
-	if _, err := p.c.Store.Append(ctx, state.Event{Time: p.now(), Actor: actor, Kind: "discover.scan", Text: "searches " + strings.Join(names, ", ") + " for BMCs"}); err != nil {
+	if _, err := p.c.Store.Append(ctx, state.Event{Time: p.now(), Actor: actor, Kind: "discover.scan", Text: "searches " + strings.Join(names, ", ") + " for BMCs" + map[bool]string{true: " by SSDP"}[sc.SSDP]}); err != nil {
 		return err
+	}
+	if sc.SSDP {
+		found, err := p.announced(ctx)
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		sc.Prefixes = found
 	}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(p.c.CA)
@@ -66,6 +78,58 @@ func (p *Provisioner) Scan(ctx context.Context, actor string, sc state.Scan, ste
 		}
 		step(st)
 	})
+}
+
+// announced are the addresses of Redfish services that answer a search by SSDP
+// on the site's networks of BMCs, on all of them at once. What they say of
+// themselves is not believed: only where they are, if that is on the network.
+func (p *Provisioner) announced(ctx context.Context) ([]netip.Prefix, error) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex // of what follows
+	var out []netip.Prefix
+	var errs []error
+	asked := false
+	for _, n := range p.c.Site().Networks {
+		if n.Purpose != site.PurposeBMC || !n.Server.Is4() {
+			continue // the site gives this server no address there
+		}
+		asked = true
+		wg.Go(func() {
+			all, err := p.announcedOn(ctx, n)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("network %s: %w", n.Name, err))
+			}
+			for _, a := range all {
+				if n.Prefix.Contains(a.From) {
+					out = append(out, netip.PrefixFrom(a.From, 32))
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if !asked {
+		return nil, errors.New("the site gives this server no address on a network of purpose bmc (server: ADDRESS): a search by SSDP goes no further than the network that it is sent on")
+	}
+	err := errors.Join(errs...)
+	if err != nil && len(out) == 0 {
+		return nil, err
+	}
+	if err != nil { // this machine is not on that network, perhaps; others answered
+		p.log.Warn("not every network of BMCs was asked by SSDP", "err", err)
+	}
+	slices.SortFunc(out, func(a, b netip.Prefix) int { return a.Addr().Compare(b.Addr()) })
+	return slices.Compact(out), nil
+}
+
+func (p *Provisioner) announcedOn(ctx context.Context, n site.Network) ([]bmc.Announced, error) {
+	conn, err := p.c.ListenBMC(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	return bmc.SearchSSDP(ctx, conn, bmc.SSDPGroup)
 }
 
 // answered remembers a BMC that answered a search.

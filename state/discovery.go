@@ -151,6 +151,9 @@ type Scan struct {
 	Rate     int            `json:"rate,omitempty"`     // addresses begun in a second
 	// Timeout is how long one address may take, in milliseconds.
 	Timeout int `json:"timeout_ms,omitempty"`
+	// SSDP asks the networks of BMCs who has Redfish there, and then only those
+	// that answer.
+	SSDP bool `json:"ssdp,omitempty"`
 }
 
 // ScanStep is a step of a scan: progress, and a BMC if one was found.

@@ -86,7 +86,8 @@ func (s *Server) networkProtocol(c *call) (obj, error) {
 		"Id": "NetworkProtocol", "Name": "Manager Network Protocol", "Status": statusOK(), "HostName": nullable(l.HostName), "FQDN": nullable(l.HostName),
 		"HTTPS": https, "HTTP": obj{"ProtocolEnabled": false, "Port": 80},
 		"IPMI": obj{"ProtocolEnabled": len(s.ipmi.lans) > 0 && !s.ipmiOff, "Port": 623}, "SSH": obj{"ProtocolEnabled": false, "Port": 22},
-		"NTP": obj{"ProtocolEnabled": s.ntp.enabled, "NTPServers": slices.Clone(s.ntp.servers), "Port": 123}}, nil
+		"SSDP": obj{"ProtocolEnabled": s.ssdp > 0 && !s.ssdpOff, "Port": ssdpPort},
+		"NTP":  obj{"ProtocolEnabled": s.ntp.enabled, "NTPServers": slices.Clone(s.ntp.servers), "Port": 123}}, nil
 }
 
 func (s *Server) patchNetworkProtocol(c *call) ([]*message, error) {
@@ -104,6 +105,21 @@ func (s *Server) patchNetworkProtocol(c *call) ([]*message, error) {
 			}
 			s.ipmiOff = !on
 			s.record("manager", "OK", fmt.Sprintf("IPMI over LAN enabled: %v, by %s.", on, c.who.name))
+			return nil
+		}, nil
+	}
+	set["SSDP/ProtocolEnabled"] = func(v any) (func() error, error) {
+		on, err := boolOf("SSDP/ProtocolEnabled", v)
+		if err != nil {
+			return nil, err
+		}
+		return func() error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if on && s.ssdp == 0 {
+				return msgNotInList("SSDP/ProtocolEnabled", on)
+			}
+			s.ssdpOff = !on
 			return nil
 		}, nil
 	}

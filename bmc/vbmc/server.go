@@ -111,6 +111,8 @@ type Server struct {
 	subscriptions []*receiver
 	delivering    int // runs of DeliverEvents
 	keep          Keeper
+	ssdp          int // runs of ServeSSDP
+	ssdpOff       bool
 }
 
 // New makes a Server.

@@ -32,6 +32,7 @@ func serveVirtualCommand(e *env) *cli.Command {
 		Flags: []cli.Flag{
 			&cli.StringFlag{Name: "listen", Value: "127.0.0.1:8443", Usage: "address and port"},
 			&cli.StringFlag{Name: "ipmi-listen", Usage: "UDP address and port for IPMI 2.0, such as 127.0.0.1:623 (default: no IPMI)"},
+			&cli.StringFlag{Name: "ssdp", Usage: "answer searches for Redfish services (SSDP) on `INTERFACE` (default: none)"},
 			&cli.StringFlag{Name: "cert", TakesFile: true, Usage: "PEM certificate (default: a new one, whose fingerprint is printed)"},
 			&cli.StringFlag{Name: "key", TakesFile: true, Usage: "PEM key of --cert"},
 			&cli.StringFlag{Name: "user", Value: "root", Usage: "user name"},
@@ -111,6 +112,15 @@ func serveVirtual(c *cli.Context, e *env) error {
 		defer udp.Close()
 		fmt.Fprintf(e.stdout, "virtual BMC: IPMI at %s user %s\n", udp.LocalAddr(), c.String("user"))
 	}
+	var ssdp net.PacketConn
+	var at netip.Addr
+	if name := c.String("ssdp"); name != "" {
+		if ssdp, at, err = listenSSDP(name); err != nil {
+			_ = l.Close() // nothing was served on it
+			return fail(exitFailed, err)
+		}
+		defer ssdp.Close()
+	}
 	sum := sha256.Sum256(cert.Certificate[0])
 	fmt.Fprintf(e.stdout, "virtual BMC: https://%s/redfish/v1/ user %s\n", l.Addr(), c.String("user"))
 	if made {
@@ -127,7 +137,7 @@ func serveVirtual(c *cli.Context, e *env) error {
 		ErrorLog:  slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	// Whichever ends first ends the other.
-	ended := make(chan error, 3)
+	ended := make(chan error, 4)
 	parts := []func() error{func() error {
 		if err := hs.ServeTLS(l, "", ""); !errors.Is(err, http.ErrServerClosed) {
 			return err
@@ -141,6 +151,9 @@ func serveVirtual(c *cli.Context, e *env) error {
 	}}
 	if udp != nil {
 		parts = append(parts, func() error { return srv.ServeIPMI(ctx, udp) })
+	}
+	if ssdp != nil {
+		parts = append(parts, func() error { return srv.ServeSSDP(ctx, ssdp, rootURL(l.Addr().String(), at)) })
 	}
 	for _, part := range parts {
 		go func() { defer cancel(); ended <- part() }()

@@ -47,6 +47,7 @@ func discoverCommands(e *env) []*cli.Command {
 					"fettle discover. Ctrl-C ends the search.",
 				Flags: []cli.Flag{
 					&cli.StringSliceFlag{Name: "prefix", Usage: "addresses to ask, such as 10.0.4.0/24 (repeatable; default: the site's networks of purpose bmc)"},
+					&cli.BoolFlag{Name: "ssdp", Usage: "ask by multicast on the site's networks of purpose bmc, and then only who answers: seconds, but many BMCs have no SSDP"},
 					&cli.IntFlag{Name: "parallel", Value: 64, Usage: "addresses at once"},
 					&cli.IntFlag{Name: "rate", Value: 200, Usage: "addresses begun in a second"},
 					&cli.DurationFlag{Name: "timeout", Value: 3 * time.Second, Usage: "of one address"},
@@ -251,7 +252,7 @@ func discoverBMC(c *cli.Context, e *env, w *web.Client) error {
 	if c.Args().Present() {
 		return usage("give prefixes by --prefix, not %q", c.Args().First())
 	}
-	sc := state.Scan{Parallel: c.Int("parallel"), Rate: c.Int("rate"), Timeout: int(c.Duration("timeout").Milliseconds())}
+	sc := state.Scan{SSDP: c.Bool("ssdp"), Parallel: c.Int("parallel"), Rate: c.Int("rate"), Timeout: int(c.Duration("timeout").Milliseconds())}
 	if sc.Parallel < 1 || sc.Rate < 1 || sc.Timeout < 1 {
 		return usage("--parallel, --rate and --timeout are greater than 0")
 	}

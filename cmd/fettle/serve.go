@@ -130,6 +130,7 @@ func serve(c *cli.Context, e *env) error {
 	}
 	sv.stack = st
 	sv.target = func(m site.Machine) (bmc.Target, error) { return siteTarget(m, secrets, ca, st.Dial) }
+	sv.bmcSearch = true
 	warnings := sv.findBMCNetworks(st, named)
 	if addr := c.String("listen"); addr != "" {
 		if err := listenAPI(c, ca, sv, addr); err != nil {

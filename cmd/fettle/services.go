@@ -74,6 +74,7 @@ type services struct {
 	watch    func(http.Handler) http.Handler                 // sees requests for it; nil: nobody does
 
 	reread      func() (*site.Site, error) // reads the site again and puts it in force; nil: cannot
+	bmcSearch   bool                       // BMCs can be searched for by multicast
 	bmcDHCP     bool                       // BMCs get addresses, where the site says so
 	bmcUnserved []string                   // networks of BMCs that this machine is not on
 	turns       *provision.Turns           // at BMCs; made by run
@@ -90,8 +91,15 @@ func (s *services) run(ctx context.Context) error {
 	}
 	defer st.Close()
 	s.turns, s.tlsSessions = provision.NewTurns(time.Now), tls.NewLRUClientSessionCache(4096)
+	var listenBMC func(context.Context, site.Network) (net.PacketConn, error)
+	if s.bmcSearch {
+		listenBMC = func(ctx context.Context, n site.Network) (net.PacketConn, error) {
+			return s.stack.ListenPacket(ctx, n, netip.AddrPortFrom(n.Server, 0))
+		}
+	}
 	p, err := provision.New(provision.Config{
-		Site: s.site, Store: st, Releases: provision.StoreReleases{Store: s.images},
+		ListenBMC: listenBMC,
+		Site:      s.site, Store: st, Releases: provision.StoreReleases{Store: s.images},
 		OpenBMC: s.openBMC, Dial: s.stack.Dial, CA: s.ca.PEM(), AgentPort: agentPort, Logger: s.log, Limits: s.limits,
 		Clients: func(server netip.Addr) ([]wire.SeedFile, error) { return s.clients(ctx, server) },
 	})
