@@ -89,7 +89,7 @@ func (f *Fetcher) learn(ctx context.Context, u Unknown, add func(int64)) (Item, 
 		return it, err
 	}
 	sum := sha256.Sum256([]byte(it.URL + "\x00" + it.Sum))
-	s := &learnSink{partSink: partSink{store: f.Blobs, path: filepath.Join(dir, "learn-"+hex.EncodeToString(sum[:]))}, check: u.Check}
+	s := &learnSink{partSink: partSink{store: f.Blobs, path: filepath.Join(dir, "learn-"+hex.EncodeToString(sum[:]))}, check: u.Check, leave: leave}
 	if s.w, err = f.Blobs.Continue(s.path); err != nil {
 		return it, err
 	}
@@ -101,7 +101,7 @@ func (f *Fetcher) learn(ctx context.Context, u Unknown, add func(int64)) (Item, 
 		}
 	}
 	add(s.size())
-	if err := f.bringAny(ctx, it, leaving{s, leave}, add); err != nil {
+	if err := f.bringAny(ctx, it, s, add); err != nil {
 		return it, err
 	}
 	it.SHA256, it.Size = s.got, s.size()
@@ -112,6 +112,7 @@ func (f *Fetcher) learn(ctx context.Context, u Unknown, add func(int64)) (Item, 
 type learnSink struct {
 	partSink
 	check func(io.ReaderAt, int64) error
+	leave func() // its place, once it is checked
 	got   blob.Digest
 }
 
@@ -125,6 +126,7 @@ func (s *learnSink) commit(context.Context, Item) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", blob.ErrMismatch, err)
 	}
+	s.leave()
 	s.closed = true
 	if s.got, _, err = s.w.CommitSoon(""); err != nil {
 		return permanent{err}

@@ -23,7 +23,7 @@ const (
 	maxInfo = 64 << 10
 	// resolveVersion changes when the same wants resolve to something else.
 	resolveVersion = "1"
-	parallel       = 16
+	parallel       = 64 // requests to a host are bounded elsewhere: most of these wait for the disk
 )
 
 // resolver is one resolution.
@@ -253,13 +253,15 @@ func (r *resolver) fetch(ctx context.Context, all map[module.Version]wanted) err
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(parallel)
+	var got []airgap.Item
+	g.Go(func() (err error) {
+		got, err = r.env.Fetch.Learn(gctx, unknown)
+		return err
+	})
 	for _, v := range infos {
 		g.Go(func() error { return r.addInfo(gctx, v) })
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	got, err := r.env.Fetch.Learn(ctx, unknown)
+	err := g.Wait()
 	for _, it := range got {
 		r.items[it.Path] = it
 	}
