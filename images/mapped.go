@@ -39,7 +39,7 @@ func (b *Builder) checkMapped(ctx context.Context) error {
 	if os.Geteuid() == 0 {
 		return nil
 	}
-	// chown is what such a namespace is for, and what a restricted one refuses.
+	// To become another of its users takes what a restricted namespace refuses.
 	err := b.run(ctx, tool{args: mapped("chroot", "--userspec=1:1", "/", "true"), pkg: "mmdebstrap"})
 	if err == nil || ctx.Err() != nil || errors.Is(err, ErrMissingTool) {
 		return err
