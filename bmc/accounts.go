@@ -3,7 +3,6 @@ package bmc
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/big"
@@ -207,15 +206,15 @@ func noAccount(user string, as []Account) error {
 func mustChangeOf(session []byte) string {
 	var body struct {
 		Info []struct {
-			MessageID   string `json:"MessageId"`
-			MessageArgs []string
+			MessageID   text `json:"MessageId"`
+			MessageArgs texts
 		} `json:"@Message.ExtendedInfo"`
 	}
-	if json.Unmarshal(session, &body) != nil {
+	if unmarshal(session, &body) != nil {
 		return ""
 	}
 	for _, m := range body.Info {
-		if strings.HasSuffix(m.MessageID, ".PasswordChangeRequired") && len(m.MessageArgs) > 0 {
+		if strings.HasSuffix(string(m.MessageID), ".PasswordChangeRequired") && len(m.MessageArgs) > 0 {
 			return localPath(m.MessageArgs[0])
 		}
 	}

@@ -95,7 +95,10 @@ type Target struct {
 	// be nil, and may be shared by Targets.
 	TLSSessions tls.ClientSessionCache
 	Logger      *slog.Logger
-	Timeout     time.Duration // of one operation, default 30 s
+	// Timeout is of one operation, and of each request of those that read a
+	// whole machine (inventory, sensors, logs, firmware), which have five times
+	// that in all; default 30 s.
+	Timeout time.Duration
 	// PowerWait is how long SetPower waits for the machine to follow; default
 	// 60 s, and 5 min for Shutdown.
 	PowerWait time.Duration

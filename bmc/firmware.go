@@ -282,7 +282,7 @@ func (d *redfishDriver) followTask(ctx context.Context, location string, poll ti
 				progress(UpdateState{Task: "Completed", Percent: 100})
 				return nil
 			}
-			if json.Unmarshal(a.body, &t) != nil || t.State == "" {
+			if unmarshal(a.body, &t) != nil || t.State == "" {
 				return nil // the answer of the request itself: it is over
 			}
 			st := UpdateState{Task: string(t.State), Percent: int(t.Percent)}

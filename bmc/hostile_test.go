@@ -229,7 +229,7 @@ func TestEndless(t *testing.T) {
 				return false
 			})
 			target := r.target()
-			target.Timeout = 2 * time.Second
+			target.Timeout = time.Second
 			c, err := Open(t.Context(), target)
 			if err != nil {
 				t.Fatal(err)

@@ -90,6 +90,12 @@ var eventLogs = []string{"sel", "iml", "log1", "platformlog", "systemeventlog", 
 // life or of crashes, and not of what happened to the machine.
 var otherLogs = []string{"audit", "security", "dump", "journal", "lifecycle", "lclog", "faultlist", "postcode", "crash", "iel", "operat", "maintenance", "debug", "telemetry", "sl"}
 
+// isOtherLog tells that a log of that id is no event log.
+func isOtherLog(id string) bool {
+	id = strings.ToLower(id)
+	return slices.ContainsFunc(otherLogs, func(o string) bool { return id == o || len(o) > 3 && strings.Contains(id, o) })
+}
+
 // rank is how much a log looks like the system event log; less is better, and
 // from noEventLog on it is none.
 func (l logService) rank() int {
@@ -97,11 +103,10 @@ func (l logService) rank() int {
 	if i := slices.Index(eventLogs, id); i >= 0 {
 		return i
 	}
-	other := slices.ContainsFunc(otherLogs, func(o string) bool { return id == o || len(o) > 3 && strings.Contains(id, o) })
 	switch {
 	case l.LogEntryType == "SEL":
 		return len(eventLogs)
-	case other:
+	case isOtherLog(id):
 		return noEventLog
 	case strings.Contains(id, "sel") || strings.Contains(id, "event"):
 		return len(eventLogs) + 1
@@ -171,6 +176,7 @@ type logEntry struct {
 	SensorType, EntryCode        text
 	Name, Description            text
 	MessageArgs                  texts
+	SensorNumber                 number
 }
 
 func (d *redfishDriver) eventLog(ctx context.Context) ([]LogEntry, error) {
@@ -205,6 +211,9 @@ func (e logEntry) entry() LogEntry {
 	out := LogEntry{ID: string(e.ID), Time: t.UTC(), Severity: e.Severity.known(), Sensor: e.SensorType.known(), Message: string(e.Message)}
 	if code := e.EntryCode.known(); code != "" && (out.Message == "" || e.Message == e.MessageID) {
 		out.Message = strings.TrimSpace(out.Message + " " + code) // OpenBMC: the message is its own id
+		if e.SensorNumber > 0 {
+			out.Message += fmt.Sprintf(", sensor %d", int(e.SensorNumber))
+		}
 	}
 	if strings.Contains(strings.ToLower(string(e.EntryCode)), "deassert") && out.Message != "" && !strings.Contains(strings.ToLower(out.Message), "deassert") {
 		out.Message += " (deasserted)" // Supermicro: the message is that of the assertion

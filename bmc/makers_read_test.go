@@ -308,3 +308,17 @@ func TestMakersLog(t *testing.T) {
 		}
 	}
 }
+
+// TestMakersRoot: a maker that names itself only beside its own additions.
+func TestMakersRoot(t *testing.T) {
+	for root, want := range map[string]string{
+		`{"RedfishVersion":"1.0.1","Systems":{"@odata.id":"/x"},"Oem":{"Supermicro":{"DumpService":{}}}}`:        "Supermicro",
+		`{"RedfishVersion":"1.2.0","Systems":{"@odata.id":"/x"},"Oem":{"Hpe":{"Manager":{"no":"list"}}}}`:        "HPE",
+		`{"RedfishVersion":1.15,"Vendor":"AMI","Systems":{"@odata.id":"/x"},"Oem":{"Ami":[]},"Product":["odd"]}`: "AMI",
+	} {
+		var a Answer
+		if err := a.read([]byte(root)); err != nil || a.Vendor != want {
+			t.Errorf("read(%s): vendor %q, %v; want %q", root, a.Vendor, err, want)
+		}
+	}
+}

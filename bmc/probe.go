@@ -11,10 +11,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -146,6 +148,10 @@ func vouched(leaf *x509.Certificate, rest []*x509.Certificate, roots *x509.CertP
 // its host name).
 var certificateSerial = regexp.MustCompile(`^(?i:idrac-)([0-9A-Z]{7})$|^ILO([0-9A-Z]{10})$`)
 
+// oemKeys are makers by the key of their object in Oem, in small letters.
+var oemKeys = map[string]string{"dell": "Dell", "hp": "HPE", "hpe": "HPE", "lenovo": "Lenovo", "supermicro": "Supermicro", "ami": "AMI", "huawei": "Huawei", "xfusion": "xFusion",
+	"ts_fujitsu": "Fujitsu", "fujitsu": "Fujitsu", "cisco": "Cisco", "inspur": "Inspur", "nvidia": "NVIDIA", "openbmc": "OpenBMC", "gbt": "Gigabyte", "quanta": "Quanta", "h3c": "H3C"}
+
 // read takes a service root (DSP0268 ServiceRoot) and what makers add to it.
 func (a *Answer) read(b []byte) error {
 	var r struct {
@@ -159,9 +165,11 @@ func (a *Answer) read(b []byte) error {
 			}
 		}
 	}
-	if err := json.Unmarshal(b, &r); err != nil {
+	if err := unmarshal(b, &r); err != nil {
 		return fmt.Errorf("its service root is not JSON: %w", err)
 	}
+	var makers struct{ Oem map[string]json.RawMessage }
+	_ = unmarshal(b, &makers) // it was read above
 	if r.RedfishVersion == "" || (r.Systems.id == "" && r.Managers.id == "") {
 		return errors.New("it has no Redfish service root")
 	}
@@ -180,6 +188,11 @@ func (a *Answer) read(b []byte) error {
 		}
 		if a.Product == "" {
 			a.Product = oneLine(string(m[0].ManagerType))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(makers.Oem)) { // older firmware names its maker there alone
+		if name := oemKeys[strings.ToLower(key)]; a.Vendor == "" && name != "" {
+			a.Vendor = name
 		}
 	}
 	if m := certificateSerial.FindStringSubmatch(a.Certificate); m != nil && a.Serial == "" {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -163,7 +164,12 @@ func (cr *crawl) read(ctx context.Context, uri string) (any, error) {
 	whole, _ := body.(map[string]any)
 	members, _ := whole["Members"].([]any)
 	done := map[string]bool{uri: true}
-	for next, _ := whole[nextLink].(string); err == nil && next != ""; {
+	next, _ := whole[nextLink].(string)
+	if entries, ok := strings.CutSuffix(uri, "/Entries"); ok && isOtherLog(path.Base(entries)) {
+		next = "" // iDRAC's lifecycle log has thousands; its latest are enough
+		delete(whole, nextLink)
+	}
+	for err == nil && next != "" {
 		at := localPath(next)
 		if at == "" || done[at] || len(done) >= maxPages || len(members) >= maxRecorded {
 			break

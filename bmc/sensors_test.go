@@ -170,7 +170,7 @@ func TestLogOfTrees(t *testing.T) {
 	}{
 		{"dell", 5, LogEntry{ID: "1022", Time: time.Date(2024, 6, 11, 5, 12, 59, 0, time.UTC), Severity: "OK", Message: "An OEM diagnostic event occurred."}},
 		{"lenovo", 5, LogEntry{ID: "1", Time: time.Date(2024, 7, 18, 22, 0, 55, 851e6, time.UTC), Severity: "OK", Message: "The connector Front USB Detect has been detected as present or connected."}},
-		{"nvidia_gb200", 10, LogEntry{ID: "1001", Time: time.Date(2024, 12, 30, 11, 59, 4, 0, time.UTC), Severity: "OK", Sensor: "Temperature", Message: "OpenBMC.0.1 Deassert"}},
+		{"nvidia_gb200", 10, LogEntry{ID: "1001", Time: time.Date(2024, 12, 30, 11, 59, 4, 0, time.UTC), Severity: "OK", Sensor: "Temperature", Message: "OpenBMC.0.1 Deassert, sensor 62"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			rig, _ := treeRig(t, tc.name)
