@@ -23,7 +23,7 @@ type BMCs interface {
 	Held() []state.BMCHold
 	// Operate does an operation at the BMCs that req names, and tells step how
 	// it goes, one step at a time; of each machine the last one says Done. An
-	// error means that nothing was begun.
+	// error before the first step means that nothing was begun.
 	Operate(ctx context.Context, actor, operation string, req state.BMCRequest, step func(state.BMCStep)) error
 	// Upload keeps a firmware image until an operation that names it has ended.
 	Upload(r io.Reader) (id string, err error)
