@@ -2,7 +2,6 @@ package blob
 
 import (
 	"cmp"
-	"errors"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -61,11 +60,17 @@ func syncAll(files []*os.File) []error {
 	return errs
 }
 
-// syncDirs makes the names in folders durable.
+// syncDirs makes the names in folders durable. The error is the first one: a
+// disk that is gone has the same for each.
 func syncDirs(dirs []string) error {
 	errs := make([]error, len(dirs))
 	atOnce(len(dirs), func(i int) { errs[i] = syncDir(dirs[i]) })
-	return errors.Join(errs...)
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // atOnce calls do for 0 to n-1, syncsAtOnce at a time, and returns when all are

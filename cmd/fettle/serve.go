@@ -56,7 +56,7 @@ purpose bmc that has a server address here, and a pool or a BMC with its MAC.`,
 }
 
 func storeFlag() cli.Flag {
-	return &cli.StringFlag{Name: "store", EnvVars: []string{"FETTLE_STORE"}, Usage: "folder of images (default: /var/lib/fettle, or $XDG_DATA_HOME/fettle)"}
+	return &cli.StringFlag{Name: "store", EnvVars: []string{"FETTLE_STORE"}, Usage: "folder of images and mirrors (default: /var/lib/fettle, or $XDG_DATA_HOME/fettle)"}
 }
 
 func serve(c *cli.Context, e *env) error {
