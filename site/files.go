@@ -64,7 +64,8 @@ func writeFile(path string, data []byte, mode fs.FileMode) (err error) {
 }
 
 // keepOwner gives f the owner of the file at path, where there is one and this
-// program may.
+// program may: root of a container, or of an NFS client, may not give a file to
+// everybody.
 func keepOwner(f *os.File, path string) error {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -77,5 +78,9 @@ func keepOwner(f *os.File, path string) error {
 	if !ok || os.Geteuid() != 0 {
 		return nil
 	}
-	return f.Chown(int(was.Uid), int(was.Gid))
+	err = f.Chown(int(was.Uid), int(was.Gid))
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EINVAL) {
+		return nil
+	}
+	return err
 }
