@@ -54,7 +54,8 @@ func (b *Builder) checkMapped(ctx context.Context) error {
 // mappedDir is a folder that mapped programs can write to. For them an ordinary
 // user's files are somebody else's, and Ubuntu's homes are closed to others: so
 // it is below /var/tmp, open to all, behind a name that nobody can list or
-// guess.
+// guess; but programs that are given it show it to ps while they run
+// (IMAGES.md).
 type mappedDir struct {
 	outer string // the user's
 	path  string // everybody's
