@@ -89,7 +89,7 @@ func (b *bmcCommand) rotate(c *cli.Context) error {
 		name := w.names[i]
 		res[i] = bmc.Result[provision.Rotated]{Target: targets[name], Value: provision.Rotated{Secret: passwords.Secret(name), State: "changed", File: passwords.File()}, Err: err}
 	}
-	return b.showRotated(res)
+	return b.showRotated(c, res)
 }
 
 // rotateServed has a server do it: the passwords are in its site folder.
@@ -110,7 +110,7 @@ func (b *bmcCommand) rotateServed(c *cli.Context, w way) error {
 	if err != nil {
 		return err
 	}
-	return b.showRotated(res)
+	return b.showRotated(c, res)
 }
 
 func (b *bmcCommand) confirmRotate(c *cli.Context, names, shared []string) error {
@@ -121,9 +121,9 @@ func (b *bmcCommand) confirmRotate(c *cli.Context, names, shared []string) error
 	return b.e.confirm(c.Bool("yes"), ask)
 }
 
-func (b *bmcCommand) showRotated(res []bmc.Result[provision.Rotated]) error {
+func (b *bmcCommand) showRotated(c *cli.Context, res []bmc.Result[provision.Rotated]) error {
 	err := report(b.e, res, "password", []string{"MACHINE", "PASSWORD", "SECRET"}, func(r provision.Rotated) []string { return []string{r.State, r.Secret} }, nil)
-	if i := slices.IndexFunc(res, func(r bmc.Result[provision.Rotated]) bool { return r.Err == nil }); i >= 0 && !b.e.json {
+	if i := slices.IndexFunc(res, func(r bmc.Result[provision.Rotated]) bool { return r.Err == nil }); i >= 0 && !b.e.json && c.String("lab") == "" { // a lab's end with it
 		fmt.Fprintf(b.e.stderr, "the new passwords are in %s: commit it, with the site's files, so that other copies of the folder have them\n", res[i].Value.File)
 	}
 	return err
