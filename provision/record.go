@@ -143,7 +143,7 @@ func (p *Provisioner) gather(ctx context.Context) (batch []pxe.Exchange) {
 }
 
 // recordGather is how long an exchange waits for others.
-const recordGather = 50 * time.Millisecond
+const recordGather = 20 * time.Millisecond
 
 // recordPause is the least time between two batches while many exchanges wait.
 const recordPause = 10 * time.Millisecond
