@@ -143,7 +143,7 @@ func (b *Builder) buildDisk(ctx context.Context, a *apt, spec DiskSpec, in blob.
 		return Release{}, fmt.Errorf("unpacking image %s: %w", spec.Name, err)
 	}
 	disk := filepath.Join(trees.path, "disk.raw")
-	if err := b.makeDisk(ctx, spec, dir, disk, root, boot, ids); err != nil {
+	if err := b.makeDisk(ctx, spec, dir, trees, disk, root, boot, ids); err != nil {
 		return Release{}, fmt.Errorf("making the disk of image %s: %w", spec.Name, err)
 	}
 	files, stats, err := b.packDisk(ctx, spec.Name, disk, rootPart)

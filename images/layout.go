@@ -52,17 +52,15 @@ func (d diskIDs) espFSTab() string {
 }
 
 // makeDisk makes the raw disk: table, boot loaders, file systems.
-func (b *Builder) makeDisk(ctx context.Context, spec DiskSpec, dir, disk, root string, boot bootFiles, ids diskIDs) error {
+func (b *Builder) makeDisk(ctx context.Context, spec DiskSpec, dir string, trees mappedDir, disk, root string, boot bootFiles, ids diskIDs) error {
 	size := spec.Size / mebi * mebi
 	f, err := os.OpenFile(disk, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o644)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if os.Geteuid() != 0 { // mke2fs below is somebody else
-		if err := f.Chmod(0o666); err != nil {
-			return err
-		}
+	if err := trees.allow(disk, aclRead|aclWrite); err != nil { // mke2fs below is somebody else
+		return err
 	}
 	if err := f.Truncate(size); err != nil {
 		return err

@@ -2,14 +2,18 @@ package images
 
 import (
 	"context"
-	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // mapped is the beginning of the argument list of a program that must appear
@@ -53,36 +57,92 @@ func (b *Builder) checkMapped(ctx context.Context) error {
 
 // mappedDir is a folder that mapped programs can write to. For them an ordinary
 // user's files are somebody else's, and Ubuntu's homes are closed to others: so
-// it is below /var/tmp, open to all, behind a name that nobody can list or
-// guess; but programs that are given it show it to ps while they run
-// (IMAGES.md).
+// it is below /var/tmp, and open to the user and the first of the user's
+// subordinate ids alone, by access control lists.
 type mappedDir struct {
 	outer string // the user's
-	path  string // everybody's
+	path  string // the mapped root's too
+	root  uint32 // the mapped root's uid; 0 when we are root ourselves
 }
 
 // newMappedDir makes the folder; root's is in base.
-func newMappedDir(base string) (mappedDir, error) {
-	user := os.Geteuid() != 0
-	if user {
+func newMappedDir(base string) (m mappedDir, err error) {
+	mapped := os.Geteuid() != 0
+	if mapped {
 		base = "/var/tmp"
+		if m.root, err = subordinate("/etc/subuid"); err != nil {
+			return mappedDir{}, err
+		}
 	}
-	outer, err := os.MkdirTemp(base, "fettle-image-")
-	if err != nil {
+	if m.outer, err = os.MkdirTemp(base, "fettle-image-"); err != nil {
 		return mappedDir{}, err
 	}
-	m := mappedDir{outer: outer, path: filepath.Join(outer, rand.Text())}
+	m.path = filepath.Join(m.outer, "tree")
 	if err := os.Mkdir(m.path, 0o755); err != nil {
 		return mappedDir{}, err
 	}
-	// mmdebstrap's mapped root must be able to enter.
-	if err := os.Chmod(outer, 0o711); err != nil {
-		return mappedDir{}, err
+	if mapped {
+		return m, errors.Join(m.allow(m.outer, aclExecute), m.allow(m.path, aclRead|aclWrite|aclExecute))
 	}
-	if user {
-		return m, os.Chmod(m.path, 0o777) // whatever the umask
+	return m, os.Chmod(m.outer, 0o711) // programs that gave up being root must be able to enter
+}
+
+// subordinate is the first of this user's subordinate user ids, which mmdebstrap
+// maps to root (subuid(5)).
+func subordinate(file string) (uint32, error) {
+	who, err := user.Current()
+	if err != nil {
+		return 0, err
 	}
-	return m, nil
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		f := strings.Split(strings.TrimSpace(line), ":")
+		if len(f) != 3 || f[0] != who.Username {
+			continue
+		}
+		id, err := strconv.ParseUint(f[1], 10, 32)
+		if err != nil {
+			return 0, fmt.Errorf("%s: line %q of user %s: the second field is no user id", file, strings.TrimSpace(line), who.Username)
+		}
+		return uint32(id), nil
+	}
+	return 0, fmt.Errorf("%s has no range for user %s: sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 %[2]s", file, who.Username)
+}
+
+// Entries of an access control list as the kernel takes them
+// (linux/posix_acl_xattr.h), and their rights.
+const (
+	aclVersion                                          = 2
+	aclUserObj, aclUser, aclGroupObj, aclMask, aclOther = 0x01, 0x02, 0x04, 0x10, 0x20
+	aclNobody                                           = ^uint32(0)
+	aclRead, aclWrite, aclExecute                       = 4, 2, 1
+)
+
+// allow opens a file or folder of the user's to the mapped root, and to nobody
+// else.
+func (m mappedDir) allow(path string, rights uint16) error {
+	if m.root == 0 {
+		return nil
+	}
+	acl := binary.LittleEndian.AppendUint32(nil, aclVersion)
+	for _, e := range []struct {
+		tag, rights uint16
+		id          uint32
+	}{
+		{aclUserObj, rights | aclRead | aclWrite, aclNobody}, {aclUser, rights, m.root},
+		{aclGroupObj, 0, aclNobody}, {aclMask, rights, aclNobody}, {aclOther, 0, aclNobody},
+	} {
+		acl = binary.LittleEndian.AppendUint16(acl, e.tag)
+		acl = binary.LittleEndian.AppendUint16(acl, e.rights)
+		acl = binary.LittleEndian.AppendUint32(acl, e.id)
+	}
+	if err := unix.Setxattr(path, "system.posix_acl_access", acl, 0); err != nil {
+		return fmt.Errorf("opening %s to user id %d, who is root while the image is built: %w: its file system must have access control lists; or build the image as root", path, m.root, err)
+	}
+	return nil
 }
 
 // remove removes the folder with the files of mapped users that are in it. It
