@@ -12,10 +12,11 @@ import (
 // work.
 const (
 	gcLook  = 250 * time.Millisecond
-	gcBusy  = 2        // collections between two looks: there is a burst
-	gcRoom  = 24 << 20 // what may gather before a collection then
-	gcLeast = 40       // percent; of much that is live, this much may gather
-	gcCalm  = 40       // looks without any: the burst is over, the memory is given back
+	gcBusy  = 2         // collections between two looks: there is a burst
+	gcRoom  = 24 << 20  // what may gather before a collection then, at least
+	gcMost  = 128 << 20 // and at most, where half a second of the burst makes so much
+	gcLeast = 40        // percent; of much that is live, this much may gather
+	gcCalm  = 40        // looks without any: the burst is over, the memory is given back
 	gcUsual = 100
 )
 
@@ -29,9 +30,10 @@ func tuneGC(ctx context.Context) {
 		debug.SetGCPercent(usual)
 		return
 	}
-	s := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/gc/heap/live:bytes"}}
+	s := []metrics.Sample{{Name: "/gc/cycles/total:gc-cycles"}, {Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(s)
 	last, roomy, calm, percent := s[0].Value.Uint64(), false, 0, gcUsual
+	made, rate := s[2].Value.Uint64(), uint64(0)
 	for {
 		select {
 		case <-tick.C:
@@ -47,6 +49,9 @@ func tuneGC(ctx context.Context) {
 			calm = 0
 		}
 		last = cycles
+		// Of the last seconds, the newest counting most.
+		rate = (3*rate + (s[2].Value.Uint64()-made)*uint64(time.Second/gcLook)) / 4
+		made = s[2].Value.Uint64()
 		roomy = roomy || busy
 		switch {
 		case roomy && calm >= gcCalm:
@@ -56,7 +61,8 @@ func tuneGC(ctx context.Context) {
 		case roomy:
 			// Of what is live now: a percentage of little is much too much once
 			// there is more, and so is twice of much.
-			want := max(gcLeast, int(gcRoom*100/max(live, 1<<20)))
+			room := min(max(rate/2, gcRoom), gcMost)
+			want := max(gcLeast, int(room*100/max(live, 1<<20)))
 			if d := want - percent; d > percent/8 || -d > percent/8 {
 				debug.SetGCPercent(want)
 				percent = want
