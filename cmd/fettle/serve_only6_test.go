@@ -101,7 +101,9 @@ func TestServeRackIPv6(t *testing.T) {
 	q := newQEMUChassis(t, r, m.UUID)
 	args := q.args
 	q.args = func(network bool) []string {
-		return strings.Split(strings.Replace(strings.Join(args(network), "\x00"), "opt/org.tianocore/IPv6PXESupport", "opt/org.tianocore/IPv4PXESupport", 1), "\x00")
+		// romfile=: QEMU's own iPXE would ask before the firmware does.
+		return strings.Split(strings.NewReplacer("opt/org.tianocore/IPv6PXESupport", "opt/org.tianocore/IPv4PXESupport",
+			"virtio-net-pci,", "virtio-net-pci,romfile=,").Replace(strings.Join(args(network), "\x00")), "\x00")
 	}
 	r.serveBMC("10.91.0.11", r.siteCert("10.91.0.11"), q)
 	if res := r.fettle(rackBuildWait, "", "image", "build", "all"); res.status != 0 {
