@@ -26,15 +26,21 @@ func peerFettle() benchPeer {
 	}}
 }
 
-func peerKea() benchPeer {
-	return benchPeer{"kea", "kea-dhcp4", func(b *benchRig, dir string) [][]string {
+// peerKea logs as Debian's own kea-dhcp4.conf has it, to a file.
+func peerKea() benchPeer { return peerKeaLogging("kea", "INFO") }
+
+// peerQuietKea logs nothing of what it gives to whom.
+func peerQuietKea() benchPeer { return peerKeaLogging("kea without its log", "ERROR") }
+
+func peerKeaLogging(name, severity string) benchPeer {
+	return benchPeer{name, "kea-dhcp4", func(b *benchRig, dir string) [][]string {
 		conf := writeConf(b, dir, "kea.json", fmt.Sprintf(`{"Dhcp4": {
   "interfaces-config": {"interfaces": ["srv0"], "dhcp-socket-type": "udp"},
   "lease-database": {"type": "memfile", "persist": true, "name": "%[1]s/leases.csv", "lfc-interval": 0},
   "valid-lifetime": 43200,
   "subnet4": [{"id": 1, "subnet": "10.0.0.0/8", "relay": {"ip-addresses": [%[2]q]}, "pools": [{"pool": "10.0.0.1 - 10.3.255.254"}]}],
-  "loggers": [{"name": "kea-dhcp4", "severity": "ERROR", "output_options": [{"output": "stderr"}]}]
-}}`, dir, benchRelay))
+  "loggers": [{"name": "kea-dhcp4", "severity": %[3]q, "output_options": [{"output": "%[1]s/kea.log", "pattern": "%%-5p %%m\n"}]}]
+}}`, dir, benchRelay, severity))
 		return [][]string{{"env", "KEA_PIDFILE_DIR=" + dir, "KEA_LOCKFILE_DIR=none", "kea-dhcp4", "-c", conf}}
 	}}
 }

@@ -177,7 +177,7 @@ func benchStart(b *benchRig, table *benchTable) {
 // benchDHCP is whole exchanges of new machines, 64 under way.
 func benchDHCP(b *benchRig, table *benchTable) {
 	const rate, cpu, p50, p99, lost = "DHCP exchanges, 64 at once", "CPU of an exchange", "half of the exchanges within", "99% of the exchanges within", "packets lost or refused"
-	b.perRound(benchRounds, []benchPeer{peerFettle(), peerKea(), peerDhcpd(), peerDnsmasq()}, "dhcp", func(p *benchProc, round int) {
+	b.perRound(benchRounds, []benchPeer{peerFettle(), peerKea(), peerQuietKea(), peerDhcpd(), peerDnsmasq()}, "dhcp", func(p *benchProc, round int) {
 		r, used := b.load(p, benchLoad{Kind: "exchanges", Clients: 64, For: 4 * time.Second, Series: byte(1 + round)})
 		x := r.Exchanges
 		table.add(rate, p.name, "a second", x.PerSecond())
@@ -192,7 +192,7 @@ func benchDHCP(b *benchRig, table *benchTable) {
 // benchBurst is a thousand DISCOVERs at once.
 func benchBurst(b *benchRig, table *benchTable) {
 	const lost, p99 = "1,000 DISCOVERs at once: lost", "1,000 DISCOVERs at once: 99% within"
-	b.perRound(benchRounds, []benchPeer{peerFettle(), peerKea(), peerDnsmasq()}, "dhcp", func(p *benchProc, round int) {
+	b.perRound(benchRounds, []benchPeer{peerFettle(), peerKea(), peerQuietKea(), peerDnsmasq()}, "dhcp", func(p *benchProc, round int) {
 		r, _ := b.load(p, benchLoad{Kind: "burst", Clients: 1000, For: 2 * time.Second, Series: byte(20 + round)})
 		table.add(lost, p.name, "machines", float64(r.Lost))
 		table.add(p99, p.name, "s", r.Time.P99)
