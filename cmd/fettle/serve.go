@@ -169,6 +169,7 @@ func serve(c *cli.Context, e *env) error {
 				lacks = append(lacks, fmt.Sprintf("nobody has a token for the API yet: fettle token add --tokens %s NAME", f))
 			}
 		}
+		lacks = append(lacks, neighbourLacks(sv.site())...)
 		for _, l := range append(lacks, begunRotations(sv.site(), secrets)...) {
 			fmt.Fprintf(e.stderr, "warning: %s\n", l)
 		}
@@ -190,9 +191,12 @@ func serve(c *cli.Context, e *env) error {
 	stop := e.reloadOnHangup(c.Context, sv.reread)
 	defer stop()
 	ctx, cancel := context.WithCancel(c.Context)
-	tuned := make(chan struct{})
-	go func() { defer close(tuned); tuneGC(ctx) }()
-	defer func() { cancel(); <-tuned }()
+	var beside sync.WaitGroup
+	beside.Go(func() { tuneGC(ctx) })
+	look := time.NewTicker(neighbourLook)
+	defer look.Stop()
+	beside.Go(func() { watchNeighbours(ctx, os.DirFS("/proc"), log, look.C) })
+	defer func() { cancel(); beside.Wait() }()
 	return sv.run(c.Context)
 }
 
