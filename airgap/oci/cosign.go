@@ -7,6 +7,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/sha512"
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
@@ -16,6 +17,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/fettle-dev/fettle/airgap"
@@ -82,18 +84,40 @@ func readKeys(dir string, files []string) ([]key, error) {
 	return out, nil
 }
 
-// signed tells whether sig is the key's signature of payload.
-func (k key) signed(payload, sig []byte) bool {
-	sum := sha256.Sum256(payload)
+// signed tells whether sig is the key's signature of message: by cosign 2, which
+// hashes with SHA-256 whatever the key, or by cosign 3, which hashes as is usual
+// for it.
+func (k key) signed(message, sig []byte) bool {
+	sum := sha256.Sum256(message)
 	switch pub := k.pub.(type) {
 	case *ecdsa.PublicKey:
-		return ecdsa.VerifyASN1(pub, sum[:], sig)
+		if ecdsa.VerifyASN1(pub, sum[:], sig) {
+			return true
+		}
+		switch pub.Curve.Params().BitSize {
+		case 384:
+			sum := sha512.Sum384(message)
+			return ecdsa.VerifyASN1(pub, sum[:], sig)
+		case 521:
+			sum := sha512.Sum512(message)
+			return ecdsa.VerifyASN1(pub, sum[:], sig)
+		}
 	case ed25519.PublicKey:
-		return ed25519.Verify(pub, payload, sig)
+		if len(sig) != ed25519.SignatureSize {
+			return false
+		}
+		sum := sha512.Sum512(message)
+		return ed25519.Verify(pub, message, sig) || ed25519.VerifyWithOptions(pub, sum[:], sig, &ed25519.Options{Hash: crypto.SHA512}) == nil
 	case *rsa.PublicKey:
 		return rsa.VerifyPKCS1v15(pub, crypto.SHA256, sum[:], sig) == nil
 	}
 	return false
+}
+
+// claim says that an image is signed: what signatures were made over, and they.
+type claim struct {
+	message []byte
+	sigs    [][]byte
 }
 
 // verify finds a signature of the image d by one of the site's keys among what
@@ -102,25 +126,27 @@ func (t *tree) verify(ctx context.Context, d Digest) (key, error) {
 	tried := 0
 	for _, m := range t.signed {
 		for _, l := range m.m.Layers {
-			if l.MediaType != typeSimpleSigning || l.Size > maxPayload || l.Digest.blob() == "" {
+			simple := l.MediaType == typeSimpleSigning
+			if !simple && !strings.HasPrefix(l.MediaType, typeBundle) || l.Size > maxPayload || l.Digest.blob() == "" {
 				continue
 			}
 			if tried++; tried > maxSignatures {
 				return key{}, fmt.Errorf("%w: none of its first %d signatures is", ErrSignature, maxSignatures)
 			}
-			sig, err := base64.StdEncoding.DecodeString(l.Annotations[signatureNote])
-			if err != nil {
-				continue
-			}
-			payload, err := t.payload(ctx, l)
+			data, err := t.payload(ctx, l)
 			if err != nil {
 				return key{}, err
 			}
-			if !about(payload, d) {
+			read := bundled
+			if simple {
+				read = l.simple
+			}
+			c := read(data, d)
+			if c == nil {
 				continue
 			}
 			for _, k := range t.keys {
-				if k.signed(payload, sig) {
+				if slices.ContainsFunc(c.sigs, func(sig []byte) bool { return k.signed(c.message, sig) }) {
 					return k, nil
 				}
 			}
@@ -131,6 +157,16 @@ func (t *tree) verify(ctx context.Context, d Digest) (key, error) {
 		files = append(files, k.file)
 	}
 	return key{}, fmt.Errorf("%w (%s): it has %d signatures of cosign's, and none of them is for %s by such a key", ErrSignature, strings.Join(files, ", "), tried, d)
+}
+
+// simple is the claim of a layer of cosign 2's, whose annotation has the
+// signature; nil: it is about another image.
+func (l descriptor) simple(payload []byte, d Digest) *claim {
+	sig, err := base64.StdEncoding.DecodeString(l.Annotations[signatureNote])
+	if err != nil || !about(payload, d) {
+		return nil
+	}
+	return &claim{payload, [][]byte{sig}}
 }
 
 func (t *tree) payload(ctx context.Context, l descriptor) ([]byte, error) {

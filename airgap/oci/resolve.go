@@ -369,6 +369,7 @@ func (t *tree) child(ctx context.Context, d descriptor, why string, depth int) e
 	it := item(t.source, d.Digest.path(), t.ref, "", m, why)
 	it.Kind = airgap.KindPart
 	t.image.items = append(t.image.items, it)
+	t.signed = append(t.signed, m) // where a tag stands in for the referrers API, signatures are children
 	return t.add(ctx, m, why, depth+1)
 }
 
