@@ -41,6 +41,10 @@ func TestInitLoads(t *testing.T) {
 	if len(s.Machines) != 1 || len(s.Networks) != 2 || len(s.Profiles) != 1 {
 		t.Errorf("the starter has %d machines, %d networks, %d profiles; want 1, 2, 1", len(s.Machines), len(s.Networks), len(s.Profiles))
 	}
+	// It must build on whatever machine it was typed: no release is named.
+	if len(s.Images) != 1 || s.Images[0].OS != OSHost || len(s.Mirrors) != 0 {
+		t.Errorf("the starter has images %+v and mirrors %+v; want one of os: host, and no mirror of a release", s.Images, s.Mirrors)
+	}
 	if err := Init(dir); err == nil {
 		t.Error("Init() on a site folder = nil; want a refusal")
 	}

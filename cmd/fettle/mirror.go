@@ -188,7 +188,7 @@ func mirrorsOf(s *site.Site, formats []airgap.Format, only []string) ([]airgap.M
 	case len(unknown) > 0:
 		return nil, fail(exitInput, fmt.Errorf("this fettle cannot mirror the format of %s; name the mirrors that you want with --only (%s)", strings.Join(unknown, ", "), strings.Join(known, ", ")))
 	case len(out) == 0:
-		return nil, fail(exitInput, errors.New("the site has no mirrors: see mirrors: in the site file"))
+		return nil, fail(exitInput, errors.New("the site file has no mirrors: add some, or take what the machines need with --from-site"))
 	}
 	return out, nil
 }
