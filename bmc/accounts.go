@@ -172,6 +172,9 @@ func (d *redfishDriver) changePassword(ctx context.Context, user string, pw Pass
 		}
 		path = as[i].path
 	}
+	d.mu.Lock()
+	d.given = append(d.given, string(pw)) // some quote the value that they refuse
+	d.mu.Unlock()
 	err := d.change(ctx, path, map[string]any{"Password": string(pw)})
 	if s := statusOf(err); s == http.StatusForbidden || s == http.StatusUnauthorized {
 		// A session in which only the password may be changed may not even read
@@ -184,8 +187,6 @@ func (d *redfishDriver) changePassword(ctx context.Context, user string, pw Pass
 		return err
 	}
 	told := *said
-	// Some quote the value that they refuse.
-	told.answer = strings.ReplaceAll(told.answer, string(pw), secret)
 	if told.status == http.StatusBadRequest {
 		told.what = ErrPasswordRefused
 	}

@@ -13,8 +13,6 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
-
-	"github.com/stmcginnis/gofish/common"
 )
 
 // opError says what failed on which machine. It is one sentence.
@@ -24,8 +22,22 @@ type opError struct {
 	err     error
 }
 
-func (e *opError) Error() string { return e.machine + ": " + e.doing + ": " + e.err.Error() }
+func (e *opError) Error() string {
+	if e.machine == "" { // who names it says so: Unnamed
+		return e.doing + ": " + e.err.Error()
+	}
+	return e.machine + ": " + e.doing + ": " + e.err.Error()
+}
 func (e *opError) Unwrap() error { return e.err }
+
+// Unnamed is an error of this package without the name of its machine, for
+// whoever puts the name in front of more than the error. Other errors stay.
+func Unnamed(err error) error {
+	if oe := (*opError)(nil); errors.As(err, &oe) && error(oe) == err {
+		return &opError{"", oe.doing, oe.err}
+	}
+	return err
+}
 
 // fail names the machine in err.
 func (t Target) fail(doing string, err error) error {
@@ -59,7 +71,7 @@ type answerError struct {
 }
 
 func (e *answerError) Error() string {
-	said := fmt.Sprintf("it answered %d %s", e.status, http.StatusText(e.status))
+	said := "it answered " + statusText(e.status)
 	if e.answer != "" {
 		said += ": " + e.answer
 	}
@@ -73,12 +85,12 @@ func (e *answerError) Unwrap() error { return e.what }
 // statusOf is the HTTP status of an answer in err, or 0.
 func statusOf(err error) int {
 	var ae *answerError
-	var rf *common.Error
+	var rf *refusal
 	switch {
 	case errors.As(err, &ae):
 		return ae.status
 	case errors.As(err, &rf):
-		return rf.HTTPReturnedStatusCode
+		return rf.status
 	}
 	return 0
 }
@@ -87,7 +99,7 @@ func statusOf(err error) int {
 func (t Target) explain(ctx context.Context, err error) error {
 	var (
 		ae     *answerError
-		rf     *common.Error
+		rf     *refusal
 		pin    *pinError
 		cert   *tls.CertificateVerificationError
 		syntax *json.SyntaxError
@@ -134,46 +146,19 @@ func (t Target) explain(ctx context.Context, err error) error {
 var unsupported = []string{"ActionNotSupported", "ActionParameterNotSupported", "ActionParameterUnknown", "ActionParameterValueNotInList",
 	"PropertyUnknown", "PropertyNotWritable", "PropertyValueNotInList", "NotSupported", "OperationNotAllowed"}
 
-func explainAnswer(rf *common.Error) error {
-	e := &answerError{status: rf.HTTPReturnedStatusCode, answer: answerText(rf)}
+func explainAnswer(rf *refusal) error {
+	e := &answerError{status: rf.status, answer: rf.said}
 	switch e.status {
 	case http.StatusUnauthorized:
 		e.what = ErrSession // at login: ErrPassword, said there
 	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
 		e.what = ErrUnsupported
 	case http.StatusBadRequest:
-		ids := rf.Code
-		for _, x := range rf.ExtendedInfos {
-			ids += " " + x.MessageID
-		}
 		for _, id := range unsupported {
-			if strings.Contains(ids+" ", "."+id+" ") {
+			if strings.Contains(rf.ids, "."+id+" ") {
 				e.what = ErrUnsupported
 			}
 		}
 	}
 	return e
-}
-
-// answerText is what the BMC said, as one line of bounded length.
-func answerText(rf *common.Error) string {
-	var parts []string
-	for _, x := range rf.ExtendedInfos {
-		if x.Message != "" {
-			parts = append(parts, x.Message)
-		} else if x.MessageID != "" {
-			parts = append(parts, x.MessageID)
-		}
-	}
-	if len(parts) == 0 && rf.Message != "" {
-		parts = append(parts, rf.Message)
-	}
-	s := strings.Join(strings.Fields(strings.Join(parts, " ")), " ")
-	if strings.HasPrefix(s, "<") {
-		s = "(a page of HTML)"
-	}
-	if r := []rune(s); len(r) > 300 {
-		s = string(r[:300]) + "..."
-	}
-	return s
 }

@@ -287,7 +287,7 @@ func (d *redfishDriver) followTask(ctx context.Context, location string, poll ti
 			}
 			st := UpdateState{Task: string(t.State), Percent: int(t.Percent)}
 			if n := len(t.Messages); n > 0 {
-				st.Message = string(t.Messages[n-1].Message)
+				st.Message = d.quote(string(t.Messages[n-1].Message))
 			}
 			progress(st)
 			if !taskEnded[st.Task] {
@@ -341,31 +341,24 @@ func (d *redfishDriver) upload(ctx context.Context, to, kind string, body io.Rea
 	req.Header.Set("Content-Type", kind)
 	resp, err := d.hc.Do(req)
 	if err != nil {
-		return answer{}, err
+		return answer{}, d.tells(err)
 	}
 	b, err := readAnswer(resp)
 	if err != nil {
 		return answer{}, err
 	}
 	if resp.StatusCode >= 300 {
-		return answer{}, refusedUpload(resp.StatusCode, b)
+		return answer{}, d.refusedUpload(resp.StatusCode, b)
 	}
 	return answer{resp.Header, b}, nil
 }
 
 // refusedUpload is the BMC's refusal, by its own words.
-func refusedUpload(status int, body []byte) error {
-	var e struct {
-		Error struct {
-			Message string
-			Info    []struct{ Message string } `json:"@Message.ExtendedInfo"`
-		} `json:"error"`
+func (d *redfishDriver) refusedUpload(status int, body []byte) error {
+	e := &answerError{what: errors.New("the BMC did not take the image"), status: status}
+	var rf *refusal
+	if errors.As(d.refusal(status, body), &rf) {
+		e.answer = rf.said
 	}
-	text := ""
-	if json.Unmarshal(body, &e) == nil {
-		if text = e.Error.Message; len(e.Error.Info) > 0 {
-			text = e.Error.Info[0].Message
-		}
-	}
-	return &answerError{what: errors.New("the BMC did not take the image"), status: status, answer: orText(text, http.StatusText(status))}
+	return e
 }

@@ -71,7 +71,7 @@ func (c *Client) Media(ctx context.Context) ([]Media, error) {
 func redacted(uri string) string {
 	u, err := url.Parse(uri)
 	if err != nil {
-		return uri
+		return uriUser.ReplaceAllString(uri, "//"+secret+"@")
 	}
 	if _, ok := u.User.Password(); !ok {
 		return uri

@@ -50,7 +50,7 @@ var (
 	// addressName is a property that may hold an address.
 	addressName = regexp.MustCompile(`(?i)addr|ip|host|server|gateway|dns|ntp|origin|dest|client|peer|args|target|from|router`)
 
-	userInfo = regexp.MustCompile(`://[^/@\s]+@`)
+	userInfo = regexp.MustCompile(`://[^/?#\s"'<>]*@`) // up to the last @: a password may have one
 )
 
 // last is the part of a property's name that tells what it is.

@@ -20,7 +20,6 @@ import (
 
 	"github.com/bmc-toolbox/bmclib/v2/providers"
 	"github.com/jacobweinstock/registrar"
-	"github.com/stmcginnis/gofish/common"
 )
 
 // redfishName is our driver's name in bmclib's registry.
@@ -35,7 +34,7 @@ const parallelRequests = 4
 const maxAnswer = 16 << 20
 
 // redfishDriver is a generic Redfish client: resources are found by following
-// links, and read leniently. Its errors are gofish's.
+// links, and read leniently. Error answers are read as gofish reads them.
 type redfishDriver struct {
 	t   Target
 	hc  *http.Client
@@ -59,6 +58,7 @@ type redfishDriver struct {
 	serial       *chassisFacts
 	managerModel *string
 	registry     *attributeRegistry // of the BIOS
+	given        []string           // new passwords that the BMC was told; see quote
 }
 
 // Name is the driver's name for bmclib.
@@ -321,11 +321,11 @@ func (d *redfishDriver) head(req *http.Request) {
 func (d *redfishDriver) exchange(req *http.Request) (answer, error) {
 	resp, err := d.hc.Do(req)
 	if err != nil {
-		return answer{}, err
+		return answer{}, d.tells(err)
 	}
 	b, err := readAnswer(resp)
 	if resp.StatusCode/100 != 2 {
-		return answer{resp.Header, b}, common.ConstructError(resp.StatusCode, b) // a body that breaks off changes nothing
+		return answer{resp.Header, b}, d.refusal(resp.StatusCode, b) // a body that breaks off changes nothing
 	}
 	return answer{resp.Header, b}, err
 }

@@ -147,11 +147,11 @@ func (d *redfishDriver) supermicroScreenshot(ctx context.Context) (image []byte,
 		}
 		resp, err := hc.Do(req)
 		if err != nil {
-			return nil, err
+			return nil, d.tells(err)
 		}
 		b, err := readAnswer(resp)
 		if err == nil && resp.StatusCode != http.StatusOK {
-			err = fmt.Errorf("the page /cgi/%s answered %s", page, resp.Status)
+			err = fmt.Errorf("the page /cgi/%s answered %s", page, statusText(resp.StatusCode))
 		}
 		return b, err
 	}
