@@ -24,6 +24,8 @@ type adaptive struct {
 	best   time.Duration   // the least median
 	window []time.Duration // times since the last change
 	full   bool            // the limit was reached since then
+
+	after map[int]int // what is begun only when another has ended, by that; may be nil
 }
 
 const (
@@ -124,8 +126,14 @@ func (a *adaptive) run(ctx context.Context, n int, do func(i int) error, done fu
 		tries   = map[int]int{}
 		todo    = make([]int, 0, n)
 	)
+	later := map[int]bool{}
+	for _, i := range a.after {
+		later[i] = true
+	}
 	for i := range n {
-		todo = append(todo, i)
+		if !later[i] {
+			todo = append(todo, i)
+		}
 	}
 	start := func(i int) {
 		begun[i] = time.Now()
@@ -178,6 +186,9 @@ func (a *adaptive) run(ctx context.Context, n int, do func(i int) error, done fu
 					a.took(e.took)
 				}
 				done(e.i)
+				if next, ok := a.after[e.i]; ok {
+					todo = slices.Insert(todo, 0, next)
+				}
 			}
 		case <-look:
 			for i, t := range begun {

@@ -3,6 +3,7 @@ package bmc
 import (
 	"context"
 	"errors"
+	"net/netip"
 )
 
 // EachOptions bounds Each.
@@ -34,13 +35,15 @@ const defaultParallel = 128
 // done, and at most Parallel (see adapt.go). The results are in the order of
 // targets. A dead BMC costs its own Timeout and holds up nobody. When ctx ends,
 // the targets that were not begun have its error. Each returns when every session
-// that it opened was closed.
+// that it opened was closed. Nodes that share a BMC are done after each other.
 func Each[T any](ctx context.Context, targets []Target, o EachOptions, f func(ctx context.Context, c *Client) (T, error)) []Result[T] {
 	if o.Parallel <= 0 {
 		o.Parallel = defaultParallel
 	}
 	out := make([]Result[T], len(targets))
-	newAdaptive(o.Parallel).run(ctx, len(targets), func(i int) error {
+	a := newAdaptive(o.Parallel)
+	a.after = sharing(targets)
+	a.run(ctx, len(targets), func(i int) error {
 		var final bool
 		if out[i], final = one(ctx, targets[i], o, f); final && out[i].Err != nil {
 			return errFinal
@@ -52,6 +55,22 @@ func Each[T any](ctx context.Context, targets []Target, o EachOptions, f func(ct
 		}
 	})
 	return out
+}
+
+// sharing says of each target which one comes after it, because both are nodes of
+// one BMC.
+func sharing(targets []Target) map[int]int {
+	last, after := map[netip.AddrPort]int{}, map[int]int{}
+	for i, t := range targets {
+		if t.System == "" {
+			continue
+		}
+		if before, ok := last[t.Address]; ok {
+			after[before] = i
+		}
+		last[t.Address] = i
+	}
+	return after
 }
 
 // errFinal is an error after which nothing is done again.

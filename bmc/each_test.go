@@ -159,3 +159,45 @@ func BenchmarkStatus(b *testing.B) {
 	b.ReportMetric(float64(r.count()-before)/float64(b.N), "requests/op")
 	r.noSession(b)
 }
+
+// TestEachNodes: nodes that share a BMC are done after each other, each once,
+// while other BMCs are done at once.
+func TestEachNodes(t *testing.T) {
+	r, other := newRig(t), newRig(t)
+	var ts []Target
+	for _, of := range []*rig{r, other} {
+		for i := range 5 {
+			tg := of.target()
+			tg.Name, tg.System = fmt.Sprintf("%p-%d", of, i), "1"
+			ts = append(ts, tg)
+		}
+	}
+	ts[1].Password = "wrong" // who fails keeps nobody waiting
+	var at [2]atomic.Int32
+	together := make(chan struct{}, len(ts))
+	var done []string
+	res := Each(t.Context(), ts, EachOptions{Done: func(n string, _ error) { done = append(done, n) }}, func(ctx context.Context, c *Client) (int, error) {
+		which := 0
+		if strings.HasPrefix(c.Name(), fmt.Sprintf("%p", other)) {
+			which = 1
+		}
+		n := at[which].Add(1)
+		defer at[which].Add(-1)
+		if at[1-which].Load() > 0 {
+			together <- struct{}{}
+		}
+		_, err := c.Inventory(ctx)
+		return int(n), err
+	})
+	for i, x := range res {
+		if (x.Err != nil) != (i == 1) || x.Value > 1 {
+			t.Errorf("%s: %v, %d at once at its BMC; want one", x.Target.Name, x.Err, x.Value)
+		}
+	}
+	if len(done) != len(ts) {
+		t.Errorf("%d ended; want %d", len(done), len(ts))
+	}
+	if len(together) == 0 {
+		t.Error("the two BMCs were never spoken to at once")
+	}
+}

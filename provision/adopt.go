@@ -166,17 +166,17 @@ func (a *Adoption) TakeOver(ctx context.Context, serial string) error {
 	login := func(ctx context.Context, user string, pw bmc.Password) (Accounts, error) {
 		c, err := bmc.Open(ctx, a.target(user, pw))
 		if err != nil {
-			return nil, err
+			return nil, bmc.Unnamed(err)
 		}
 		if err := a.is(ctx, c, serial); err != nil {
-			return nil, errors.Join(err, c.Close(ctx))
+			return nil, errors.Join(bmc.Unnamed(err), bmc.Unnamed(c.Close(ctx)))
 		}
 		return c, nil
 	}
 	if from == "the stored one" || a.Keep && user != "" {
 		c, err := login(ctx, user, pw)
 		if err != nil {
-			return err
+			return named(a.Machine, err)
 		}
 		if err := c.Close(ctx); err != nil {
 			return err
@@ -186,7 +186,7 @@ func (a *Adoption) TakeOver(ctx context.Context, serial string) error {
 		}
 		return a.Keys.Set(a.Secret, credential(user, pw))
 	}
-	return Rotation{Vault: a.Keys, Secret: a.Secret, User: user, Was: pw, Login: login, Step: a.Step}.Rotate(ctx)
+	return Rotation{Machine: a.Machine, Vault: a.Keys, Secret: a.Secret, User: user, Was: pw, Login: login, Step: a.Step}.Rotate(ctx)
 }
 
 // is checks that a BMC is that of the machine with a serial number. A BMC that
@@ -204,5 +204,5 @@ func (a *Adoption) is(ctx context.Context, c *bmc.Client, serial string) error {
 	if len(told) == 0 || slices.ContainsFunc(told, func(s string) bool { return strings.EqualFold(s, serial) }) {
 		return nil
 	}
-	return fmt.Errorf("%s: %s: %w: it says serial number %s, not %s; its password was not changed", a.Machine, a.Addr, ErrAnotherMachine, strings.Join(told, " or "), serial)
+	return fmt.Errorf("%s: %w: it says serial number %s, not %s; its password was not changed", a.Addr, ErrAnotherMachine, strings.Join(told, " or "), serial)
 }

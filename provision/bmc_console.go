@@ -3,7 +3,6 @@ package provision
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/netip"
 	"path/filepath"
@@ -31,10 +30,11 @@ func (k kept) Write(p []byte) (int, error) {
 // firmware wants to watch. take ends the session of somebody else; port is
 // IPMI's of a BMC that is spoken to by Redfish, 0 = 623.
 func (b *BMCs) Console(ctx context.Context, actor, machine string, take bool, port uint16, attach func() (io.ReadWriter, error)) error {
-	m, ok := b.c.Site().Machine(machine)
-	if !ok {
-		return fmt.Errorf("the site has no machine %s", machine)
+	s := b.c.Site()
+	if err := ConsoleOf(s, machine); err != nil {
+		return err
 	}
+	m, _ := s.Machine(machine)
 	t, err := b.c.Target(m)
 	if err != nil {
 		return err

@@ -79,8 +79,8 @@ func (b *BMCs) rotate(ctx context.Context, actor string, s *site.Site, ms []site
 			Passwords: b.c.Passwords, Parallel: min(cmp.Or(max(req.Parallel, 0), rotateParallel), maxParallel),
 			Target: func(name string) (bmc.Target, error) { return b.c.Target(b.machineNow(machine[name])) },
 			Take: func(ctx context.Context, name string) (func(), error) {
-				return b.takeAll(ctx, nodesOf(s, machine[name]), actor, wait, func(h state.BMCHold) {
-					o.step(state.BMCStep{Machine: name, Text: "waits for " + h.Says(b.c.Now())})
+				return b.c.Turns.Take(ctx, Alone, name, actor, OpRotate.Name, wait, func(h state.BMCHold) {
+					o.step(state.BMCStep{Machine: name, Text: "waits for " + heldBy(name, h, b.c.Now())})
 				})
 			},
 			Within: func(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -102,26 +102,6 @@ func (b *BMCs) rotate(ctx context.Context, actor string, s *site.Site, ms []site
 		}.Run(ctx, names)
 	})
 	return nil
-}
-
-// takeAll takes the turns of all nodes that share a BMC, in one order for
-// everybody: their password is one.
-func (b *BMCs) takeAll(ctx context.Context, nodes []site.Machine, actor string, wait time.Duration, waiting func(state.BMCHold)) (release func(), err error) {
-	var taken []func()
-	release = func() {
-		for _, r := range taken {
-			r()
-		}
-	}
-	for _, m := range nodes {
-		r, err := b.c.Turns.Take(ctx, Alone, m.Name, actor, OpRotate.Name, wait, waiting)
-		if err != nil {
-			release()
-			return nil, err
-		}
-		taken = append(taken, r)
-	}
-	return release, nil
 }
 
 // machineNow is a machine as the site in force has it: its secret may be

@@ -38,7 +38,7 @@ func servedRotation(t *testing.T, dir, addr string) (*BMCs, *site.Secrets) {
 		t.Fatal(err)
 	}
 	b, err := NewBMCs(BMCsConfig{
-		Site: now.Load, Turns: NewTurns(nil), Dir: t.TempDir(), Passwords: &SitePasswords{Secrets: sec, Site: now.Load, Reread: reread},
+		Site: now.Load, Turns: NewTurns(nil, BMCOf(now.Load)), Dir: t.TempDir(), Passwords: &SitePasswords{Secrets: sec, Site: now.Load, Reread: reread},
 		Append: func(context.Context, ...state.Event) (int64, error) { return 0, nil },
 		Target: func(m site.Machine) (bmc.Target, error) {
 			v, err := sec.Get(m.BMC.Secret)
@@ -106,7 +106,8 @@ func TestServedRotateNodes(t *testing.T) {
 					t.Fatal(err)
 				}
 				if err := b.Operate(t.Context(), "user:alice", OpRotate.Name, state.BMCRequest{Machines: []string{"gpu-06"}, Yes: true, Wait: 1}, func(s state.BMCStep) {
-					if s.Done && tc.err == "" && !strings.Contains(s.Error, node+": its BMC is held by fettle") {
+					said := strings.Contains(s.Error, "gpu-06: its BMC is held by fettle") && (node == "gpu-06" || strings.Contains(s.Error, "for gpu-05, which has the same BMC"))
+					if s.Done && tc.err == "" && !said {
 						t.Errorf("rotating gpu-06 while %s is held ends with %q", node, s.Error)
 					}
 				}); err != nil {
@@ -258,6 +259,40 @@ func TestServedRotateKilled(t *testing.T) {
 			}
 			if tiny.worst > 2 {
 				t.Errorf("%d wrong passwords in a row; want 2 at most", tiny.worst)
+			}
+		})
+	}
+}
+
+// TestRotationErrorsName: whatever fails, the machine is named once.
+func TestRotationErrorsName(t *testing.T) {
+	for name, break_ := range map[string]func(*tinyBMC){
+		"another password":         func(b *tinyBMC) { b.password = "another" },
+		"the new one is refused":   func(b *tinyBMC) { b.refuse = true },
+		"it does nothing":          func(b *tinyBMC) { b.ignore = true },
+		"no answer to the change":  func(b *tinyBMC) { b.hang = true },
+		"nobody answers any more":  func(b *tinyBMC) { b.CloseClientConnections(); b.Listener.Close() },
+		"not begun, the first one": func(b *tinyBMC) { b.password = "another" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			tiny := newTinyBMC(t, "calvin")
+			sec, _ := rotateSecrets(t)
+			for _, s := range []string{"bmc-gpu-05", "bmc-gpu-06"} {
+				if err := sec.Set(s, site.NewSecret("root:calvin")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			break_(tiny)
+			errs := Rotations{
+				Passwords: labelled{sec}, Parallel: 1,
+				Target: func(name string) (bmc.Target, error) {
+					return bmc.Target{Name: name, Address: netip.MustParseAddrPort(tiny.Listener.Addr().String()), User: "root", Password: "calvin", Insecure: true, Timeout: 2 * time.Second}, nil
+				},
+			}.Run(t.Context(), []string{"gpu-05", "gpu-06"})
+			for i, name := range []string{"gpu-05: ", "gpu-06: "} {
+				if errs[i] == nil || !strings.HasPrefix(errs[i].Error(), name) || strings.Count(errs[i].Error(), name) != 1 {
+					t.Errorf("%v; want an error that begins with %q, once", errs[i], name)
+				}
 			}
 		})
 	}

@@ -36,7 +36,7 @@ type BMCsConfig struct {
 }
 
 // BMCs do what people ask of machines' BMCs through the server: one at a time
-// at each, in turn with the server's own runs, and never without an event.
+// at each (nodes that share one are done after each other), in turn with the server's own runs, and never without an event.
 type BMCs struct {
 	c      BMCsConfig
 	tasks  map[string]bmc.Task
@@ -282,7 +282,7 @@ func (o *operation) run(ctx context.Context, ms []site.Machine, ends chan<- stat
 		Parallel: min(o.req.Parallel, maxParallel), Again: o.task.Effect == bmc.Reads,
 		Begin: func(ctx context.Context, t bmc.Target) (func(), error) {
 			return o.b.c.Turns.Take(ctx, turnOf(o.task), t.Name, o.actor, o.task.Name, wait, func(h state.BMCHold) {
-				o.step(state.BMCStep{Machine: t.Name, Text: "waits for " + h.Says(o.b.c.Now())})
+				o.step(state.BMCStep{Machine: t.Name, Text: "waits for " + heldBy(t.Name, h, o.b.c.Now())})
 			})
 		},
 		Done: func(name string, err error) {

@@ -22,7 +22,7 @@ func servedBMCs(t *testing.T, no error, now func() time.Time) (b *BMCs, events *
 	events, dir = &[]state.Event{}, t.TempDir()
 	b, err := NewBMCs(BMCsConfig{
 		Site:  func() *site.Site { return &site.Site{Name: "s", Machines: []site.Machine{{Name: "gpu-01"}}} },
-		Turns: NewTurns(now), Dir: dir, Now: now,
+		Turns: NewTurns(now, nil), Dir: dir, Now: now,
 		Append: func(_ context.Context, es ...state.Event) (int64, error) {
 			*events = append(*events, es...)
 			return int64(len(*events)), nil

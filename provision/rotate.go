@@ -31,10 +31,11 @@ type Accounts interface {
 // becomes the secret's value after a fresh login proved it. Whenever it is
 // stopped, both passwords are known, and the same Rotation goes on.
 type Rotation struct {
-	Vault  Vault
-	Secret string // its name; its value is "user:password"
-	User   string
-	Was    bmc.Password // the password now
+	Machine string // its name, in front of errors; "" = they have none
+	Vault   Vault
+	Secret  string // its name; its value is "user:password"
+	User    string
+	Was     bmc.Password // the password now
 	// Login opens a session: one attempt. A refused password is bmc.ErrPassword.
 	Login func(ctx context.Context, user string, pw bmc.Password) (Accounts, error)
 	// New makes the new password; nil: bmc.NewPassword.
@@ -62,7 +63,34 @@ var ErrNoPasswordWorks = errors.New("neither the password before the change that
 
 // Rotate changes the password, or goes on with a change that was begun. At
 // most two logins are tried with passwords that may be wrong.
-func (r Rotation) Rotate(ctx context.Context) error {
+func (r Rotation) Rotate(ctx context.Context) error { return named(r.Machine, r.rotate(ctx)) }
+
+// named puts a machine's name in front of an error that does not have it.
+func named(machine string, err error) error {
+	if err == nil || machine == "" {
+		return err
+	}
+	return fmt.Errorf("%s: %w", machine, err)
+}
+
+// login is Login; the errors of it and of its session do not name the machine.
+func (r Rotation) login(ctx context.Context, user string, pw bmc.Password) (Accounts, error) {
+	session, err := r.Login(ctx, user, pw)
+	if err != nil {
+		return nil, bmc.Unnamed(err)
+	}
+	return unnamed{session}, nil
+}
+
+// unnamed is a session whose errors do not name the machine.
+type unnamed struct{ a Accounts }
+
+func (u unnamed) ChangePassword(ctx context.Context, user string, pw bmc.Password) error {
+	return bmc.Unnamed(u.a.ChangePassword(ctx, user, pw))
+}
+func (u unnamed) Close(ctx context.Context) error { return bmc.Unnamed(u.a.Close(ctx)) }
+
+func (r Rotation) rotate(ctx context.Context) error {
 	p, begun, err := r.Vault.GetPending(r.Secret)
 	if err != nil {
 		return err
@@ -70,7 +98,7 @@ func (r Rotation) Rotate(ctx context.Context) error {
 	if begun {
 		return r.resume(ctx, p)
 	}
-	session, err := r.Login(ctx, r.User, r.Was)
+	session, err := r.login(ctx, r.User, r.Was)
 	if err != nil {
 		return err // nothing was begun
 	}
@@ -109,7 +137,7 @@ func (r Rotation) resume(ctx context.Context, p site.Pending) error {
 	if err != nil {
 		return fmt.Errorf("the pending value of secret %s: %w", r.Secret, err)
 	}
-	session, err := r.Login(ctx, user, next)
+	session, err := r.login(ctx, user, next)
 	if err == nil {
 		if err := session.Close(ctx); err != nil {
 			return err
@@ -123,7 +151,7 @@ func (r Rotation) resume(ctx context.Context, p site.Pending) error {
 	if err != nil {
 		return fmt.Errorf("the pending value of secret %s: %w", r.Secret, err)
 	}
-	session, err = r.Login(ctx, user, was)
+	session, err = r.login(ctx, user, was)
 	if errors.Is(err, bmc.ErrPassword) {
 		return fmt.Errorf("%w: somebody else changed it: set the right one with fettle secret set %s: %w", ErrNoPasswordWorks, r.Secret, err)
 	}
@@ -152,7 +180,7 @@ func (r Rotation) change(ctx context.Context, session Accounts, user string, nex
 	if err := r.step(StepChanged); err != nil {
 		return err
 	}
-	fresh, err := r.Login(ctx, user, next)
+	fresh, err := r.login(ctx, user, next)
 	if errors.Is(err, bmc.ErrPassword) {
 		return fmt.Errorf("the BMC accepted a new password and does not let it in: both passwords are kept in secret %s; try again in a few minutes: %w", r.Secret, err)
 	}

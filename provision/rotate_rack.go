@@ -205,12 +205,12 @@ func (r Rotations) one(ctx, turns context.Context, machine string, may func(stri
 			user, was = u, bmc.Password(w)
 		}
 	}
-	rot := Rotation{Vault: r.Passwords, Secret: secret, User: user, Was: was, Login: login}
+	rot := Rotation{Machine: machine, Vault: r.Passwords, Secret: secret, User: user, Was: was, Login: login}
 	if r.Step != nil {
 		rot.Step = func(s RotateStep) error { return r.Step(machine, s) }
 	}
 	if err := rot.Rotate(ctx); err != nil {
-		return fmt.Errorf("%s: %w", machine, err)
+		return err
 	}
 	// One login that must be refused: far from what locks an account.
 	old, err := login(ctx, user, was)
@@ -218,9 +218,9 @@ func (r Rotations) one(ctx, turns context.Context, machine string, may func(stri
 	case errors.Is(err, bmc.ErrPassword):
 		return nil
 	case err != nil:
-		return fmt.Errorf("%s: the password is changed, and whether the old one is refused is not known: %w", machine, err)
+		return fmt.Errorf("%s: the password is changed, and whether the old one is refused is not known: %w", machine, bmc.Unnamed(err))
 	}
-	return errors.Join(fmt.Errorf("%s: %w", machine, ErrOldPasswordWorks), old.Close(ctx))
+	return named(machine, errors.Join(ErrOldPasswordWorks, bmc.Unnamed(old.Close(ctx))))
 }
 
 // SitePasswords are those in the secrets of a site folder, which machines name.
@@ -272,6 +272,31 @@ func bmcOf(m site.Machine) string {
 		return m.BMC.Address.String()
 	}
 	return m.Name
+}
+
+// BMCOf tells BMCs of a site apart: it gives a name for a machine's, which
+// nodes that share one have in common.
+func BMCOf(s func() *site.Site) func(machine string) string {
+	return func(machine string) string {
+		if m, ok := s().Machine(machine); ok {
+			return bmcOf(m)
+		}
+		return machine
+	}
+}
+
+// ConsoleOf refuses the serial console of a node that shares its BMC: IPMI's
+// serial over LAN (§26.1) cannot say which of several machines is meant, and
+// that of another one is worse than none.
+func ConsoleOf(s *site.Site, machine string) error {
+	m, ok := s.Machine(machine)
+	if !ok {
+		return fmt.Errorf("the site has no machine %s", machine)
+	}
+	if nodes := nodesOf(s, m); len(nodes) > 1 {
+		return fmt.Errorf("%s: %w: its BMC is that of %d machines, and IPMI's serial over LAN cannot say which one is meant: use the console in the BMC's own pages", machine, bmc.ErrUnsupported, len(nodes))
+	}
+	return nil
 }
 
 // nodesOf are the machines that share a machine's BMC, it among them, in the

@@ -12,8 +12,8 @@ import (
 	"github.com/fettle-dev/fettle/state"
 )
 
-// Turns lets one change something at a time at each machine's BMC, and one read:
-// a run of the server's, or a person's command. BMCs have few sessions and one
+// Turns lets one change something at a time at each BMC, and one read: a run of
+// the server's, or a person's command. Nodes of one chassis may share a BMC. BMCs have few sessions and one
 // opinion about the next boot: two who pull at one get each other's results. A
 // long reading keeps nobody from the power button: what changes something goes
 // beside it. No reading begins beside a change. Make one with NewTurns. Its
@@ -23,9 +23,10 @@ import (
 // turns.
 type Turns struct {
 	now func() time.Time
+	of  func(machine string) string // its BMC's name here
 
 	mu sync.Mutex
-	at map[string]*station // by machine; only those that somebody has or wants
+	at map[string]*station // by BMC; only those that somebody has or wants
 }
 
 // Turn is what somebody wants a BMC for.
@@ -38,36 +39,50 @@ const (
 	Alone                // what ends sessions, or changes what a reading reads: new firmware, a password
 )
 
-// station is one machine's BMC: who has it, and who waits.
+// station is one BMC: who has it, and who waits.
 type station struct {
 	reads, changes *turn
 	waiting        []*turn // in the order in which they came
 }
 
 type turn struct {
+	at      string // the BMC
 	hold    state.BMCHold
 	kind    Turn
 	granted chan struct{}
 }
 
-// NewTurns makes Turns that nobody holds. now may be nil.
-func NewTurns(now func() time.Time) *Turns {
+// NewTurns makes Turns that nobody holds. of tells BMCs apart (see BMCOf); nil:
+// each machine has its own. now may be nil.
+func NewTurns(now func() time.Time, of func(machine string) string) *Turns {
 	if now == nil {
 		now = time.Now
 	}
-	return &Turns{now: now, at: map[string]*station{}}
+	if of == nil {
+		of = func(machine string) string { return machine }
+	}
+	return &Turns{now: now, of: of, at: map[string]*station{}}
 }
 
 // HeldError says that a BMC was held by somebody else for longer than the wait.
 type HeldError struct {
-	Hold   state.BMCHold
-	Waited time.Duration
-	now    time.Time
+	Machine string
+	Hold    state.BMCHold
+	Waited  time.Duration
+	now     time.Time
 }
 
 func (e *HeldError) Error() string {
 	return fmt.Sprintf("%s: its BMC is held by %s, and was not free within %s: try again when that is done",
-		e.Hold.Machine, e.Hold.Says(e.now), e.Waited)
+		e.Machine, heldBy(e.Machine, e.Hold, e.now), e.Waited)
+}
+
+// heldBy says who has a machine's BMC, and that it is for another node's sake.
+func heldBy(machine string, h state.BMCHold, now time.Time) string {
+	if h.Machine == machine {
+		return h.Says(now)
+	}
+	return h.Says(now) + " for " + h.Machine + ", which has the same BMC"
 }
 
 // Take takes a machine's BMC, and waits for whoever has it, at most for wait;
@@ -75,16 +90,16 @@ func (e *HeldError) Error() string {
 // goes before who reads; otherwise who came first is first. The release may be
 // called twice.
 func (t *Turns) Take(ctx context.Context, kind Turn, machine, holder, doing string, wait time.Duration, waiting func(state.BMCHold)) (release func(), err error) {
-	mine := &turn{state.BMCHold{Machine: machine, Holder: holder, Doing: doing}, kind, make(chan struct{})}
+	mine := &turn{t.of(machine), state.BMCHold{Machine: machine, Holder: holder, Doing: doing}, kind, make(chan struct{})}
 	release = sync.OnceFunc(func() { t.leave(mine) })
 	t.mu.Lock()
-	st := t.at[machine]
+	st := t.at[mine.at]
 	if st == nil {
 		st = &station{}
-		t.at[machine] = st
+		t.at[mine.at] = st
 	}
 	st.waiting = append(st.waiting, mine)
-	t.grant(machine, st)
+	t.grant(mine.at, st)
 	select {
 	case <-mine.granted:
 		t.mu.Unlock()
@@ -117,7 +132,7 @@ func (t *Turns) Take(ctx context.Context, kind Turn, machine, holder, doing stri
 	}
 	release()
 	if err == nil {
-		err = &HeldError{before, wait, t.now()}
+		err = &HeldError{machine, before, wait, t.now()}
 	}
 	return nil, err
 }
@@ -143,7 +158,7 @@ func (st *station) before(w *turn) state.BMCHold {
 func (t *Turns) leave(x *turn) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	st := t.at[x.hold.Machine]
+	st := t.at[x.at]
 	switch x {
 	case st.reads:
 		st.reads = nil
@@ -152,12 +167,12 @@ func (t *Turns) leave(x *turn) {
 	default:
 		st.waiting = slices.DeleteFunc(st.waiting, func(o *turn) bool { return o == x })
 	}
-	t.grant(x.hold.Machine, st)
+	t.grant(x.at, st)
 }
 
 // grant gives turns to those who wait and may have them: the first who changes
 // something, and, if there is none, the first who reads.
-func (t *Turns) grant(machine string, st *station) {
+func (t *Turns) grant(at string, st *station) {
 	give := func(i int, to **turn) {
 		x := st.waiting[i]
 		st.waiting = slices.Delete(st.waiting, i, i+1)
@@ -173,7 +188,7 @@ func (t *Turns) grant(machine string, st *station) {
 		give(0, &st.reads)
 	}
 	if st.reads == nil && st.changes == nil && len(st.waiting) == 0 {
-		delete(t.at, machine)
+		delete(t.at, at)
 	}
 }
 

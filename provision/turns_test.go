@@ -15,7 +15,7 @@ import (
 
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := NewTurns(nil)
+		turns := NewTurns(nil, nil)
 		ctx := t.Context()
 		release, err := turns.Take(ctx, ToChange, "gpu-01", "user:alice", "firmware-update", 0, nil)
 		if err != nil {
@@ -103,7 +103,7 @@ func TestTurnsCompany(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				turns, start := NewTurns(nil), time.Now()
+				turns, start := NewTurns(nil, nil), time.Now()
 				var mu sync.Mutex
 				var got []string
 				var wg sync.WaitGroup
@@ -138,7 +138,7 @@ func TestTurnsCompany(t *testing.T) {
 // it waited for.
 func TestTurnsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		turns := NewTurns(nil)
+		turns := NewTurns(nil, nil)
 		release, err := turns.Take(t.Context(), ToRead, "gpu-01", "user:alice", "inventory", 0, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -157,6 +157,36 @@ func TestTurnsGivenUp(t *testing.T) {
 		other()
 		if len(turns.at) != 0 {
 			t.Errorf("still kept: %v", turns.at)
+		}
+	})
+}
+
+// TestTurnsOfNodes: who changes something at one node of a BMC keeps others from
+// its other nodes, and not from other BMCs.
+func TestTurnsOfNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		turns := NewTurns(nil, func(machine string) string { return strings.TrimRight(machine, "ab") })
+		release, err := turns.Take(t.Context(), ToChange, "node-1a", "user:alice", "bios-apply", 0, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other, err := turns.Take(t.Context(), ToChange, "node-2a", "user:bob", "power-on", 0, nil)
+		if err != nil {
+			t.Fatalf("another BMC: %v", err)
+		}
+		defer other()
+		_, err = turns.Take(t.Context(), ToChange, "node-1b", "fettle", "a run", 3*time.Second, nil)
+		const want = "node-1b: its BMC is held by user:alice for 3s (bios-apply) for node-1a, which has the same BMC, and was not free within 3s"
+		if err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("Take() of the other node = %v; want %q", err, want)
+		}
+		release()
+		if release, err = turns.Take(t.Context(), ToChange, "node-1b", "fettle", "a run", 0, nil); err != nil {
+			t.Fatal(err)
+		}
+		release()
+		if held := turns.Held(); len(held) != 1 {
+			t.Errorf("held: %v; want node-2a's", held)
 		}
 	})
 }

@@ -45,6 +45,9 @@ func (v *validator) bmc(m *Machine, who, path string) {
 	b := m.BMC
 	v.refers(who+"'s BMC", "secret", b.Secret, path+".secret")
 	v.refers(who+"'s BMC", "network", b.Network, path+".network")
+	if b.System != "" && b.Protocol == IPMI {
+		v.add(path+".system", "set protocol: redfish, or leave system: out", "%s: over IPMI nobody can say which of a BMC's computer systems is meant", who)
+	}
 	shared := v.shares(b) // with another node of the same chassis
 	if !shared {
 		unique(v, v.macs, b.MAC, "MAC address", who+"'s BMC", path+".mac", "read it again from the label")

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/fettle-dev/fettle/bmc"
+	"github.com/fettle-dev/fettle/provision"
 )
 
 // consoleCommand is a machine's serial console by its BMC.
@@ -52,6 +53,15 @@ func (b *bmcCommand) console(c *cli.Context) error {
 		return b.servedConsole(c, w)
 	}
 	t := w.targets[0]
+	if t.System != "" && c.String("lab") == "" { // a lab's have ports of their own
+		s, err := siteOf(c)
+		if err != nil {
+			return err
+		}
+		if err := provision.ConsoleOf(s, t.Name); err != nil {
+			return fail(exitFailed, err)
+		}
+	}
 	if t.Protocol != bmc.IPMI {
 		t.Protocol, t.Address = bmc.IPMI, netip.AddrPortFrom(t.Address.Addr(), uint16(c.Int("ipmi-port")))
 	}

@@ -44,7 +44,7 @@ type servedRig struct {
 
 func newServedRig(t *testing.T) *servedRig {
 	t.Helper()
-	r := &servedRig{bmcRig: newBMCRig(t), turns: provision.NewTurns(nil), role: web.RoleAdmin, dir: t.TempDir(), token: map[web.Role]string{}}
+	r := &servedRig{bmcRig: newBMCRig(t), turns: provision.NewTurns(nil, nil), role: web.RoleAdmin, dir: t.TempDir(), token: map[web.Role]string{}}
 	dir := t.TempDir()
 	text := strings.Replace(rotateSite, "machines:", "images: [{name: deb, os: debian, suite: bookworm}]\nprofiles: [{name: train, image: deb, bios: {sriov: true, PowerOnDelay: 30}}]\nmachines:", 1)
 	text = strings.Replace(text, "serial: S1,", "serial: S1, profile: train, disks: [{serial: D1}],", 1)

@@ -90,7 +90,7 @@ func (s *services) run(ctx context.Context) error {
 		return err
 	}
 	defer st.Close()
-	s.turns, s.tlsSessions = provision.NewTurns(time.Now), tls.NewLRUClientSessionCache(4096)
+	s.turns, s.tlsSessions = provision.NewTurns(time.Now, provision.BMCOf(s.site)), tls.NewLRUClientSessionCache(4096)
 	var listenBMC func(context.Context, site.Network) (net.PacketConn, error)
 	if s.bmcSearch {
 		listenBMC = func(ctx context.Context, n site.Network) (net.PacketConn, error) {
