@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/fettle-dev/fettle/bmc/vbmc"
 	"github.com/fettle-dev/fettle/site"
 )
 
@@ -83,6 +84,37 @@ type BMCPlan struct {
 	Port     int
 	Protocol site.BMCProtocol
 	MAC      site.MAC // the site's, or one made up
+	// System is the id of the machine's computer system in its BMC, which it may
+	// share with other machines (SharedBMC); "" = the BMC's own choice.
+	System string
+}
+
+// SharedBMC are the machines of the plan behind a machine's BMC, it among them,
+// in the plan's order: nodes of one chassis.
+func (p *Plan) SharedBMC(machine string) (out []MachinePlan) {
+	of, ok := p.Machine(machine)
+	for _, m := range p.Machines {
+		if ok && (m.Name == machine || of.BMC.System != "" && m.BMC.System != "" && m.BMC.Address == of.BMC.Address) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// checkSharedBMCs refuses what one virtual BMC cannot be for several machines.
+func (p *Plan) checkSharedBMCs() error {
+	for _, m := range p.Site.Machines {
+		nodes := p.SharedBMC(m.Name)
+		if len(nodes) > 1 && m.BMC.Twin != "" {
+			return fmt.Errorf("machine %s: its BMC is also that of %s, and a twin has one machine alone: leave bmc: twin: out, or select one of them with --machines", m.Name, nodes[0].Name)
+		}
+		for _, o := range nodes {
+			if o.Name != m.Name && o.BMC.System == vbmc.NodeID(m.BMC.System) {
+				return fmt.Errorf("machines %s and %s: their computer systems %q would have one name in their BMC's URIs: name them by letters, digits, dots and dashes", m.Name, o.Name, m.BMC.System)
+			}
+		}
+	}
+	return nil
 }
 
 // portOf is the port of a protocol: the site's own for the one that the site
@@ -172,6 +204,9 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 		}
 		p.Machines = append(p.Machines, mp)
 		p.Site.Machines = append(p.Site.Machines, scaled)
+	}
+	if err := p.checkSharedBMCs(); err != nil {
+		return nil, fmt.Errorf("lab %s: %w", o.Name, err)
 	}
 	p.dropIPv6()
 	if o.SSHKey != "" {

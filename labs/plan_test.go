@@ -122,6 +122,44 @@ func TestDomainXMLGolden(t *testing.T) {
 	}
 }
 
+// sharedSite is testSite with one BMC for both machines, which are these systems
+// of it.
+func sharedSite(t *testing.T, first, second, twin string) *site.Site {
+	t.Helper()
+	s := testSite(t)
+	s.Machines[0].BMC.System, s.Machines[1].BMC.System = first, second
+	s.Machines[1].BMC.Address, s.Machines[1].BMC.Twin = s.Machines[0].BMC.Address, twin
+	return s
+}
+
+// TestSharedBMC: machines that share a BMC in the site share one in the lab;
+// others do not, nor one that was selected without the others.
+func TestSharedBMC(t *testing.T) {
+	names := func(s *site.Site, o Options) (out []string) {
+		p, err := NewPlan(s, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range p.SharedBMC("gpu-02") {
+			out = append(out, m.Name+" "+m.BMC.System)
+		}
+		return out
+	}
+	if got := strings.Join(names(sharedSite(t, "Node A", "NodeB", ""), Options{}), ", "); got != "gpu-01 Node_A, gpu-02 NodeB" {
+		t.Errorf("the machines of a shared BMC: %q", got)
+	}
+	if got := strings.Join(names(sharedSite(t, "Node A", "NodeB", ""), Options{Machines: []string{"gpu-02"}}), ", "); got != "gpu-02 NodeB" {
+		t.Errorf("the machines of a shared BMC of which one is selected: %q", got)
+	}
+	if got := strings.Join(names(testSite(t), Options{}), ", "); got != "gpu-02 " {
+		t.Errorf("the machines of a BMC of its own: %q", got)
+	}
+	p, err := NewPlan(sharedSite(t, "NodeA", "NodeB", ""), Options{})
+	if err != nil || p.Machines[0].BMC.MAC != p.Machines[1].BMC.MAC {
+		t.Errorf("one BMC has two MAC addresses (%v)", err)
+	}
+}
+
 func TestNewPlanRefuses(t *testing.T) {
 	twins := testSite(t)
 	twins.Machines[0].Disks = []site.Disk{{Serial: "A-12345678901234567890"}, {Serial: "B-12345678901234567890"}}
@@ -138,6 +176,8 @@ func TestNewPlanRefuses(t *testing.T) {
 		{"unknown machine", testSite(t), Options{Machines: []string{"gpu-09"}}, "gpu-09"},
 		{"long folder", testSite(t), Options{Dir: "/" + strings.Repeat("d", 100)}, "shorter folder"},
 		{"serials that end alike", twins, Options{}, "end alike"},
+		{"a twin for two nodes", sharedSite(t, "NodeA", "NodeB", "dgx-h100"), Options{}, "a twin has one machine alone"},
+		{"one name for two nodes", sharedSite(t, "Node A", "Node_A", ""), Options{}, "one name in their BMC's URIs"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := NewPlan(tt.site, tt.o)

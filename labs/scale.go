@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/fettle-dev/fettle/bmc/vbmc"
 	"github.com/fettle-dev/fettle/site"
 )
 
@@ -144,6 +145,9 @@ func (p *Plan) planBMC(machine string, b site.BMC) BMCPlan {
 	bp := BMCPlan{Address: b.Address, Port: b.Port, Protocol: b.Protocol, MAC: b.MAC}
 	if bp.MAC.IsZero() {
 		bp.MAC = bmcMAC(p.Name, machine)
+		if i := slices.IndexFunc(p.Machines, func(o MachinePlan) bool { return b.System != "" && o.BMC.Address == b.Address }); i >= 0 {
+			bp.MAC = p.Machines[i].BMC.MAC
+		}
 	}
 	if bp.Port == 0 {
 		bp.Port = 443
@@ -153,6 +157,12 @@ func (p *Plan) planBMC(machine string, b site.BMC) BMCPlan {
 	}
 	if n, ok := p.networkOf(b.Address); ok {
 		bp.Network = n.Name
+	}
+	if b.System != "" {
+		bp.System = b.System
+		if b.Twin == "" { // a twin has its own
+			bp.System = vbmc.NodeID(b.System)
+		}
 	}
 	return bp
 }

@@ -158,7 +158,7 @@ func (s *Server) login(name, password string) *account {
 		want = a.hash
 	}
 	got := hashPassword(password)
-	ok := subtle.ConstantTimeCompare(got[:], want[:]) == 1 && !s.trouble.Refuse
+	ok := subtle.ConstantTimeCompare(got[:], want[:]) == 1 && !s.refuses()
 	if a == nil {
 		s.record("manager", "Warning", fmt.Sprintf("Login refused: no user %q.", name))
 		return nil

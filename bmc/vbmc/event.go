@@ -42,16 +42,24 @@ type delivery struct {
 var eventProperties = []string{"EventFormatType", "MessageId", "MetricReportDefinition", "OriginResource", "RegistryPrefix", "ResourceType"}
 
 // originOf is the resource that a log tells of, and its type.
-func originOf(log string) (path, kind string) {
+func (s *Server) originOf(log string) (path, kind string) {
 	if log == "system" {
-		return systemPath, "ComputerSystem"
+		return s.outward(systemPath), "ComputerSystem"
 	}
 	return managerPath, "Manager"
 }
 
-// traits are what filters ask of a log entry.
-func (e event) traits(log string) obj {
-	path, kind := originOf(log)
+// origins are all resources that logs tell of.
+func (s *Server) origins() []string {
+	if s.nodes == nil {
+		return []string{systemPath, managerPath}
+	}
+	return append(s.nodeURIs(root+"/Systems"), managerPath)
+}
+
+// traits are what filters ask of an entry of a log.
+func (s *Server) traits(log string) obj {
+	path, kind := s.originOf(log)
 	return obj{"EventFormatType": formatEvent, "MessageId": eventMessage, "OriginResource": path, "RegistryPrefix": ownPrefix, "ResourceType": kind}
 }
 
@@ -105,33 +113,34 @@ func allOf(cs ...condition) condition {
 
 // publish hands a new log entry to whoever listens. s.mu is held.
 func (s *Server) publish(log string, e event) {
-	if len(s.streams)+len(s.subscriptions) == 0 {
+	f := s.shared()
+	if len(f.streams)+len(f.subscriptions) == 0 {
 		return
 	}
-	traits := e.traits(log)
-	for _, r := range s.streams {
+	traits := s.traits(log)
+	origin, _ := s.originOf(log)
+	for _, r := range f.streams {
 		if r.wants(traits) {
 			select {
-			case r.queue <- eventBody(log, e, r.sub.Context):
+			case r.queue <- eventBody(origin, e, r.sub.Context):
 			default:
 				r.lost = true // the stream ends when it sees this
 			}
 		}
 	}
-	for _, r := range s.subscriptions {
+	for _, r := range f.subscriptions {
 		if !r.wants(traits) {
 			continue
 		}
 		select {
-		case s.pushes <- delivery{r.sub, eventBody(log, e, r.sub.Context)}:
+		case f.pushes <- delivery{r.sub, eventBody(origin, e, r.sub.Context)}:
 		default: // the receiver reads the log
 		}
 	}
 }
 
-// eventBody is an Event (DSP0268, Event.v1_10).
-func eventBody(log string, e event, context string) []byte {
-	origin, _ := originOf(log)
+// eventBody is an Event (DSP0268, Event.v1_10); origin is what it tells of.
+func eventBody(origin string, e event, context string) []byte {
 	id := strconv.Itoa(e.id)
 	record := obj{"MemberId": "0", "EventId": id, "EventType": "Other", "EventTimestamp": e.at.UTC().Format(time.RFC3339), "Message": e.text,
 		"MessageId": eventMessage, "MessageArgs": []string{e.text}, "MessageSeverity": e.severity, "Severity": e.severity, "OriginOfCondition": link(origin)}

@@ -148,7 +148,7 @@ func TestQueries(t *testing.T) {
 func TestSubscriptionFilters(t *testing.T) {
 	s := newService(t, nil)
 	s.furnish(t)
-	system, manager := event{}.traits("system"), event{}.traits("manager")
+	system, manager := (&Server{}).traits("system"), (&Server{}).traits("manager")
 	for _, tc := range []struct {
 		name, ask               string
 		status                  int

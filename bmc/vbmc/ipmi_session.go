@@ -201,7 +201,7 @@ func (i *ipmi) account(user string) (*account, [20]byte, bool) {
 		return nil, [20]byte{}, false
 	}
 	key := a.key
-	if i.s.trouble.Refuse {
+	if i.s.refuses() {
 		key[0] ^= 0xff
 	}
 	return a, key, true

@@ -95,7 +95,7 @@ func (s *Server) manager(c *call) (obj, error) {
 // optional adds links to what is there only where the chassis has it.
 func (s *Server) optional(o obj, base string, names ...string) {
 	for _, n := range names {
-		if res, _ := s.find(base + "/" + n); res != nil {
+		if res, _ := s.findOwn(base + "/" + n); res != nil {
 			o[n] = link(base + "/" + n)
 		}
 	}
@@ -125,8 +125,12 @@ func (s *Server) recordRaw(log, severity, text string, sel [6]byte, raw []byte) 
 	if log == "system" && s.trouble.LogFull && len(s.events[log]) >= maxEvents {
 		return
 	}
-	s.eventSeq++
-	e := event{id: s.eventSeq, at: s.clock(), severity: severity, text: text, sel: sel, raw: raw}
+	f := s.shared()
+	if log == "manager" { // nodes have one
+		s = f
+	}
+	f.eventSeq++
+	e := event{id: f.eventSeq, at: s.clock(), severity: severity, text: text, sel: sel, raw: raw}
 	es := append(s.events[log], e)
 	if len(es) > maxEvents {
 		es = append([]event(nil), es[len(es)-maxEvents:]...)

@@ -24,9 +24,13 @@ func (s *Server) openAPI() string {
 		if i > 0 && rs[i-1].pattern == r.pattern {
 			continue
 		}
-		fmt.Fprintf(&b, "  %q:\n", r.pattern)
+		uri := r.pattern
+		if s.nodes != nil { // all have the same resources
+			uri = (&nodeServer{id: "{node}"}).outer(uri)
+		}
+		fmt.Fprintf(&b, "  %q:\n", uri)
 		var params []string
-		for _, part := range strings.Split(r.pattern, "/") {
+		for _, part := range strings.Split(uri, "/") {
 			if name, ok := strings.CutPrefix(part, "{"); ok {
 				params = append(params, strings.TrimSuffix(name, "}"))
 			}

@@ -34,7 +34,7 @@ var serviceAssertions = []assertion{
 		return nil
 	}},
 	{name: "SERV_EVENT_PAYLOAD_SIZE_LIMIT", asks: "a push is smaller than 1 MiB", check: func(j *protocolJudge) []string {
-		if n := len(eventBody("system", event{text: strings.Repeat("x", maxBody)}, strings.Repeat("c", 1024))); n > 1<<20 {
+		if n := len(eventBody(systemPath, event{text: strings.Repeat("x", maxBody)}, strings.Repeat("c", 1024))); n > 1<<20 {
 			return wrongf("%d bytes", n)
 		}
 		return nil
@@ -49,7 +49,7 @@ var serviceAssertions = []assertion{
 	}},
 	{name: "SERV_EVENT_OTHER_FORMAT", asks: "a pushed event is an Event with what the schema wants", check: func(j *protocolJudge) []string {
 		var o obj
-		if err := json.Unmarshal(eventBody("system", event{id: 7, severity: "OK", text: "x"}, ""), &o); err != nil {
+		if err := json.Unmarshal(eventBody(systemPath, event{id: 7, severity: "OK", text: "x"}, ""), &o); err != nil {
 			return wrongf("%v", err)
 		}
 		l, _ := o["Events"].([]any)
@@ -180,7 +180,7 @@ func (j *protocolJudge) pushed() []string {
 	j.s.mu.Lock()
 	defer j.s.mu.Unlock()
 	for _, r := range j.s.subscriptions {
-		if strings.HasSuffix(a.header.Get("Location"), "/"+r.sub.ID) && r.wants(event{}.traits("system")) {
+		if strings.HasSuffix(a.header.Get("Location"), "/"+r.sub.ID) && r.wants((&Server{}).traits("system")) {
 			return nil
 		}
 	}

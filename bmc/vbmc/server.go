@@ -67,6 +67,10 @@ type Config struct {
 	// Tree is what the Server shows in place of a generic server; nil: that.
 	// Its BIOS settings are the tree's, and Config.BIOS is not used.
 	Tree *Tree
+	// Node is the id of Chassis' system; "" = 1. Nodes are other machines behind
+	// the same BMC.
+	Node  string
+	Nodes []Node
 }
 
 // Server is a Redfish service (DSP0266) over one Chassis. It is an
@@ -77,7 +81,11 @@ type Server struct {
 	now       func() time.Time
 	resources atomic.Pointer[weak.Pointer[[]*resource]] // see table
 
-	mu        sync.Mutex // guards what follows
+	front *Server       // of several nodes: the one that has Nodes
+	nodes []*nodeServer // of the front
+	node  *nodeServer   // which one this Server is; nil: the only one
+
+	mu        *sync.Mutex // guards what follows; nodes share it
 	accounts  []*account
 	sessions  map[string]*session // by id
 	nextID    int
@@ -120,7 +128,7 @@ func New(c Config) (*Server, error) {
 	if c.Chassis == nil {
 		return nil, errors.New("a virtual BMC needs a chassis: set Config.Chassis")
 	}
-	s := &Server{chassis: c.Chassis, log: c.Logger, now: c.Now, sessions: map[string]*session{},
+	s := &Server{mu: new(sync.Mutex), chassis: c.Chassis, log: c.Logger, now: c.Now, sessions: map[string]*session{},
 		timeout: c.SessionTimeout, max: c.MaxSessions, lockout: c.Lockout, lockFor: c.LockoutDuration,
 		events: map[string][]event{}, fetchImage: c.FetchImage, updateTime: c.UpdateTime, identity: c.Identity, tree: c.Tree, console: c.Console, keep: c.Keep,
 		ipmi: newIPMIState(), flashed: map[string]string{}, ntp: ntpSettings{servers: []string{}}}
@@ -154,6 +162,9 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s.biosFirst = s.bios.attributes
+	if err := s.addNodes(c); err != nil {
+		return nil, err
+	}
 	if err := s.restore(); err != nil {
 		return nil, err
 	}
@@ -237,6 +248,14 @@ func (s *Server) table() []*resource {
 
 // find is the resource at path, with the variables of its pattern.
 func (s *Server) find(path string) (*resource, map[string]string) {
+	if s.nodes != nil {
+		return s.findShared(path)
+	}
+	return s.findOwn(path)
+}
+
+// findOwn is find among the resources of this Server's chassis.
+func (s *Server) findOwn(path string) (*resource, map[string]string) {
 	for _, r := range s.table() {
 		if vars, ok := match(r.pattern, path); ok {
 			return r, vars

@@ -48,7 +48,7 @@ func (x Subscription) resource() obj {
 }
 
 // condition is what the choice means for events.
-func (x Subscription) condition() condition {
+func (x Subscription) condition(s *Server) condition {
 	var messages []string
 	if len(x.choice.messages) > 0 { // they name the one message that there is
 		messages = []string{eventMessage}
@@ -56,7 +56,7 @@ func (x Subscription) condition() condition {
 	origins := x.choice.origins
 	if x.choice.below {
 		for _, o := range x.choice.origins {
-			for _, at := range []string{systemPath, managerPath} {
+			for _, at := range s.origins() {
 				if strings.HasPrefix(at, o+"/") {
 					origins = append(slices.Clone(origins), at)
 				}
@@ -243,7 +243,7 @@ func (s *Server) subscribe(c *call) (reply, error) {
 	}
 	s.nextID++
 	x.ID = strconv.Itoa(s.nextID)
-	if err := s.change(append(slices.Clone(s.subscriptions), &receiver{sub: x, filter: x.condition()})); err != nil {
+	if err := s.change(append(slices.Clone(s.subscriptions), &receiver{sub: x, filter: x.condition(s)})); err != nil {
 		return reply{}, err
 	}
 	body := x.resource()

@@ -64,7 +64,13 @@ func (s *Server) Trouble() Trouble {
 }
 
 // suffer holds an answer back as the trouble says; false: there is none to give.
+// Of the trouble of a BMC all its nodes have their part.
 func (s *Server) suffer(ctx context.Context) bool {
+	for _, n := range s.nodes {
+		if n.s != s && !n.s.suffer(ctx) {
+			return false
+		}
+	}
 	t := s.Trouble()
 	if t.Hang {
 		<-ctx.Done()
@@ -80,6 +86,16 @@ func (s *Server) suffer(ctx context.Context) bool {
 		}
 	}
 	return true
+}
+
+// refuses tells that every password is wrong. s.mu is held.
+func (s *Server) refuses() bool {
+	for _, n := range s.nodes {
+		if n.s.trouble.Refuse {
+			return true
+		}
+	}
+	return s.trouble.Refuse
 }
 
 // afflict puts the trouble over what the chassis measures.

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,7 +20,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fettle-dev/fettle/airgap"
-	"github.com/fettle-dev/fettle/bmc"
 	"github.com/fettle-dev/fettle/bmc/vbmc"
 	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/labs"
@@ -153,6 +151,12 @@ func planLab(f labFile, dir string) (*labKeys, *labs.Plan, error) {
 	if err != nil {
 		return nil, nil, fail(exitInput, err)
 	}
+	keys.bmcOwner = func(machine string) string {
+		if nodes := plan.SharedBMC(machine); len(nodes) > 0 {
+			return nodes[0].Name
+		}
+		return machine
+	}
 	return keys, plan, nil
 }
 
@@ -217,116 +221,6 @@ func (d *labServer) limits() provision.Limits {
 		Firmware: 10 * time.Minute, Netboot: 15 * time.Minute, Agent: 10 * time.Minute,
 		FirstBoot: 30 * time.Minute, PowerPoll: 10 * time.Second,
 	}
-}
-
-// serveBMCs starts each machine's virtual BMC at its address on the fabric,
-// and on a loopback port for curl and others on this machine.
-func (d *labServer) serveBMCs(ctx context.Context, g *errgroup.Group, log *slog.Logger) error {
-	now := time.Now()
-	for _, m := range d.plan.Machines {
-		var tree *vbmc.Tree
-		for _, x := range d.plan.Site.Machines {
-			if x.Name == m.Name {
-				var err error
-				if tree, err = twinTree(d.plan.Site.Dir, x.Name, x.BMC.Twin); err != nil {
-					return err
-				}
-			}
-		}
-		password, err := d.keys.bmcPassword(m.Name)
-		if err != nil {
-			return fmt.Errorf("BMC of %s: %w", m.Name, err)
-		}
-		srv, err := vbmc.New(vbmc.Config{
-			Tree:     tree,
-			Console:  d.lab.Console(m.Name),
-			Chassis:  d.lab.Chassis(m.Name),
-			Accounts: []vbmc.Account{{User: d.keys.bmcUser, Password: password, Role: "Administrator"}},
-			Logger:   log,
-			Keep:     eventFile(filepath.Join(d.dir, "bmc", m.Name+".events.json")),
-		})
-		if err != nil {
-			return fmt.Errorf("BMC of %s: %w", m.Name, err)
-		}
-		g.Go(func() error {
-			if err := srv.DeliverEvents(ctx, deliverEvents(labOnly(d.lab.DialContext))); !errors.Is(err, context.Canceled) {
-				return err
-			}
-			return nil
-		})
-		cert, err := d.keys.ca.Issue([]string{"localhost"}, []netip.Addr{m.BMC.Address, netip.MustParseAddr("127.0.0.1")}, now.Add(-24*time.Hour), now.AddDate(1, 0, 0))
-		if err != nil {
-			return fmt.Errorf("certificate of the BMC of %s: %w", m.Name, err)
-		}
-		conf := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
-		on, err := d.lab.ListenBMC(ctx, m.Name)
-		if err != nil {
-			return err
-		}
-		serveHTTP(ctx, g, tls.NewListener(on, conf), srv)
-		local, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return fmt.Errorf("loopback port of the BMC of %s: %w", m.Name, err)
-		}
-		serveHTTP(ctx, g, tls.NewListener(local, conf), srv)
-		d.bmcs[m.Name] = "https://" + local.Addr().String()
-		if err := d.serveIPMI(ctx, g, m.Name, srv); err != nil {
-			return err
-		}
-		d.virtual[m.Name] = srv
-	}
-	return nil
-}
-
-// serveIPMI serves a machine's BMC by IPMI too, in the same two places, and on
-// the machine's own interface.
-func (d *labServer) serveIPMI(ctx context.Context, g *errgroup.Group, machine string, srv *vbmc.Server) error {
-	on, err := d.lab.ListenIPMI(ctx, machine)
-	if err != nil {
-		return err
-	}
-	local, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		return fmt.Errorf("loopback port of the BMC of %s: %w", machine, err)
-	}
-	for _, conn := range []net.PacketConn{on, local} {
-		g.Go(func() error {
-			defer conn.Close()
-			return srv.ServeIPMI(ctx, conn)
-		})
-	}
-	d.ipmi[machine] = local.LocalAddr().String()
-	own, err := d.lab.ListenSystemInterface(machine)
-	if err != nil {
-		return err
-	}
-	g.Go(func() error { return srv.ServeSystemInterface(ctx, own) })
-	return nil
-}
-
-// target is a virtual BMC, reached over the fabric as a real one is over its
-// network.
-func (d *labServer) target(m site.Machine) (bmc.Target, error) {
-	return labTarget(d.plan, d.keys, m, d.lab.DialContext, func(ctx context.Context, addr string) (net.Conn, error) {
-		return d.lab.DialContext(ctx, "udp", addr)
-	})
-}
-
-func labTarget(plan *labs.Plan, keys *labKeys, m site.Machine, dial func(ctx context.Context, network, addr string) (net.Conn, error),
-	dialUDP func(ctx context.Context, addr string) (net.Conn, error)) (bmc.Target, error) {
-	for _, mp := range plan.Machines {
-		if mp.Name == m.Name {
-			password, err := keys.bmcPassword(m.Name)
-			if err != nil {
-				return bmc.Target{}, fmt.Errorf("BMC of %s: %w", m.Name, err)
-			}
-			return bmc.Target{
-				Name: m.Name, Address: netip.AddrPortFrom(mp.BMC.Address, uint16(mp.BMC.Port)), Protocol: bmc.Protocol(mp.BMC.Protocol),
-				User: keys.bmcUser, Password: bmc.Password(password), Dial: dial, DialUDP: dialUDP, RootCAs: keys.ca.Pool(),
-			}, nil
-		}
-	}
-	return bmc.Target{}, fmt.Errorf("machine %s is not in this lab", m.Name)
 }
 
 // labInfo is what the control socket tells of a running lab.

@@ -28,6 +28,9 @@ type labKeys struct {
 	secrets *site.Secrets // bmc-NAME: USER:PASSWORD of a machine's BMC, see labPasswords
 	sshPub  string        // authorized_keys line
 	sshFile string        // private key file
+	// bmcOwner is whose secret that of a machine's BMC is: the first of the nodes
+	// that share it. nil: each has its own.
+	bmcOwner func(machine string) string
 }
 
 const labBMCUser = "admin"
@@ -68,7 +71,14 @@ type labPasswords struct {
 }
 
 // Secret implements provision.Passwords.
-func (labPasswords) Secret(machine string) string { return "bmc-" + machine }
+func (p labPasswords) Secret(machine string) string { return p.keys.bmcSecret(machine) }
+
+func (k *labKeys) bmcSecret(machine string) string {
+	if k.bmcOwner != nil {
+		machine = k.bmcOwner(machine)
+	}
+	return "bmc-" + machine
+}
 
 // Shared implements provision.Passwords.
 func (p labPasswords) Shared(machines []string) []string {
@@ -98,7 +108,7 @@ func (p labPasswords) Own(machines []string) error {
 
 // bmcPassword is the password of a machine's BMC.
 func (k *labKeys) bmcPassword(machine string) (string, error) {
-	name := labPasswords{}.Secret(machine)
+	name := k.bmcSecret(machine)
 	have, err := k.secrets.List()
 	if err != nil {
 		return "", err
