@@ -158,10 +158,16 @@ func (s *Server) certificate(*call) (obj, error) {
 	if len(cert.Certificate) > 1 {
 		kind = "PEMchain"
 	}
-	return obj{"@odata.id": httpsCert, "@odata.type": "#Certificate.v1_8_2.Certificate", "Id": "1", "Name": "HTTPS Certificate",
-		"CertificateString": string(text), "CertificateType": kind, "SerialNumber": colons(leaf.SerialNumber.Bytes()),
+	o := certificateBody(httpsCert, "1", "HTTPS Certificate", leaf)
+	o["CertificateString"], o["CertificateType"] = string(text), kind
+	return o, nil
+}
+
+// certificateBody is a Certificate (DSP0268) without its text.
+func certificateBody(path, id, name string, leaf *x509.Certificate) obj {
+	return obj{"@odata.id": path, "@odata.type": "#Certificate.v1_8_2.Certificate", "Id": id, "Name": name, "SerialNumber": colons(leaf.SerialNumber.Bytes()),
 		"ValidNotBefore": leaf.NotBefore.UTC().Format(time.RFC3339), "ValidNotAfter": leaf.NotAfter.UTC().Format(time.RFC3339),
-		"Subject": identifier(leaf.Subject), "Issuer": identifier(leaf.Issuer)}, nil
+		"Subject": identifier(leaf.Subject), "Issuer": identifier(leaf.Issuer)}
 }
 
 // colons writes bytes as the schema wants a serial number: 0A:1B.

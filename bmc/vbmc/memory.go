@@ -47,6 +47,8 @@ type Memory struct {
 
 	media     Media
 	secure    SecureBoot
+	keys      map[string][]Key // signature databases that are not as the firmware came
+	keySeq    int
 	lan       LAN
 	limit     float64 // watts; 0: none
 	order     []string

@@ -11,7 +11,7 @@ var entities = []struct{ name, pattern string }{
 	{"EventDestination", subscriptionsPath + "/{id}"}, {"EventDestinationCollection", subscriptionsPath}, {"EventService", eventsPath},
 	{"Manager", managerPath}, {"ManagerAccount", accountsPath + "/{account}"}, {"ManagerAccountCollection", accountsPath},
 	{"ManagerCollection", root + "/Managers"}, {"ManagerNetworkProtocol", protocolPath}, {"Role", rolesPath + "/{role}"}, {"RoleCollection", rolesPath},
-	{"SecureBoot", secureBootPath}, {"ServiceRoot", root}, {"Session", sessionsPath + "/{session}"}, {"SessionCollection", sessionsPath},
+	{"SecureBoot", secureBootPath}, {"SecureBootDatabase", secureBootPath + "/SecureBootDatabases/{db}"}, {"ServiceRoot", root}, {"Session", sessionsPath + "/{session}"}, {"SessionCollection", sessionsPath},
 	{"SessionService", root + "/SessionService"}, {"Task", tasksPath + "/{task}"}, {"TaskService", root + "/TaskService"},
 	{"TelemetryService", telemetryPath}, {"UpdateService", updatePath}, {"VirtualMedia", managerPath + "/VirtualMedia/" + mediaSlot},
 	{"Volume", volumesPath + "/{id}"}, {"VolumeCollection", volumesPath},

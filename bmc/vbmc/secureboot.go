@@ -37,24 +37,6 @@ func (s *Server) secureBootRoutes() []*resource {
 	if !ok {
 		return nil
 	}
-	bases := secureBootPath + "/SecureBootDatabases"
-	reset := func(c *call, action string, allowed []string) (reply, error) {
-		v, ok := c.body["ResetKeysType"]
-		if !ok {
-			return reply{}, msgActionParamMissing(action, "ResetKeysType")
-		}
-		how, ok := v.(string)
-		if !ok || !slices.Contains(allowed, how) {
-			return reply{}, msgActionParam(action, "ResetKeysType", v)
-		}
-		if err := b.ResetKeys(c.ctx, how); errors.Is(err, ErrUnsupported) {
-			return reply{}, msgActionParam(action, "ResetKeysType", v)
-		} else if err != nil {
-			return reply{}, fmt.Errorf("Secure Boot keys: %w", err)
-		}
-		s.logEvent("system", "OK", fmt.Sprintf("Secure Boot keys: %s by %s.", how, c.who.name))
-		return reply{status: http.StatusNoContent}, nil
-	}
 	rs := []*resource{
 		{pattern: secureBootPath, priv: privComponents, get: s.secureBootResource, patch: func(c *call) ([]*message, error) {
 			return patch(c, s.secureBootResource, map[string]setter{"SecureBootEnable": boolSetter("SecureBootEnable", func(on bool) error {
@@ -70,34 +52,33 @@ func (s *Server) secureBootRoutes() []*resource {
 			})})
 		}},
 		{pattern: secureBootPath + "/Actions/SecureBoot.ResetKeys", priv: privComponents, post: func(c *call) (reply, error) {
-			return reset(c, "SecureBoot.ResetKeys", keyResets)
-		}},
-		{pattern: bases, get: func(*call) (obj, error) {
-			paths := make([]string, len(keyDatabases))
-			for i, d := range keyDatabases {
-				paths[i] = bases + "/" + d
-			}
-			return collection(bases, "SecureBootDatabaseCollection", "UEFI Secure Boot Databases", paths...), nil
-		}},
-		{pattern: bases + "/{db}", get: func(c *call) (obj, error) {
-			if !slices.Contains(keyDatabases, c.vars["db"]) {
-				return nil, msgNotFound(c.path)
-			}
-			return obj{"@odata.id": c.path, "@odata.type": "#SecureBootDatabase.v1_0_3.SecureBootDatabase", "Id": c.vars["db"],
-				"Name": "UEFI " + c.vars["db"] + " Database", "DatabaseId": c.vars["db"],
-				"Certificates": link(c.path + "/Certificates"), "Signatures": link(c.path + "/Signatures")}, nil
+			return s.resetKeys(c, "SecureBoot.ResetKeys", keyResets, func(how string) error { return b.ResetKeys(c.ctx, how) })
 		}},
 	}
-	// The firmware's databases are not read: the collections are empty.
-	for _, kind := range []string{"Certificate", "Signature"} {
-		rs = append(rs, &resource{pattern: bases + "/{db}/" + kind + "s", get: func(c *call) (obj, error) {
-			if !slices.Contains(keyDatabases, c.vars["db"]) {
-				return nil, msgNotFound(c.path)
-			}
-			return collection(c.path, kind+"Collection", kind+"s"), nil
-		}})
+	return append(rs, s.keyRoutes()...)
+}
+
+// resetKeys is an action ResetKeys, of Secure Boot or of one of its databases.
+func (s *Server) resetKeys(c *call, action string, allowed []string, do func(how string) error) (reply, error) {
+	v, ok := c.body["ResetKeysType"]
+	if !ok {
+		return reply{}, msgActionParamMissing(action, "ResetKeysType")
 	}
-	return rs
+	how, ok := v.(string)
+	if !ok || !slices.Contains(allowed, how) {
+		return reply{}, msgActionParam(action, "ResetKeysType", v)
+	}
+	if err := do(how); errors.Is(err, ErrUnsupported) {
+		return reply{}, msgActionParam(action, "ResetKeysType", v)
+	} else if err != nil {
+		return reply{}, fmt.Errorf("Secure Boot keys: %w", err)
+	}
+	of := ""
+	if db := c.vars["db"]; db != "" {
+		of = " of " + db
+	}
+	s.logEvent("system", "OK", fmt.Sprintf("Secure Boot keys%s: %s by %s.", of, how, c.who.name))
+	return reply{status: http.StatusNoContent}, nil
 }
 
 func (s *Server) secureBootResource(c *call) (obj, error) {
@@ -136,19 +117,6 @@ func (m *Memory) SetSecureBoot(ctx context.Context, enabled bool) error {
 	defer m.mu.Unlock()
 	if !m.fault.Lie {
 		m.secure.Enabled = enabled
-	}
-	return nil
-}
-
-// ResetKeys empties the key databases or fills them again. Without a platform
-// key the firmware is in setup mode and checks nothing (UEFI 2.10 §32.3).
-func (m *Memory) ResetKeys(ctx context.Context, how string) error {
-	if err := m.enter(ctx); err != nil {
-		return err
-	}
-	defer m.mu.Unlock()
-	if !m.fault.Lie {
-		m.secure.Setup = how != "ResetAllKeysToDefault"
 	}
 	return nil
 }
