@@ -20,8 +20,7 @@ type leaseOf struct {
 
 func holder(l Lease) leaseOf { return leaseOf{l.Network, l.MAC, l.Addr.Is6()} }
 
-// held is a lease, and when it ends by the clock that nobody sets. It is not
-// changed once it is in a book.
+// held is a lease, and when it ends by the clock that nobody sets.
 type held struct {
 	Lease
 	until time.Duration
@@ -31,7 +30,8 @@ func (h *held) who() leaseWho { return leaseWho{h.MAC, h.Addr.Is6()} }
 
 // leaseBook is every lease of an embedded store, in memory: its process is the
 // only one that writes the directory. It holds what is on disk, and nothing
-// else.
+// else. In it are hardly any pointers: the collector looks at each of them
+// whenever it runs, and in a burst it runs many times a second.
 type leaseBook struct {
 	mu       sync.RWMutex
 	networks map[string]*leaseNet
@@ -43,37 +43,44 @@ type (
 		name   string
 		prefix string // of its pages' keys
 		pages  map[netip.Addr]*leasePage
-		macs   map[leaseWho]netip.Addr
+		macs   map[leaseWho]plainAddr
 	}
 	leaseWho struct {
 		mac site.MAC
 		six bool
 	}
+	// plainAddr is an address of the family that its leaseWho names.
+	plainAddr [16]byte
 )
+
+func (w leaseWho) addr(p plainAddr) netip.Addr {
+	if w.six {
+		return netip.AddrFrom16(p)
+	}
+	return netip.AddrFrom4([4]byte(p[12:]))
+}
 
 func newLeaseBook() *leaseBook { return &leaseBook{networks: map[string]*leaseNet{}} }
 
-func (n *leaseNet) at(a netip.Addr) *held {
-	first, place := pageOf(a)
-	if p := n.pages[first]; p != nil {
-		return p[place]
-	}
-	return nil
-}
-
-func (n *leaseNet) set(a netip.Addr, h *held) {
+// at is the lease of an address, if it has one.
+func (n *leaseNet) at(a netip.Addr) (held, bool) {
 	first, place := pageOf(a)
 	p := n.pages[first]
+	if p == nil || !p.kept[place].there {
+		return held{}, false
+	}
+	return p.held(n.name, a, place), true
+}
+
+// set is of a book that nobody reads yet.
+func (n *leaseNet) set(h held) {
+	first, place := pageOf(h.Addr)
+	p := n.pages[first]
 	if p == nil {
-		if h == nil {
-			return
-		}
 		p = &leasePage{}
 		n.pages[first] = p
 	}
-	if p[place] = h; h == nil && p.empty() {
-		delete(n.pages, first)
-	}
+	p.set(place, h)
 }
 
 // net finds or makes a network. b.mu is held for writing, or nobody else writes
@@ -81,7 +88,7 @@ func (n *leaseNet) set(a netip.Addr, h *held) {
 func (b *leaseBook) net(name string) *leaseNet {
 	n := b.networks[name]
 	if n == nil {
-		n = &leaseNet{name: name, prefix: pagePrefix(name), pages: map[netip.Addr]*leasePage{}, macs: map[leaseWho]netip.Addr{}}
+		n = &leaseNet{name: name, prefix: pagePrefix(name), pages: map[netip.Addr]*leasePage{}, macs: map[leaseWho]plainAddr{}}
 		b.networks[name] = n
 	}
 	return n
@@ -91,9 +98,7 @@ func (b *leaseBook) at(network string, a netip.Addr) (held, bool) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	if n := b.networks[network]; n != nil {
-		if h := n.at(a); h != nil {
-			return *h, true
-		}
+		return n.at(a)
 	}
 	return held{}, false
 }
@@ -102,10 +107,9 @@ func (b *leaseBook) of(k leaseOf) (held, bool) {
 	b.mu.RLock()
 	defer b.mu.RUnlock()
 	if n := b.networks[k.network]; n != nil {
-		if a, ok := n.macs[leaseWho{k.mac, k.six}]; ok {
-			if h := n.at(a); h != nil {
-				return *h, true
-			}
+		who := leaseWho{k.mac, k.six}
+		if a, ok := n.macs[who]; ok {
+			return n.at(who.addr(a))
 		}
 	}
 	return held{}, false
@@ -116,10 +120,10 @@ func (b *leaseBook) all() []held {
 	defer b.mu.RUnlock()
 	var out []held
 	for _, n := range b.networks {
-		for _, p := range n.pages {
-			for _, h := range p {
-				if h != nil {
-					out = append(out, *h)
+		for first, p := range n.pages {
+			for place := range p.kept {
+				if p.kept[place].there {
+					out = append(out, p.held(n.name, placeOn(first, place), place))
 				}
 			}
 		}
@@ -137,28 +141,32 @@ func (b *leaseBook) replace(leases []held) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	clear(b.networks)
-	for i := range leases {
-		b.net(leases[i].Network).set(leases[i].Addr, &leases[i])
+	for _, h := range leases {
+		b.net(h.Network).set(h)
 	}
-	for i := range leases {
-		h := &leases[i]
+	for _, h := range leases {
 		n := b.net(h.Network)
-		if h.Declined || n.at(h.Addr) != h {
+		if now, _ := n.at(h.Addr); h.Declined || now.Declined || now.MAC != h.MAC || now.until != h.until {
 			continue
 		}
-		if a, ok := n.macs[h.who()]; ok && n.at(a).until > h.until {
-			continue
+		if a, ok := n.macs[h.who()]; ok {
+			if other, _ := n.at(h.who().addr(a)); other.until > h.until {
+				continue
+			}
 		}
-		n.macs[h.who()] = h.Addr
+		n.macs[h.who()] = h.Addr.As16()
 	}
 }
 
 // change is empty; the one before is over.
 func (b *leaseBook) change(room *leaseChange) *leaseChange {
 	if room.book != b {
-		*room = leaseChange{book: b, addr: map[addrOn]*held{}, mac: map[whoOn]netip.Addr{}}
+		*room = leaseChange{book: b, pages: map[pageOn]*leasePage{}, mac: map[whoOn]netip.Addr{}}
 	}
-	clear(room.addr)
+	for _, p := range room.pages { // it came to nothing
+		room.spare(p)
+	}
+	clear(room.pages)
 	clear(room.mac)
 	return room
 }
@@ -167,21 +175,31 @@ func (b *leaseBook) change(room *leaseChange) *leaseChange {
 // decided on what those before it left. Only one at a time is made, and nobody
 // else writes the book.
 type leaseChange struct {
-	book *leaseBook
-	addr map[addrOn]*held     // nil: freed
-	mac  map[whoOn]netip.Addr // invalid: none
+	book  *leaseBook
+	pages map[pageOn]*leasePage // those that it changes, as they will be
+	mac   map[whoOn]netip.Addr  // invalid: none
+	room  []*leasePage          // for pages of the next
 }
 
 type (
-	addrOn struct {
-		net  *leaseNet
-		addr netip.Addr
+	pageOn struct {
+		net   *leaseNet
+		first netip.Addr
 	}
 	whoOn struct {
 		net *leaseNet
 		who leaseWho
 	}
 )
+
+// sparePages is how many pages are kept to be used again.
+const sparePages = 64
+
+func (c *leaseChange) spare(p *leasePage) {
+	if p != nil && len(c.room) < sparePages {
+		c.room = append(c.room, p)
+	}
+}
 
 // net finds a network, or begins it.
 func (c *leaseChange) net(name string) *leaseNet {
@@ -193,12 +211,44 @@ func (c *leaseChange) net(name string) *leaseNet {
 	return c.book.net(name)
 }
 
-// at is the lease of an address; nil when it has none.
-func (c *leaseChange) at(k addrOn) *held {
-	if h, ok := c.addr[k]; ok {
-		return h
+// at is the lease of an address, if it has one.
+func (c *leaseChange) at(n *leaseNet, a netip.Addr) (held, bool) {
+	first, place := pageOf(a)
+	p, ok := c.pages[pageOn{n, first}]
+	if !ok {
+		p = n.pages[first]
 	}
-	return k.net.at(k.addr)
+	if p == nil || !p.kept[place].there {
+		return held{}, false
+	}
+	return p.held(n.name, a, place), true
+}
+
+// draft is an address's page as it will be, and the place on it.
+func (c *leaseChange) draft(n *leaseNet, a netip.Addr) (p *leasePage, place int) {
+	first, place := pageOf(a)
+	k := pageOn{n, first}
+	if p = c.pages[k]; p != nil {
+		return p, place
+	}
+	if last := len(c.room) - 1; last >= 0 {
+		p, c.room = c.room[last], c.room[:last]
+	} else {
+		p = new(leasePage)
+	}
+	p.copyOf(n.pages[first])
+	c.pages[k] = p
+	return p, place
+}
+
+func (c *leaseChange) set(n *leaseNet, h held) {
+	p, place := c.draft(n, h.Addr)
+	p.set(place, h)
+}
+
+func (c *leaseChange) free(n *leaseNet, a netip.Addr) {
+	p, place := c.draft(n, a)
+	p.free(place)
 }
 
 func (c *leaseChange) of(k whoOn) (netip.Addr, bool) {
@@ -206,14 +256,17 @@ func (c *leaseChange) of(k whoOn) (netip.Addr, bool) {
 		return a, a.IsValid()
 	}
 	a, ok := k.net.macs[k.who]
-	return a, ok
+	if !ok {
+		return netip.Addr{}, false
+	}
+	return k.who.addr(a), true
 }
 
 // put takes a lease in, or says who has its address.
-func (c *leaseChange) put(h *held, elapsed time.Duration) error {
+func (c *leaseChange) put(h held, elapsed time.Duration) error {
 	n := c.net(h.Network)
-	at, of := addrOn{n, h.Addr}, whoOn{n, h.who()}
-	if old := c.at(at); old != nil {
+	of := whoOn{n, h.who()}
+	if old, ok := c.at(n, h.Addr); ok {
 		if err := refusal(old.Lease, elapsed < old.until, h.Lease); err != nil {
 			return err
 		}
@@ -223,13 +276,13 @@ func (c *leaseChange) put(h *held, elapsed time.Duration) error {
 			}
 		}
 	}
-	c.addr[at] = h
+	c.set(n, h)
 	former, had := c.of(of)
 	switch {
 	case h.Declined && had && former == h.Addr:
 		c.mac[of] = netip.Addr{}
 	case !h.Declined && had && former != h.Addr:
-		c.addr[addrOn{n, former}] = nil
+		c.free(n, former)
 		c.mac[of] = h.Addr
 	case !h.Declined && !had:
 		c.mac[of] = h.Addr
@@ -245,53 +298,23 @@ func (c *leaseChange) points(k whoOn, a netip.Addr) bool {
 // drop frees the address of a lease; with own, only if it is the lease's MAC
 // that has it.
 func (c *leaseChange) drop(l Lease, own bool) {
-	k := addrOn{c.net(l.Network), l.Addr}
-	old := c.at(k)
-	if old == nil || own && !old.heldBy(l.MAC) {
+	n := c.net(l.Network)
+	old, ok := c.at(n, l.Addr)
+	if !ok || own && !old.heldBy(l.MAC) {
 		return
 	}
-	c.addr[k] = nil
-	if of := (whoOn{k.net, old.who()}); c.points(of, l.Addr) {
+	c.free(n, l.Addr)
+	if of := (whoOn{n, old.who()}); c.points(of, l.Addr) {
 		c.mac[of] = netip.Addr{}
 	}
 }
 
-// rewrite takes every lease in that is not in yet, as it is.
+// rewrite takes every page in that is not in yet, as it is.
 func (c *leaseChange) rewrite() {
 	for _, n := range c.book.networks {
-		for _, p := range n.pages {
-			for _, h := range p {
-				if h == nil {
-					continue
-				}
-				if k := (addrOn{n, h.Addr}); c.addr[k] == nil {
-					if _, freed := c.addr[k]; !freed {
-						c.addr[k] = h
-					}
-				}
-			}
+		for first := range n.pages {
+			c.draft(n, first)
 		}
-	}
-}
-
-// pages calls f with each page that the change changes, as it will be.
-func (c *leaseChange) pages(f func(n *leaseNet, first netip.Addr, p *leasePage)) {
-	next := make(map[addrOn]*leasePage, 1+len(c.addr)/4)
-	for k, h := range c.addr {
-		first, place := pageOf(k.addr)
-		at := addrOn{k.net, first}
-		p := next[at]
-		if p == nil {
-			p = &leasePage{}
-			if now := k.net.pages[first]; now != nil {
-				*p = *now
-			}
-			next[at] = p
-		}
-		p[place] = h
-	}
-	for k, p := range next {
-		f(k.net, k.addr, p)
 	}
 }
 
@@ -299,12 +322,19 @@ func (c *leaseChange) pages(f func(n *leaseNet, first netip.Addr, p *leasePage))
 func (c *leaseChange) apply() {
 	c.book.mu.Lock()
 	defer c.book.mu.Unlock()
-	for k, h := range c.addr {
-		k.net.set(k.addr, h)
+	for k, p := range c.pages {
+		c.spare(k.net.pages[k.first]) // who read it copied what is on it
+		if p.empty() {
+			delete(k.net.pages, k.first)
+			c.spare(p)
+		} else {
+			k.net.pages[k.first] = p
+		}
 	}
+	clear(c.pages)
 	for k, a := range c.mac {
 		if a.IsValid() {
-			k.net.macs[k.who] = a
+			k.net.macs[k.who] = a.As16()
 		} else {
 			delete(k.net.macs, k.who)
 		}

@@ -71,7 +71,7 @@ func (c leaseClock) shift(change *leaseChange, now time.Time, elapsed time.Durat
 		length := h.Expires.Sub(h.Granted)
 		h.Expires = now.UTC().Round(0).Add(h.until - elapsed)
 		h.Granted = h.Expires.Add(-length)
-		change.addr[addrOn{change.net(h.Network), h.Addr}] = &h
+		change.set(change.net(h.Network), h)
 	}
 }
 

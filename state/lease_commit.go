@@ -6,7 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
+	"math"
 	"runtime"
 	"strconv"
 	"sync"
@@ -20,8 +20,8 @@ const (
 	// maxLeaseBatch is how many leases one transaction takes. The embedded
 	// member is ours: its limit of operations is far above this.
 	maxLeaseBatch = 512
-	// leaseQueue holds a burst of requests while a batch is being synced.
-	leaseQueueLen = 1024
+	// leasesSoon is how many requests may wait that nobody waits for.
+	leasesSoon = 1024
 	// leaseGap is the least time between two batches, and leaseEnough how many
 	// requests do not wait for it.
 	leaseGap    = time.Millisecond
@@ -32,9 +32,10 @@ const (
 
 // leaseRequest is a lease to be put, or an address to be freed.
 type leaseRequest struct {
-	lease Lease
-	do    leaseDo
-	done  chan error // buffered
+	lease  Lease
+	do     leaseDo
+	done   chan error // buffered
+	waiter Waiter     // instead of done
 }
 
 // leaseDo is what a request asks for.
@@ -45,6 +46,11 @@ const (
 	leaseDrop            // free the address, whoever has it
 	leaseRelease         // free the address if the MAC has it
 )
+
+// Waiter is told what became of a lease. Written must return at once.
+type Waiter interface {
+	Written(err error)
+}
 
 // leaseCommitter is the one writer of leases of an embedded store. Requests
 // that wait while a batch is synced to disk go together into the next.
@@ -58,22 +64,30 @@ type leaseCommitter struct {
 	began    time.Time // the last batch
 	gap      *time.Timer
 	room     leaseChange
+	errs     []error
 	pool     sync.Pool
+
+	mu      sync.Mutex
+	waiting []*leaseRequest
+	ended   bool
+	wake    chan struct{} // one waits, or enough do
+}
+
+func newLeaseCommitter(s *Store) *leaseCommitter {
+	return &leaseCommitter{s: s, wake: make(chan struct{}, 1)}
 }
 
 // submit hands a request over and waits until it is on disk.
 func (c *leaseCommitter) submit(ctx context.Context, l Lease, do leaseDo) error {
-	r, _ := c.pool.Get().(*leaseRequest)
-	if r == nil {
-		r = &leaseRequest{done: make(chan error, 1)}
+	r := c.request(l, do, nil)
+	if r.done == nil {
+		r.done = make(chan error, 1)
 	}
-	r.lease, r.do = l, do
 	s := c.s
-	select {
-	case s.leaseQueue <- r:
-	case <-ctx.Done():
+	if ctx.Err() != nil {
 		return ctx.Err()
-	case <-s.ctx.Done():
+	}
+	if !c.queue(r, math.MaxInt) {
 		return context.Cause(s.ctx)
 	}
 	select {
@@ -92,40 +106,107 @@ func (c *leaseCommitter) submit(ctx context.Context, l Lease, do leaseDo) error 
 	}
 }
 
+// soon is submit that does not wait; false: nothing was done.
+func (c *leaseCommitter) soon(l Lease, w Waiter) bool {
+	r := c.request(l, leasePut, w)
+	if c.queue(r, leasesSoon) {
+		return true
+	}
+	r.waiter = nil
+	c.pool.Put(r)
+	return false
+}
+
+func (c *leaseCommitter) request(l Lease, do leaseDo, w Waiter) *leaseRequest {
+	r, _ := c.pool.Get().(*leaseRequest)
+	if r == nil {
+		r = &leaseRequest{}
+	}
+	r.lease, r.do, r.waiter = l, do, w
+	return r
+}
+
+// queue lets a request wait for the next batch, unless so many wait already or
+// there will be none.
+func (c *leaseCommitter) queue(r *leaseRequest, most int) bool {
+	c.mu.Lock()
+	n := len(c.waiting)
+	ok := !c.ended && n < most
+	if ok {
+		c.waiting = append(c.waiting, r)
+	}
+	c.mu.Unlock()
+	if ok && (n == 0 || n+1 == leaseEnough) {
+		c.look()
+	}
+	return ok
+}
+
+func (c *leaseCommitter) look() {
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+}
+
+// answer tells who waits for a request.
+func (c *leaseCommitter) answer(r *leaseRequest, err error) {
+	w := r.waiter
+	if w == nil {
+		r.done <- err
+		return
+	}
+	if err != nil {
+		err = c.s.leaseErr(c.s.ctx, err, "leasing", r.lease)
+	}
+	r.waiter = nil
+	c.pool.Put(r)
+	w.Written(err)
+}
+
 // run ends with s.ctx.
 func (c *leaseCommitter) run() {
+	defer c.end()
 	tick := time.NewTicker(clockCheck)
 	defer tick.Stop()
 	c.gap = time.NewTimer(leaseGap)
 	defer c.gap.Stop()
 	batch := make([]*leaseRequest, 0, maxLeaseBatch)
 	for {
-		batch = batch[:0]
 		select {
-		case r := <-c.s.leaseQueue:
-			batch = append(batch, r)
+		case <-c.wake:
+			if batch = c.gather(batch[:0]); len(batch) > 0 {
+				c.write(batch)
+			}
 		case <-tick.C:
+			c.write(nil)
 		case <-c.s.ctx.Done():
 			return
 		}
-		if len(batch) > 0 {
-			batch = c.gather(batch)
-		}
-		c.write(batch)
 	}
 }
 
-// gather adds those who wait to a batch. A lone request is written at once; in
-// a burst, batches begin leaseGap apart: a disk that syncs quickly would have
-// them of one or two, and what etcd does for each is most of the work.
+// end answers those who came too late.
+func (c *leaseCommitter) end() {
+	c.mu.Lock()
+	late := c.waiting
+	c.waiting, c.ended = nil, true
+	c.mu.Unlock()
+	for _, r := range late {
+		c.answer(r, context.Cause(c.s.ctx))
+	}
+}
+
+// gather takes those who wait. A lone request is written at once; in a burst,
+// batches begin leaseGap apart: a disk that syncs quickly would have them of one
+// or two, and what etcd does for each is most of the work.
 func (c *leaseCommitter) gather(batch []*leaseRequest) []*leaseRequest {
 	if wait := leaseGap - time.Since(c.began); wait > 0 {
 		c.gap.Reset(wait)
 	gather:
-		for len(batch) < leaseEnough {
+		for c.count() < leaseEnough {
 			select {
-			case r := <-c.s.leaseQueue:
-				batch = append(batch, r)
+			case <-c.wake:
 			case <-c.gap.C:
 				break gather
 			case <-c.s.ctx.Done():
@@ -138,15 +219,22 @@ func (c *leaseCommitter) gather(batch []*leaseRequest) []*leaseRequest {
 		runtime.Gosched()
 	}
 	c.began = time.Now() // of waiting, whatever clock the leases go by
-	for len(batch) < maxLeaseBatch {
-		select {
-		case r := <-c.s.leaseQueue:
-			batch = append(batch, r)
-		default:
-			return batch
-		}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := min(len(c.waiting), maxLeaseBatch)
+	batch = append(batch, c.waiting[:n]...)
+	left := copy(c.waiting, c.waiting[n:])
+	clear(c.waiting[left:])
+	if c.waiting = c.waiting[:left]; left > 0 {
+		c.look()
 	}
 	return batch
+}
+
+func (c *leaseCommitter) count() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting)
 }
 
 // write decides on a batch, writes it and answers its requests. An empty one
@@ -154,7 +242,8 @@ func (c *leaseCommitter) gather(batch []*leaseRequest) []*leaseRequest {
 func (c *leaseCommitter) write(batch []*leaseRequest) {
 	ctx, cancel := c.s.bound(c.s.ctx)
 	defer cancel()
-	errs := make([]error, len(batch))
+	c.errs = append(c.errs[:0], make([]error, len(batch))...)
+	errs := c.errs
 	if err := c.commit(ctx, batch, errs); err != nil {
 		c.loaded = false // unknown whether it was written
 		if len(batch) == 0 && c.s.ctx.Err() == nil && !errors.Is(err, ErrUnavailable) {
@@ -165,8 +254,9 @@ func (c *leaseCommitter) write(batch []*leaseRequest) {
 		}
 	}
 	for i, r := range batch {
-		r.done <- errs[i]
+		c.answer(r, errs[i])
 	}
+	clear(batch)
 }
 
 // commit fills errs with the refusals; an error of its own is of the whole
@@ -196,7 +286,7 @@ func (c *leaseCommitter) commit(ctx context.Context, batch []*leaseRequest, errs
 			}
 			errs[i] = change.put(hold(r.lease, now, elapsed), elapsed)
 		}
-		if len(change.addr) == 0 && !clockSet && !c.old {
+		if len(change.pages) == 0 && !clockSet && !c.old {
 			return nil
 		}
 		if full := c.s.space(); full != nil {
@@ -232,15 +322,15 @@ func (c *leaseCommitter) store(ctx context.Context, change *leaseChange, clockSe
 		ops = append(ops, clientv3.OpDelete(prefixLeases, clientv3.WithPrefix()))
 	}
 	var room []byte
-	change.pages(func(n *leaseNet, first netip.Addr, p *leasePage) {
-		key := n.prefix + first.String()
+	for k, p := range change.pages {
+		key := k.net.prefix + k.first.String()
 		if p.empty() {
 			ops = append(ops, clientv3.OpDelete(key))
-			return
+			continue
 		}
-		room = p.encode(room[:0])
+		room = p.encode(k.first, room[:0])
 		ops = append(ops, clientv3.OpPut(key, string(room)))
-	})
+	}
 	resp, err := c.s.txn(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(keyLeaseSeq), "=", c.revision)}, ops...)
 	if err != nil {
 		return false, err
@@ -314,14 +404,14 @@ func readLeases(single, pages []*mvccpb.KeyValue) ([]Lease, error) {
 }
 
 // hold is a new lease as the book keeps it.
-func hold(l Lease, now time.Time, elapsed time.Duration) *held {
+func hold(l Lease, now time.Time, elapsed time.Duration) held {
 	// Right even if the clock was set since, in a process with a monotonic one.
 	left, length := l.Expires.Sub(now), l.Expires.Sub(l.Granted)
 	l.Granted, l.Expires = l.Granted.UTC().Round(0), l.Expires.UTC().Round(0)
 	if at := now.UTC().Round(0).Add(left); at.Sub(l.Expires).Abs() > clockSlack {
 		l.Expires, l.Granted = at, at.Add(-length) // a lease lasts no longer than between the two (leaseClock.held)
 	}
-	return &held{l, elapsed + left}
+	return held{l, elapsed + left}
 }
 
 // leaseOut is a lease as callers see it: it ends by the clock as it is now.

@@ -222,8 +222,9 @@ func TestMoveToCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	page := leasePage{8: &held{Lease: paged}}
-	if _, err := s.txn(t.Context(), nil, clientv3.OpPut(leaseKey("boot", single.Addr), string(v)), clientv3.OpPut(pagePrefix("boot")+"192.0.2.32", string(page.encode(nil))), clientv3.OpPut(keyLeaseSeq, "1")); err != nil {
+	page := new(leasePage)
+	page.set(8, held{Lease: paged})
+	if _, err := s.txn(t.Context(), nil, clientv3.OpPut(leaseKey("boot", single.Addr), string(v)), clientv3.OpPut(pagePrefix("boot")+"192.0.2.32", string(page.encode(netip.MustParseAddr("192.0.2.32"), nil))), clientv3.OpPut(keyLeaseSeq, "1")); err != nil {
 		t.Fatal(err)
 	}
 	s = openConfig(t, Config{Endpoints: []string{endpoint}, TLS: conf})
@@ -248,10 +249,11 @@ func TestMoveToClusterAgain(t *testing.T) {
 	c := newTwoClocks()
 	c.wall.Store(time.Now().UnixNano())
 	theirs := c.lease("192.0.2.40", 2)
-	page := leasePage{8: &held{Lease: theirs}}
+	page := new(leasePage)
+	page.set(8, held{Lease: theirs})
 	once := site.MAC{2, 0, 0, 0, 0, 1}
 	if _, err := s.txn(t.Context(), nil, clientv3.OpPut(leaseMACKey(leaseOf{"boot", once, false}), "192.0.2.40"),
-		clientv3.OpPut(pagePrefix("boot")+"192.0.2.32", string(page.encode(nil))), clientv3.OpPut(keyLeaseSeq, "1")); err != nil {
+		clientv3.OpPut(pagePrefix("boot")+"192.0.2.32", string(page.encode(netip.MustParseAddr("192.0.2.32"), nil))), clientv3.OpPut(keyLeaseSeq, "1")); err != nil {
 		t.Fatal(err)
 	}
 	s = openConfig(t, Config{Endpoints: []string{endpoint}, TLS: conf})

@@ -21,8 +21,70 @@ const (
 )
 
 // leasePage is the leases of neighbouring addresses, by the last bits of their
-// address; nil where there is none.
-type leasePage [pageSize]*held
+// address.
+type leasePage struct {
+	names *[pageSize]string // host names; nil while no lease has one
+	kept  [pageSize]kept
+}
+
+// kept is a lease as a page has it in memory, where its address is the page's
+// matter. It has no pointers (leaseBook), and its times are in two pieces each.
+type kept struct {
+	granted, expires           int64 // seconds since 1970
+	grantedNanos, expiresNanos int32
+	until                      time.Duration
+	mac                        site.MAC
+	there                      bool // or the address is free
+	declined                   bool
+}
+
+func nanos(t time.Time) int32 { return int32(t.Nanosecond()) } //nolint:gosec // below 1e9
+
+func timeOf(sec int64, nanos int32) time.Time { return time.Unix(sec, int64(nanos)).UTC() }
+
+// held is the lease at a place that has one, whose address is a.
+func (p *leasePage) held(network string, a netip.Addr, place int) held {
+	k := &p.kept[place]
+	h := held{Lease{Network: network, Addr: a, MAC: k.mac, Declined: k.declined,
+		Granted: timeOf(k.granted, k.grantedNanos), Expires: timeOf(k.expires, k.expiresNanos)}, k.until}
+	if p.names != nil {
+		h.Hostname = p.names[place]
+	}
+	return h
+}
+
+func (p *leasePage) set(place int, h held) {
+	p.kept[place] = kept{
+		granted: h.Granted.Unix(), grantedNanos: nanos(h.Granted), expires: h.Expires.Unix(), expiresNanos: nanos(h.Expires),
+		until: h.until, mac: h.MAC, there: true, declined: h.Declined,
+	}
+	if p.names == nil && h.Hostname != "" {
+		p.names = new([pageSize]string)
+	}
+	if p.names != nil {
+		p.names[place] = h.Hostname
+	}
+}
+
+func (p *leasePage) free(place int) {
+	p.kept[place] = kept{}
+	if p.names != nil {
+		p.names[place] = ""
+	}
+}
+
+// copyOf makes the page say what another one does; nil is an empty one.
+func (p *leasePage) copyOf(from *leasePage) {
+	if from == nil {
+		*p = leasePage{}
+		return
+	}
+	p.kept = from.kept
+	if p.names = nil; from.names != nil {
+		names := *from.names
+		p.names = &names
+	}
+}
 
 // pageOf is the first address of an address's page, and the place on it.
 func pageOf(a netip.Addr) (first netip.Addr, place int) {
@@ -38,42 +100,67 @@ func pageOf(a netip.Addr) (first netip.Addr, place int) {
 	return netip.AddrFrom16(b), place
 }
 
+// placeOn is the address at a place of a page.
+func placeOn(first netip.Addr, place int) netip.Addr {
+	if first.Is4() {
+		b := first.As4()
+		b[3] |= byte(place)
+		return netip.AddrFrom4(b)
+	}
+	b := first.As16()
+	b[15] |= byte(place)
+	return netip.AddrFrom16(b)
+}
+
 func pagePrefix(network string) string { return prefixLeasePages + url.PathEscape(network) + "/" }
 
-// encode appends the page as it is stored (STATE.md says how).
-func (p *leasePage) encode(b []byte) []byte {
+// encode appends the page that begins at an address as it is stored (STATE.md
+// says how).
+func (p *leasePage) encode(first netip.Addr, b []byte) []byte {
 	b = append(b, pageVersion)
-	for _, h := range p {
-		if h == nil {
+	for place := range p.kept {
+		k := &p.kept[place]
+		if !k.there {
 			continue
 		}
 		flags := byte(0)
-		if h.Declined {
+		if k.declined {
 			flags = 1
 		}
 		b = append(b, flags)
-		if h.Addr.Is4() {
-			a := h.Addr.As4()
+		if addr := placeOn(first, place); addr.Is4() {
+			a := addr.As4()
 			b = append(append(b, 4), a[:]...)
 		} else {
-			a := h.Addr.As16()
+			a := addr.As16()
 			b = append(append(b, 16), a[:]...)
 		}
-		b = append(b, h.MAC[:]...)
-		b = appendTime(appendTime(b, h.Granted), h.Expires)
-		b = binary.AppendUvarint(b, uint64(len(h.Hostname)))
-		b = append(b, h.Hostname...)
+		b = append(b, k.mac[:]...)
+		b = appendTime(appendTime(b, k.granted, k.grantedNanos), k.expires, k.expiresNanos)
+		name := ""
+		if p.names != nil {
+			name = p.names[place]
+		}
+		b = binary.AppendUvarint(b, uint64(len(name)))
+		b = append(b, name...)
 	}
 	return b
 }
 
-func appendTime(b []byte, t time.Time) []byte {
-	b = binary.BigEndian.AppendUint64(b, uint64(t.Unix())) //nolint:gosec // and back again
-	return binary.BigEndian.AppendUint32(b, uint32(t.Nanosecond()))
+func appendTime(b []byte, sec int64, nanos int32) []byte {
+	b = binary.BigEndian.AppendUint64(b, uint64(sec))      //nolint:gosec // and back again
+	return binary.BigEndian.AppendUint32(b, uint32(nanos)) //nolint:gosec // below 1e9
 }
 
 // empty reports whether no address of the page is leased.
-func (p *leasePage) empty() bool { return *p == leasePage{} }
+func (p *leasePage) empty() bool {
+	for place := range p.kept {
+		if p.kept[place].there {
+			return false
+		}
+	}
+	return true
+}
 
 // decodePage reads the leases of a page that is stored under key.
 func decodePage(key string, b []byte) ([]Lease, error) {

@@ -19,16 +19,17 @@ func TestLeasePage(t *testing.T) {
 		{Network: "rack 1/2", Addr: netip.MustParseAddr("192.0.2.31"), MAC: site.MAC{2, 0, 0, 0, 0, 3}, Hostname: strings.Repeat("x", 300), Granted: at, Expires: at},
 		{Network: "rack 1/2", Addr: netip.MustParseAddr("2001:db8::f1"), MAC: site.MAC{2, 0, 0, 0, 0, 4}, Granted: at, Expires: at},
 	}
-	n := newLeaseBook().net("rack 1/2")
+	b := newLeaseBook()
+	n := b.net("rack 1/2")
 	for _, l := range leases {
-		n.set(l.Addr, &held{Lease: l})
+		n.set(held{Lease: l})
 	}
 	if len(n.pages) != 2 {
 		t.Fatalf("the leases are on %d pages; want 2", len(n.pages))
 	}
 	var got []Lease
 	for first, p := range n.pages {
-		on, err := decodePage(n.prefix+first.String(), p.encode(nil))
+		on, err := decodePage(n.prefix+first.String(), p.encode(first, nil))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -38,9 +39,11 @@ func TestLeasePage(t *testing.T) {
 	if !slices.Equal(got, leases) {
 		t.Errorf("decodePage(encode) = %+v; want %+v", got, leases)
 	}
+	change := b.change(new(leaseChange))
 	for _, l := range leases {
-		n.set(l.Addr, nil)
+		change.drop(l, false)
 	}
+	change.apply()
 	if len(n.pages) != 0 {
 		t.Errorf("%d pages are left of no lease; want none", len(n.pages))
 	}
@@ -49,8 +52,9 @@ func TestLeasePage(t *testing.T) {
 // FuzzLeasePage reads what is on a disk that somebody wrote to.
 func FuzzLeasePage(f *testing.F) {
 	at := time.Date(2026, 11, 22, 1, 2, 3, 4, time.UTC)
-	p := leasePage{3: {Lease: Lease{Addr: netip.MustParseAddr("192.0.2.3"), Hostname: "x", Granted: at, Expires: at}}}
-	f.Add(prefixLeasePages+"n/192.0.2.0", p.encode(nil))
+	p := new(leasePage)
+	p.set(3, held{Lease: Lease{Hostname: "x", Granted: at, Expires: at}})
+	f.Add(prefixLeasePages+"n/192.0.2.0", p.encode(netip.MustParseAddr("192.0.2.0"), nil))
 	f.Add(prefixLeasePages+"%2/x", []byte{})
 	f.Add("n", []byte{1, 0, 16})
 	f.Add(prefixLeasePages+"n/::", append([]byte{1, 0, 4}, make([]byte, 35)...))

@@ -35,6 +35,17 @@ func (s *Store) PutLease(ctx context.Context, l Lease) error {
 	return s.leaseErr(ctx, err, "leasing", l)
 }
 
+// PutLeaseSoon is PutLease that does not wait: it returns true when w is told,
+// once and by another goroutine, that the lease is on disk, or why it is not. It
+// is false when nothing was done: of a cluster's store, of one that is closed,
+// and while very many wait already.
+func (s *Store) PutLeaseSoon(l Lease, w Waiter) bool {
+	return s.committer != nil && validLease(l) == nil && s.committer.soon(l, w)
+}
+
+// Quick reports whether leases are read from memory.
+func (s *Store) Quick() bool { return s.book != nil }
+
 // leaseErr says what failed; the sentence is made only then.
 func (s *Store) leaseErr(ctx context.Context, err error, doing string, l Lease) error {
 	if err == nil {

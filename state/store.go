@@ -80,12 +80,11 @@ type Store struct {
 
 	// Of an embedded store: leases in memory and their writer; nil for a
 	// cluster, which others write to as well.
-	book       *leaseBook
-	committer  *leaseCommitter
-	leaseQueue chan *leaseRequest
-	elapsed    func() time.Duration   // a clock that nobody sets
-	boot       string                 // which start of the machine that clock is of
-	free       func() (uint64, error) // bytes that the directory's disk has left; nil for a cluster
+	book      *leaseBook
+	committer *leaseCommitter
+	elapsed   func() time.Duration   // a clock that nobody sets
+	boot      string                 // which start of the machine that clock is of
+	free      func() (uint64, error) // bytes that the directory's disk has left; nil for a cluster
 
 	// ctx ends when the store is closed.
 	ctx    context.Context
@@ -147,8 +146,8 @@ func (s *Store) openDir(ctx context.Context, dir string) error {
 	}
 	s.dir, s.where = dir, "state directory "+dir
 	s.free = func() (uint64, error) { return freeBytes(dir) }
-	s.book, s.leaseQueue = newLeaseBook(), make(chan *leaseRequest, leaseQueueLen)
-	s.committer = &leaseCommitter{s: s}
+	s.book = newLeaseBook()
+	s.committer = newLeaseCommitter(s)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("%s: cannot be made: %w", s.where, err)
 	}
