@@ -20,6 +20,19 @@ type mmsg struct {
 	hdrs [dhcpBatch]mmsghdr
 	iovs [dhcpBatch]unix.Iovec
 	addr [dhcpBatch]unix.RawSockaddrInet4
+
+	// Of sending: the datagrams of each header, and how long they are (udp(7),
+	// UDP_SEGMENT). One relay's answers go through the kernel together.
+	count [dhcpBatch]int
+	size  [dhcpBatch]segmentSize
+	whole bool // this wire takes none together
+}
+
+// segmentSize is a control message of UDP_SEGMENT.
+type segmentSize struct {
+	hdr  unix.Cmsghdr
+	size uint16
+	_    [6]byte
 }
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
@@ -85,27 +98,69 @@ func (c *DHCPConn) ReadBatch(to []Datagram) (int, error) {
 	return k, nil
 }
 
+// gather points the headers at datagrams that are to be sent: those that follow
+// one another to one peer, and are as long, share one, if the wire takes that.
+// It returns the number of headers.
+func (m *mmsg) gather(ds []Datagram) (n int) {
+	for i := 0; i < len(ds); n++ {
+		first := ds[i]
+		k := 1
+		for !m.whole && i+k < len(ds) && ds[i+k].Peer == first.Peer && len(ds[i+k].Data) == len(first.Data) && (k+1)*len(first.Data) <= burstBytes {
+			k++
+		}
+		for j := i; j < i+k; j++ {
+			m.iovs[j] = unix.Iovec{Base: unsafe.SliceData(ds[j].Data)}
+			m.iovs[j].SetLen(len(ds[j].Data))
+		}
+		a := &m.addr[n]
+		*a = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: first.Peer.Addr().As4()}
+		binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&a.Port))[:], first.Peer.Port())
+		h := &m.hdrs[n].hdr
+		*h = unix.Msghdr{Name: (*byte)(unsafe.Pointer(a)), Namelen: unix.SizeofSockaddrInet4, Iov: &m.iovs[i]}
+		h.SetIovlen(k)
+		if k > 1 {
+			c := &m.size[n]
+			c.hdr.Level, c.hdr.Type, c.size = unix.SOL_UDP, unix.UDP_SEGMENT, uint16(len(first.Data)) //nolint:gosec // below burstBytes
+			c.hdr.SetLen(unix.CmsgLen(2))
+			h.Control = (*byte)(unsafe.Pointer(c))
+			h.SetControllen(unix.CmsgSpace(2))
+		}
+		m.count[n] = k
+		i += k
+	}
+	return n
+}
+
 // WriteBatch sends datagrams.
 func (c *DHCPConn) WriteBatch(from []Datagram) (int, error) {
 	m := &c.outgoing
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n := m.prepare(from)
-	for i := range n {
-		a := &m.addr[i]
-		*a = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: from[i].Peer.Addr().As4()}
-		binary.BigEndian.PutUint16((*[2]byte)(unsafe.Pointer(&a.Port))[:], from[i].Peer.Port())
+	from = from[:min(len(from), dhcpBatch)]
+	for {
+		n := m.gather(from)
+		var k int
+		var err error
+		if werr := c.udp.Write(func(fd uintptr) bool {
+			k, err = m.call(unix.SYS_SENDMMSG, fd, n)
+			return !errors.Is(err, syscall.EAGAIN)
+		}); werr != nil {
+			return 0, werr
+		}
+		switch {
+		case err == nil:
+			sent := 0
+			for _, together := range m.count[:k] {
+				sent += together
+			}
+			return sent, nil
+		case m.count[0] > 1:
+			// A device that computes no checksums (EIO), or a packet that it must
+			// send in pieces (EINVAL): each for itself, then.
+			m.whole = errors.Is(err, unix.EIO) || errors.Is(err, unix.EINVAL)
+			from = from[:1]
+		default:
+			return 0, fmt.Errorf("sendmmsg on %s: %w", c.ifname, err)
+		}
 	}
-	var k int
-	var err error
-	if werr := c.udp.Write(func(fd uintptr) bool {
-		k, err = m.call(unix.SYS_SENDMMSG, fd, n)
-		return !errors.Is(err, syscall.EAGAIN)
-	}); werr != nil {
-		return 0, werr
-	}
-	if err != nil {
-		return 0, fmt.Errorf("sendmmsg on %s: %w", c.ifname, err)
-	}
-	return k, nil
 }
