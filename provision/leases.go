@@ -15,8 +15,9 @@ import (
 )
 
 var (
-	_ pxe.Leases     = (*Provisioner)(nil)
-	_ pxe.Identifier = (*Provisioner)(nil)
+	_ pxe.Leases      = (*Provisioner)(nil)
+	_ pxe.QuickLeases = (*Provisioner)(nil)
+	_ pxe.Identifier  = (*Provisioner)(nil)
 )
 
 const (
@@ -265,29 +266,95 @@ func (p *Provisioner) endOffer(k offerKey, mac site.MAC) {
 
 // Commit makes addr the client's before it returns.
 func (p *Provisioner) Commit(ctx context.Context, c pxe.Client, addr netip.Addr) (pxe.Lease, error) {
-	n, mac, name, reserved, err := p.clientNetwork(c)
+	l, err := p.leaseFor(c, addr)
 	if err != nil {
 		return pxe.Lease{}, err
 	}
+	return p.committed(l, p.c.Store.PutLease(ctx, l))
+}
+
+// leaseFor is the lease that makes addr the client's.
+func (p *Provisioner) leaseFor(c pxe.Client, addr netip.Addr) (state.Lease, error) {
+	n, mac, name, reserved, err := p.clientNetwork(c)
+	if err != nil {
+		return state.Lease{}, err
+	}
 	switch {
 	case reserved.IsValid() && reserved != addr:
-		return pxe.Lease{}, fmt.Errorf("%s is reserved %s, not %s: %w", name, reserved, addr, pxe.ErrWrongAddress)
+		return state.Lease{}, fmt.Errorf("%s is reserved %s, not %s: %w", name, reserved, addr, pxe.ErrWrongAddress)
 	case !reserved.IsValid() && !p.inPool(n, addr):
-		return pxe.Lease{}, fmt.Errorf("%s is in no pool of network %s: %w", addr, n.Name, pxe.ErrWrongAddress)
+		return state.Lease{}, fmt.Errorf("%s is in no pool of network %s: %w", addr, n.Name, pxe.ErrWrongAddress)
 	}
 	now := p.now()
-	d := leaseTime(n, c)
-	err = p.c.Store.PutLease(ctx, state.Lease{
-		Network: n.Name, Addr: addr, MAC: mac, Hostname: name, Granted: now, Expires: now.Add(d),
-	})
+	return state.Lease{Network: n.Name, Addr: addr, MAC: mac, Hostname: name, Granted: now, Expires: now.Add(leaseTime(n, c))}, nil
+}
+
+// committed is what a client hears of its lease that was written, or was not.
+func (p *Provisioner) committed(l state.Lease, err error) (pxe.Lease, error) {
 	if errors.Is(err, state.ErrAddressTaken) {
-		return pxe.Lease{}, fmt.Errorf("%s: %w: %w", addr, pxe.ErrWrongAddress, err)
+		return pxe.Lease{}, fmt.Errorf("%s: %w: %w", l.Addr, pxe.ErrWrongAddress, err)
 	}
 	if err != nil {
-		return pxe.Lease{}, fmt.Errorf("writing the lease of %s: %w", addr, err)
+		return pxe.Lease{}, fmt.Errorf("writing the lease of %s: %w", l.Addr, err)
 	}
-	p.endOffer(offerKey{n.Name, addr}, mac)
-	return pxe.Lease{Addr: addr, Hostname: name, Duration: d}, nil
+	p.endOffer(offerKey{l.Network, l.Addr}, l.MAC)
+	return pxe.Lease{Addr: l.Addr, Hostname: l.Hostname, Duration: l.Expires.Sub(l.Granted)}, nil
+}
+
+// quickStore is an optional extra of [Events]: leases are read from memory, and
+// put without waiting. *state.Store has it.
+type quickStore interface {
+	Quick() bool
+	PutLeaseSoon(l state.Lease, w state.Waiter) bool
+}
+
+// Quick is of [pxe.QuickLeases].
+func (p *Provisioner) Quick() bool {
+	q, ok := p.c.Store.(quickStore)
+	return ok && q.Quick()
+}
+
+// CommitSoon is of [pxe.QuickLeases].
+func (p *Provisioner) CommitSoon(c pxe.Client, addr netip.Addr, w pxe.Waiter) bool {
+	q, ok := p.c.Store.(quickStore)
+	if !ok {
+		return false
+	}
+	l, err := p.leaseFor(c, addr)
+	if err != nil {
+		w.Committed(pxe.Lease{}, err)
+		return true
+	}
+	s, _ := p.soon.Get().(*soonLease)
+	if s == nil {
+		s = &soonLease{p: p}
+	}
+	s.lease, s.waits = l, w
+	if q.PutLeaseSoon(l, s) {
+		return true
+	}
+	s.end()
+	return false
+}
+
+// soonLease is a lease that is being written, and who waits for it.
+type soonLease struct {
+	p     *Provisioner
+	lease state.Lease
+	waits pxe.Waiter
+}
+
+// Written is a [state.Waiter].
+func (s *soonLease) Written(err error) {
+	l, err := s.p.committed(s.lease, err)
+	w := s.waits
+	s.end()
+	w.Committed(l, err)
+}
+
+func (s *soonLease) end() {
+	s.lease, s.waits = state.Lease{}, nil
+	s.p.soon.Put(s)
 }
 
 // MACOf is a [pxe.Identifier] by the machines' UUIDs.

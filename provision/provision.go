@@ -160,6 +160,7 @@ type Provisioner struct {
 
 	indexed   atomic.Pointer[siteIndex]
 	recording recordLimit
+	soon      sync.Pool // of *soonLease
 }
 
 // New checks c and makes a Provisioner.

@@ -125,16 +125,25 @@ func (p *Provisioner) keepSeen(latest map[string]state.Sighting, docs map[string
 			p.stored[key] = s.Last
 		}
 	}
-	for len(p.seen) > maxStrangers {
-		oldest := ""
-		for k, s := range p.seen {
-			if oldest == "" || s.Last.Before(p.seen[oldest].Last) {
-				oldest = k
-			}
-		}
-		delete(p.seen, oldest)
-		delete(p.stored, oldest)
-		forgotten = append(forgotten, seenPrefix+oldest)
+	over := len(p.seen) - maxStrangers
+	if over <= 0 {
+		return nil
+	}
+	// In a flood of strangers each batch forgets as many as it brings: they are
+	// looked through once for all of them.
+	type last struct {
+		key string
+		at  time.Time
+	}
+	all := make([]last, 0, len(p.seen))
+	for k, s := range p.seen {
+		all = append(all, last{k, s.Last})
+	}
+	slices.SortFunc(all, func(a, b last) int { return a.at.Compare(b.at) })
+	for _, l := range all[:over] {
+		delete(p.seen, l.key)
+		delete(p.stored, l.key)
+		forgotten = append(forgotten, seenPrefix+l.key)
 	}
 	return forgotten
 }

@@ -69,7 +69,11 @@ type request struct {
 	want   netip.Addr // option 50
 	server netip.Addr // option 54
 	http   bool       // an iPXE that says it can fetch by HTTP
-	out    []byte     // room for the answer; nil: it is made
+
+	// Room for the answer, which is used again with the request.
+	out    []byte // nil: it is made
+	reply  reply
+	encode encoder
 }
 
 // opt returns an option's bytes, nil if it is absent.

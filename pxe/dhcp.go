@@ -34,10 +34,12 @@ func (s *Server) ServeDHCP(ctx context.Context, network string, conn net.PacketC
 	if !n.has4() {
 		return errNo4(n)
 	}
-	probe, _ := conn.(Prober)
-	return s.serveRequests(ctx, n, conn, "DHCP on network "+network, func(ctx context.Context, r *request, b []byte, _ netip.AddrPort) *reply {
-		return s.answerWith(ctx, n, r, b, probe)
-	})
+	v := &service{s: s, n: n, conn: conn, what: "DHCP on network " + network}
+	v.probe, _ = conn.(Prober)
+	if q, ok := s.leases.(QuickLeases); ok && q.Quick() {
+		v.quick = q
+	}
+	return v.serve(ctx)
 }
 
 // readPackets hands every datagram of conn to handle until ctx ends (nil) or
@@ -90,22 +92,35 @@ func (s *Server) answer(ctx context.Context, on *Network, packet []byte, probe P
 
 // answerWith is answer with room for the request and the reply in r.
 func (s *Server) answerWith(ctx context.Context, on *Network, r *request, packet []byte, probe Prober) *reply {
-	start := s.now()
+	var x exchange
+	if !s.begin(&x, s.now(), on, r, packet, probe) {
+		return nil
+	}
+	return x.answer(ctx)
+}
+
+// begin reads a packet; it reports whether there is anything to answer.
+func (s *Server) begin(x *exchange, start time.Time, on *Network, r *request, packet []byte, probe Prober) bool {
 	if err := r.parse(packet, dhcpMaxPacket); err != nil {
 		s.drop("DHCP", err)
-		return nil
+		return false
 	}
 	n, err := s.subnet(on, r)
 	if err != nil {
 		s.record(start, on, r.client, "dhcp.drop", err.Error(), err)
-		return nil
+		return false
 	}
 	r.client.Network = n.Name
-	x := &exchange{s: s, start: start, on: on, n: n, r: r, probe: probe}
-	if n.Proxy {
+	*x = exchange{s: s, start: start, on: on, n: n, r: r, probe: probe}
+	return true
+}
+
+// answer answers it; nil means silence.
+func (x *exchange) answer(ctx context.Context) *reply {
+	if x.n.Proxy {
 		return x.proxy(ctx)
 	}
-	switch r.kind {
+	switch r := x.r; r.kind {
 	case dhcpv4.MessageTypeDiscover:
 		return x.discover(ctx)
 	case dhcpv4.MessageTypeRequest:

@@ -34,6 +34,12 @@ type reply struct {
 	onLink bool
 }
 
+// answer is the reply with these bytes.
+func (r *request) answer(b []byte) *reply {
+	r.reply = reply{bytes: b, mac: r.client.MAC}
+	return &r.reply
+}
+
 // reply encodes an OFFER or an ACK. Options come in a fixed order: what a
 // client cannot do without first, the boot file (67) last but for the relay's
 // own option (82), which the relay takes out again: old EDK2 writes a NUL over
@@ -49,7 +55,7 @@ func (x *exchange) reply(kind byte, lease Lease, boot bootInfo) *reply {
 		e.u32(optRenewal, secs/2)     // RFC 2131 §4.4.5
 		e.u32(optRebinding, secs/8*7) //
 	}
-	e.bytes(optSubnetMask, net.CIDRMask(n.Prefix.Bits(), 32))
+	e.u32(optSubnetMask, ^uint32(0)<<(32-n.Prefix.Bits()))
 	e.addrs(optRouter, n.Gateway)
 	// Always: without it the Debian installer asks a person for name servers.
 	e.addrs(optDNS, n.DNS...)
@@ -76,7 +82,7 @@ func (x *exchange) reply(kind byte, lease Lease, boot bootInfo) *reply {
 		e.bytes(optSubnetSel, r.opt(optSubnetSel)) // it was heeded (RFC 3011 §2)
 	}
 	n.extras(e)
-	p := &reply{bytes: e.finish(boot.file), mac: r.client.MAC}
+	p := r.answer(e.finish(boot.file))
 	p.destination(r, lease.Addr, false)
 	p.onLink = !r.giaddr.IsValid() && p.to.Addr() == r.ciaddr && x.on.Prefix.Contains(r.ciaddr)
 	return p
@@ -91,7 +97,7 @@ func (x *exchange) nakReply(why string) *reply {
 		e.b[10] |= 0x80
 	}
 	e.text(optMessage, why)
-	p := &reply{bytes: e.finish(""), mac: x.r.client.MAC}
+	p := x.r.answer(e.finish(""))
 	p.destination(x.r, netip.Addr{}, true)
 	return p
 }
@@ -123,7 +129,8 @@ func newEncoder(r *request, kind byte, server netip.Addr) *encoder {
 	copy(b[24:28], r.raw[24:28]) // giaddr
 	copy(b[28:34], r.chaddr())
 	copy(b[236:240], dhcpCookie[:])
-	e := &encoder{b: b, r: r, max: dhcpMinMax - udpIPHeaders}
+	e := &r.encode
+	*e = encoder{b: b, r: r, max: dhcpMinMax - udpIPHeaders}
 	if m := r.opt(optMaxSize); len(m) == 2 {
 		e.max = max(e.max, min(int(binary.BigEndian.Uint16(m)), 1500)-udpIPHeaders)
 	}
@@ -199,7 +206,9 @@ func (e *encoder) reserve() int {
 func (e *encoder) text(code byte, v string) { e.bytes(code, []byte(v)) }
 
 func (e *encoder) u32(code byte, v uint32) {
-	e.bytes(code, binary.BigEndian.AppendUint32(nil, v))
+	var room [4]byte
+	binary.BigEndian.PutUint32(room[:], v)
+	e.bytes(code, room[:])
 }
 
 func (e *encoder) addrs(code byte, as ...netip.Addr) {

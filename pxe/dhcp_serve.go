@@ -8,12 +8,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/insomniacslk/dhcp/dhcpv4"
 )
 
 const (
-	dhcpBatch    = 64  // datagrams that one call reads or writes
-	dhcpWaiting  = 128 // requests that wait for a worker; more wait in the socket
-	dhcpOutgoing = 256 // replies that wait for the sender
+	dhcpBatch   = 64  // datagrams that one call reads or writes
+	dhcpWaiting = 128 // requests that wait for a worker; more wait in the socket
 )
 
 // Datagram is a packet of a batch.
@@ -36,57 +37,104 @@ type Batcher interface {
 // job is one request on its way, with room for all that it needs. It is used
 // again.
 type job struct {
+	v    *service
 	buf  [dhcpMaxPacket + 1]byte
 	n    int
 	from netip.AddrPort
 	r    request
+	x    exchange // once the request is read
+	read bool
 	out  [replyRoom]byte
 	p    *reply
+
+	waits bool // for its lease, which came then
+	lease Lease
+	err   error
 }
 
-// service answers the requests of one socket.
+// service answers the requests of one socket. Its reader answers what needs no
+// waiting itself, a batch at a time; a lease that is to be stored waits without
+// a goroutine; all else is the workers'.
 type service struct {
-	s       *Server
-	n       *Network
-	conn    net.PacketConn
+	s     *Server
+	n     *Network
+	conn  net.PacketConn
+	what  string // for errors
+	binl  bool   // port 4011
+	probe Prober // may be nil
+	quick QuickLeases
+
 	batch   Batcher // nil: one packet at a time
-	answer  func(ctx context.Context, r *request, packet []byte, from netip.AddrPort) *reply
 	work    chan *job
-	sending chan *job
 	free    sync.Pool
 	workers sync.WaitGroup
 	running int          // the reader's own
 	idle    atomic.Int64 // workers that wait for work
 	limits  contexts
+	out     outbox
 }
 
-// serveRequests answers packets, many at once, until ctx ends (nil) or conn
+// outbox is the jobs that wait for the sender.
+type outbox struct {
+	mu   sync.Mutex
+	jobs []*job
+	wake chan struct{} // has room for one
+}
+
+func (o *outbox) put(j *job) {
+	o.mu.Lock()
+	o.jobs = append(o.jobs, j)
+	first := len(o.jobs) == 1
+	o.mu.Unlock()
+	if first {
+		select {
+		case o.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// take moves the jobs to an empty list.
+func (o *outbox) take(to []*job) []*job {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	to, o.jobs = o.jobs, to
+	return to
+}
+
+// serve answers packets, many at once, until ctx ends (nil) or the socket
 // fails.
-func (s *Server) serveRequests(ctx context.Context, n *Network, conn net.PacketConn, what string, answer func(ctx context.Context, r *request, packet []byte, from netip.AddrPort) *reply) error {
+func (v *service) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	v := &service{s: s, n: n, conn: conn, answer: answer, work: make(chan *job, dhcpWaiting), sending: make(chan *job, dhcpOutgoing)}
-	v.batch, _ = conn.(Batcher)
-	v.free.New = func() any { return new(job) }
+	v.work = make(chan *job, dhcpWaiting)
+	v.out.wake = make(chan struct{}, 1)
+	v.batch, _ = v.conn.(Batcher)
+	v.free.New = func() any { return &job{v: v} }
 	v.limits.parent = ctx
 	defer v.limits.end()
+	if v.batch == nil || v.n.ReplyDelay > 0 {
+		v.quick = nil
+	}
+	stop := make(chan struct{})
 	var sender sync.WaitGroup
 	if v.batch != nil {
-		sender.Go(v.send)
+		sender.Go(func() { v.send(ctx, stop) })
 	}
-	err := v.read(ctx, what)
+	err := v.receive(ctx)
 	cancel()
 	close(v.work)
 	v.workers.Wait()
-	close(v.sending)
+	close(stop)
 	sender.Wait()
 	return err
 }
 
-// read hands requests to workers until ctx ends or the socket fails.
-func (v *service) read(ctx context.Context, what string) error {
+// receive answers requests, or hands them to workers, until ctx ends or the
+// socket fails.
+func (v *service) receive(ctx context.Context) error {
 	if v.batch == nil {
-		return readPackets(ctx, v.conn, dhcpMaxPacket+1, what, func(b []byte, addr net.Addr) {
+		return readPackets(ctx, v.conn, dhcpMaxPacket+1, v.what, func(b []byte, addr net.Addr) {
 			j := v.free.Get().(*job)
 			j.from, _ = addrPortOf(addr)
 			j.n = copy(j.buf[:], b)
@@ -95,7 +143,8 @@ func (v *service) read(ctx context.Context, what string) error {
 	}
 	jobs := make([]*job, dhcpBatch)
 	grams := make([]Datagram, dhcpBatch)
-	return readLoop(ctx, v.conn, what, func() error {
+	var out writing
+	return readLoop(ctx, v.conn, v.what, func() error {
 		for i := range jobs {
 			if jobs[i] == nil {
 				jobs[i] = v.free.Get().(*job)
@@ -106,14 +155,66 @@ func (v *service) read(ctx context.Context, what string) error {
 		if ctx.Err() != nil || err != nil {
 			return err
 		}
+		start := v.s.now()
 		for i := range k {
 			j := jobs[i]
 			jobs[i] = nil
 			j.n, j.from = len(grams[i].Data), grams[i].Peer
-			v.hand(j)
+			if v.quick == nil {
+				v.hand(j)
+				continue
+			}
+			switch p, ours := v.now(ctx, j, start); {
+			case !ours:
+				v.hand(j)
+			case p != nil:
+				v.write(&out, j)
+			}
 		}
+		v.flush(&out)
 		return nil
 	})
+}
+
+// now answers a request that needs no waiting; j is nobody's any more when it
+// has no reply. The request is a worker's where ours is false.
+func (v *service) now(ctx context.Context, j *job, start time.Time) (p *reply, ours bool) {
+	v.s.captureRequest(v.conn, v.n, j.buf[:j.n], j.from)
+	j.r.out = j.out[:0]
+	x, r := &j.x, &j.r
+	if !v.s.begin(x, start, v.n, r, j.buf[:j.n], v.probe) {
+		v.done(j)
+		return nil, true
+	}
+	j.read = true
+	if x.n.Proxy || r.client.boots() {
+		// Deciding what a machine boots that nobody knows yet writes the state.
+		return nil, false
+	}
+	switch r.kind {
+	case dhcpv4.MessageTypeDiscover:
+		if x.n.Probe && x.probe != nil {
+			return nil, false
+		}
+		p = x.discover(ctx)
+	case dhcpv4.MessageTypeRequest:
+		var ok bool
+		if p, ok = x.requested(ctx); ok {
+			return nil, v.quick.CommitSoon(r.client, x.addr, j)
+		}
+	default:
+		return nil, false
+	}
+	if j.p = p; p == nil {
+		v.done(j)
+	}
+	return p, true
+}
+
+// Committed is a [Waiter]: the sender goes on with the request.
+func (j *job) Committed(l Lease, err error) {
+	j.lease, j.err, j.waits = l, err, true
+	j.v.out.put(j)
 }
 
 // hand gives a request to a worker: a new one when none waits, as the others
@@ -142,70 +243,107 @@ func (v *service) worker() {
 func (v *service) do(j *job) {
 	ctx := v.limits.now()
 	packet := j.buf[:j.n]
-	v.s.captureRequest(v.conn, v.n, packet, j.from)
-	j.r.out = j.out[:0]
-	j.p = v.answer(ctx, &j.r, packet, j.from)
+	switch {
+	case j.read:
+		j.p = j.x.answer(ctx)
+	default:
+		v.s.captureRequest(v.conn, v.n, packet, j.from)
+		j.r.out = j.out[:0]
+		if v.binl {
+			j.p = v.s.answerBINLWith(ctx, v.n, &j.r, packet, j.from)
+		} else {
+			j.p = v.s.answerWith(ctx, v.n, &j.r, packet, v.probe)
+		}
+	}
 	if j.p == nil {
-		v.free.Put(j)
+		v.done(j)
 		return
 	}
 	if v.n.ReplyDelay > 0 {
 		select {
 		case <-time.After(v.n.ReplyDelay):
 		case <-ctx.Done():
-			v.free.Put(j)
+			v.done(j)
 			return
 		}
 	}
 	if v.batch != nil {
-		v.sending <- j
+		v.out.put(j)
 		return
 	}
 	v.s.send(v.conn, v.n, j.p)
+	v.done(j)
+}
+
+// done keeps a job to be used again.
+func (v *service) done(j *job) {
+	j.p, j.read, j.waits = nil, false, false
 	v.free.Put(j)
 }
 
-// send writes replies, those that wait together in one call.
-func (v *service) send() {
-	jobs := make([]*job, 0, dhcpBatch)
-	grams := make([]Datagram, 0, dhcpBatch)
-	for j := range v.sending {
-		jobs, grams = append(jobs[:0], j), grams[:0]
-		runtime.Gosched() // let those who are about to answer do so
-	more:
-		for len(jobs) < dhcpBatch {
-			select {
-			case j, ok := <-v.sending:
-				if !ok {
-					break more
-				}
-				jobs = append(jobs, j)
-			default:
-				break more
-			}
+// send writes replies, those that wait together in one call, until stop is
+// closed and none waits.
+func (v *service) send(ctx context.Context, stop <-chan struct{}) {
+	var jobs []*job
+	var out writing
+	for open := true; open; {
+		select {
+		case <-v.out.wake:
+		case <-stop:
+			open = false
 		}
+		runtime.Gosched() // let those who are about to answer do so
+		jobs = v.out.take(jobs[:0])
 		for _, j := range jobs {
-			// A frame, or a broadcast that may need one, goes its own way.
-			if p := j.p; p.unicastFrame || p.onLink || p.to.Addr() == limitedBroadcast() {
-				v.s.send(v.conn, v.n, p)
+			if j.waits {
+				j.p = j.x.committed(ctx, j.lease, j.err)
+			}
+			if j.p == nil {
+				v.done(j)
 				continue
 			}
-			v.s.captureReply(v.conn, v.n, j.p)
-			grams = append(grams, Datagram{Data: j.p.bytes, Peer: j.p.to})
+			v.write(&out, j)
 		}
-		for rest := grams; len(rest) > 0; {
-			k, err := v.batch.WriteBatch(rest)
-			rest = rest[k:]
-			if err != nil && len(rest) > 0 {
-				v.s.sendFailed(v.n, jobs, rest[0], err)
-				rest = rest[1:]
-			}
-		}
-		for _, j := range jobs {
-			j.p = nil
-			v.free.Put(j)
+		v.flush(&out)
+		clear(jobs)
+	}
+}
+
+// writing is replies that are written together.
+type writing struct {
+	jobs  []*job
+	grams []Datagram
+}
+
+// write sends a reply, at the latest when flush is called.
+func (v *service) write(w *writing, j *job) {
+	// A frame, or a broadcast that may need one, goes its own way.
+	if p := j.p; p.unicastFrame || p.onLink || p.to.Addr() == limitedBroadcast() {
+		v.s.send(v.conn, v.n, p)
+		v.done(j)
+		return
+	}
+	v.s.captureReply(v.conn, v.n, j.p)
+	w.jobs, w.grams = append(w.jobs, j), append(w.grams, Datagram{Data: j.p.bytes, Peer: j.p.to})
+	if len(w.jobs) == dhcpBatch {
+		v.flush(w)
+	}
+}
+
+func (v *service) flush(w *writing) {
+	for rest := w.grams; len(rest) > 0; {
+		k, err := v.batch.WriteBatch(rest)
+		rest = rest[k:]
+		if err != nil && len(rest) > 0 {
+			v.s.sendFailed(v.n, w.jobs, rest[0], err)
+			rest = rest[1:]
 		}
 	}
+	for _, j := range w.jobs {
+		v.done(j)
+	}
+	clear(w.jobs)
+	w.jobs, w.grams = w.jobs[:0], w.grams[:0]
 }
 
 // sendFailed records a reply of a batch that could not be sent.

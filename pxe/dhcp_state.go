@@ -16,6 +16,12 @@ type exchange struct {
 	n     *Network // the client's
 	r     *request
 	probe Prober // may be nil
+
+	// Of a REQUEST: the address that it asks for, in which of its states, and
+	// whether it answers an offer of ours and waits for us alone.
+	addr     netip.Addr
+	how      string
+	selected bool
 }
 
 func (x *exchange) record(kind, text string, err error) {
@@ -57,34 +63,52 @@ func (x *exchange) discover(ctx context.Context) *reply {
 	return p
 }
 
-// request answers DHCPREQUEST in its four states (RFC 2131 §4.3.2).
+// request answers DHCPREQUEST.
 func (x *exchange) request(ctx context.Context) *reply {
+	p, ok := x.requested(ctx)
+	if !ok {
+		return p
+	}
+	lease, err := x.s.leases.Commit(ctx, x.r.client, x.addr)
+	return x.committed(ctx, lease, err)
+}
+
+// requested finds out which address a DHCPREQUEST asks for, in its four states
+// (RFC 2131 §4.3.2); ok is false when there is none to be committed, and p is
+// the answer then.
+func (x *exchange) requested(ctx context.Context) (p *reply, ok bool) {
 	r := x.r
 	switch {
 	case r.server.IsValid(): // selecting
 		if !x.ours(r.server) {
 			x.s.noteRefused(r.client, r.server)
 			x.record("dhcp.refused", fmt.Sprintf("took the offer of another DHCP server, %v: if that is not meant, stop that server or use ProxyDHCP", r.server), nil)
-			return nil
+			return nil, false
 		}
 		if !r.want.IsValid() {
 			// RFC 2131 table 5 demands option 50 here; take ciaddr's word.
 			r.want = r.ciaddr
 		}
-		return x.commit(ctx, r.want, "selecting", true)
+		x.addr, x.how, x.selected = r.want, "selecting", true
 	case r.want.IsValid(): // init-reboot: an address remembered from before
 		if !x.n.Prefix.Contains(r.want) {
-			return x.elsewhere(ctx)
+			return x.elsewhere(ctx), false
 		}
-		return x.commit(ctx, r.want, "init-reboot", false)
+		x.addr, x.how = r.want, "init-reboot"
 	case r.ciaddr.IsValid(): // renewing (unicast) or rebinding (broadcast)
 		if !x.n.Prefix.Contains(r.ciaddr) {
-			return x.elsewhere(ctx)
+			return x.elsewhere(ctx), false
 		}
-		return x.commit(ctx, r.ciaddr, "renewing", false)
+		x.addr, x.how = r.ciaddr, "renewing"
+	default:
+		x.record("dhcp.drop", "sent a REQUEST that names no address at all", nil)
+		return nil, false
 	}
-	x.record("dhcp.drop", "sent a REQUEST that names no address at all", nil)
-	return nil
+	if !x.addr.IsValid() || !x.n.Prefix.Contains(x.addr) {
+		return x.nak(fmt.Sprintf("address %v is not of network %s", x.addr, x.n.Name)), false
+	}
+	r.client.Addr = x.addr
+	return nil, true
 }
 
 // serverID is what a client knows this server by (option 54): our address on
@@ -116,20 +140,16 @@ func (x *exchange) elsewhere(ctx context.Context) *reply {
 	return x.nak(fmt.Sprintf("address %v is not of network %s", want, x.n.Name))
 }
 
-// commit makes the address the client's and acknowledges it; selected says
-// that the client answers an offer of ours and waits for us alone.
-func (x *exchange) commit(ctx context.Context, addr netip.Addr, state string, selected bool) *reply {
+// committed acknowledges an address that is the client's now, or says why it is
+// not.
+func (x *exchange) committed(ctx context.Context, lease Lease, err error) *reply {
 	c := &x.r.client
-	if !addr.IsValid() || !x.n.Prefix.Contains(addr) {
-		return x.nak(fmt.Sprintf("address %v is not of network %s", addr, x.n.Name))
-	}
-	c.Addr = addr
-	lease, err := x.s.leases.Commit(ctx, *c, addr)
 	switch {
-	case errors.Is(err, ErrWrongAddress), selected && errors.Is(err, ErrNoLease):
-		return x.nak(fmt.Sprintf("address %v is not this client's", addr))
-	case err != nil:
-		x.refuse("dhcp.request", fmt.Sprintf("asked for %v (%s)", addr, state), err)
+	case err == nil:
+	case errors.Is(err, ErrWrongAddress), x.selected && errors.Is(err, ErrNoLease):
+		return x.nak(fmt.Sprintf("address %v is not this client's", x.addr))
+	default:
+		x.refuse("dhcp.request", fmt.Sprintf("asked for %v (%s)", x.addr, x.how), err)
 		return nil
 	}
 	boot, err := x.boot(ctx)
@@ -138,7 +158,7 @@ func (x *exchange) commit(ctx context.Context, addr netip.Addr, state string, se
 	}
 	x.s.noteStage(*c, boot.stage(*c), boot.file)
 	if x.wanted() {
-		x.told("dhcp.ack", boot.file, fmt.Sprintf("has %v for %v (%s)%s", addr, lease.Duration, state, boot.sentence()))
+		x.told("dhcp.ack", boot.file, fmt.Sprintf("has %v for %v (%s)%s", x.addr, lease.Duration, x.how, boot.sentence()))
 	}
 	return x.reply(msgAck, lease, boot)
 }

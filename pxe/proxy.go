@@ -91,9 +91,8 @@ func (s *Server) ServeBINL(ctx context.Context, network string, conn net.PacketC
 	if !n.has4() {
 		return errNo4(n)
 	}
-	return s.serveRequests(ctx, n, conn, "boot requests (port 4011) on network "+network, func(ctx context.Context, r *request, b []byte, from netip.AddrPort) *reply {
-		return s.answerBINLWith(ctx, n, r, b, from)
-	})
+	v := &service{s: s, n: n, conn: conn, what: "boot requests (port 4011) on network " + network, binl: true}
+	return v.serve(ctx)
 }
 
 // answerBINL is a whole exchange on port 4011 without a socket.
@@ -169,7 +168,7 @@ func (x *exchange) proxyReply(kind byte, boot bootInfo) *reply {
 	e := newEncoder(x.r, kind, x.serverID())
 	e.proxy = true
 	e.boot(x.on.Server, boot.file, x.r)
-	p := &reply{bytes: e.finish(boot.file), mac: x.r.client.MAC}
+	p := x.r.answer(e.finish(boot.file))
 	p.destination(x.r, netip.Addr{}, false)
 	return p
 }

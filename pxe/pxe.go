@@ -130,6 +130,23 @@ type Leases interface {
 	Decline(ctx context.Context, c Client, addr netip.Addr) error
 }
 
+// QuickLeases is an optional extra of [Leases] that answers from memory and
+// stores many commits at a time, so that no goroutine need wait for each.
+type QuickLeases interface {
+	// Quick reports whether that is so: Offer does not wait then.
+	Quick() bool
+	// CommitSoon is Commit that does not wait. It returns true when w is told
+	// once, by any goroutine and perhaps before it returns, that addr is the
+	// client's, durably, or why it is not; false when nothing was done and
+	// Commit must be asked.
+	CommitSoon(c Client, addr netip.Addr, w Waiter) bool
+}
+
+// Waiter is told what became of a commit. Committed must return at once.
+type Waiter interface {
+	Committed(l Lease, err error)
+}
+
 // Identifier is an optional extra of [Leases]: it finds the port by which a
 // machine is on a network from its SMBIOS UUID. DHCPv6 knows machines by
 // identifiers that may hold no hardware address (DUID-UUID, RFC 6355).

@@ -229,9 +229,12 @@ func (c *clients) update(mac net.HardwareAddr, f func(*seen)) {
 	e := c.byMAC[key]
 	if e == nil {
 		if len(c.byMAC) >= c.max {
-			c.forget(c.root.prev)
+			e = c.root.prev // its room is used again
+			c.forget(e)
+		} else {
+			e = new(seen)
 		}
-		e = &seen{key: key}
+		*e = seen{key: key}
 		c.byMAC[key] = e
 	} else {
 		e.prev.nx, e.nx.prev = e.nx, e.prev
