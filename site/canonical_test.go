@@ -127,7 +127,7 @@ func TestDiff(t *testing.T) {
 		"machine cmp-02: nics[02:60:00:00:01:12].network added: storage",
 		"machine cmp-02: owner removed, was platform",
 		`machine gpu-01: disks order changed from ["S6CKNX0G01A","S6CKNX0G01B","S6CKNX0G01C"] to ["S6CKNX0G01B","S6CKNX0G01A","S6CKNX0G01C"]`,
-		`machine new-01 added {"firmwar`,
+		`machine new-01 added {"arch":"`,
 		"profile compute: bios.ProcCStates changed from Disabled to Enabled",
 		`profile compute: packages changed from ["numactl","lldpd"] to ["numactl","lldpd","htop"]`,
 		"profile train: users[train].sudo added: true",

@@ -39,6 +39,23 @@ func (s *Site) Image(name string) (Image, bool) {
 	return byName(s.Images, func(i *Image) string { return i.Name }, name)
 }
 
+// Archs are the architectures of machines and images, each once, in order of
+// name: AMD64 where there are neither.
+func Archs(machines []Machine, images []Image) []string {
+	var out []string
+	for _, m := range machines {
+		out = append(out, cmp.Or(m.Arch, AMD64))
+	}
+	for _, i := range images {
+		out = append(out, cmp.Or(i.Arch, AMD64))
+	}
+	if len(out) == 0 {
+		out = []string{AMD64}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // Rack finds a rack by name.
 func (s *Site) Rack(name string) (Rack, bool) {
 	return byName(s.Racks, func(r *Rack) string { return r.Name }, name)

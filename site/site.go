@@ -165,6 +165,12 @@ const (
 	LoaderUKI  Loader = "uki"     // none: kernel and ramdisks are one EFI program
 )
 
+// Architectures of machines and images, by Debian's names.
+const (
+	AMD64 = "amd64"
+	ARM64 = "arm64"
+)
+
 // Machine is one server as it should be.
 type Machine struct {
 	Name     string
@@ -173,6 +179,7 @@ type Machine struct {
 	Height   int    // in U; default 1
 	Serial   string // SMBIOS type 1 serial number
 	UUID     string // SMBIOS type 1 UUID, RFC 4122 text; derived from the serial when unsaid
+	Arch     string // AMD64 or ARM64, default AMD64
 	Firmware Firmware
 	// SecureBoot says that its firmware starts signed programs alone.
 	SecureBoot bool
@@ -289,7 +296,7 @@ type Image struct {
 	OS         string // OSDebian, OSUbuntu or OSHost
 	Suite      string // e.g. "bookworm"; none with OSHost
 	Components []string
-	Arch       string // Debian architecture, default "amd64"
+	Arch       string // AMD64 or ARM64, default AMD64
 	Kernel     string // package that leads to the kernel; "" = the distribution's general one
 	Packages   []string
 	Mirrors    []string // apt mirrors of this site that it is built from; none: the machine's own apt sources

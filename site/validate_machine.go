@@ -1,6 +1,7 @@
 package site
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 )
@@ -27,6 +28,7 @@ func (v *validator) machine(m *Machine, path string) {
 	case m.Loader != "" && m.SecureBoot:
 		v.add(path+".loader", "leave one of the two out", "%s: with Secure Boot on its firmware refuses loader %s, which nobody signed", who, m.Loader)
 	}
+	v.arch(m, who, path)
 	if m.BMC != (BMC{}) {
 		v.bmc(m, who, path+".bmc")
 	}
@@ -39,6 +41,25 @@ func (v *validator) machine(m *Machine, path string) {
 		}
 	}
 	v.target(m, who, path)
+}
+
+// arch checks that what a machine boots and becomes is made for its processors.
+func (v *validator) arch(m *Machine, who, path string) {
+	arch := cmp.Or(m.Arch, AMD64)
+	if arch == ARM64 {
+		switch {
+		case m.Firmware == BIOS:
+			v.add(path+".firmware", "write firmware: uefi", "%s: an arm64 machine has no BIOS", who)
+		case m.Loader == LoaderSNP || m.Loader == LoaderIPXE:
+			v.add(path+".loader", "leave it out: its firmware is given shim and GRUB; or write loader: uki", "%s: there is no iPXE for arm64", who)
+		}
+	}
+	p, ok := v.s.Profile(m.Profile)
+	img, known := v.s.Image(p.Image)
+	if of := cmp.Or(img.Arch, AMD64); ok && known && of != arch {
+		v.add(path+".profile", "name a profile with an image of arch: "+arch+", or write arch: "+of+" if that is what the machine is",
+			"%s is %s, and image %s of its profile %s is for %s", who, arch, img.Name, p.Name, of)
+	}
 }
 
 func (v *validator) bmc(m *Machine, who, path string) {
