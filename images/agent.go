@@ -273,14 +273,14 @@ func skeleton(elf []byte) []Entry {
 	return out
 }
 
-// indexerFor is the programs of amd64 that index the modules of another
-// architecture's kernel: depmod reads those of all. It is nil for amd64, whose
-// ramdisk brings its own.
+// indexerFor is the programs of this machine's architecture that index the
+// modules of another one's kernel: depmod reads those of all. It is nil where
+// the ramdisk's own run here.
 func (b *Builder) indexerFor(ctx context.Context, name, arch string) (tree, error) {
-	if arch == amd64 {
+	if arch == runtime.GOARCH {
 		return nil, nil
 	}
-	a, err := b.openHostApt(ctx, name, amd64)
+	a, err := b.openHostApt(ctx, name, runtime.GOARCH)
 	if err != nil {
 		return nil, err
 	}
@@ -312,8 +312,9 @@ func (b *Builder) indexerFor(ctx context.Context, name, arch string) (tree, erro
 // libraries, over the modules that were picked: nothing of this machine's
 // goes into the result. It returns the index files.
 func (b *Builder) depmod(ctx context.Context, version string, kern tree, mods []string, user tree) ([]Entry, error) {
-	if runtime.GOARCH != amd64 {
-		return nil, fmt.Errorf("the agent's ramdisk can be built on an amd64 machine only; this one is %s", runtime.GOARCH)
+	libs, ok := map[string]string{amd64: libDirs[0], arm64: libDirs[1]}[runtime.GOARCH]
+	if !ok {
+		return nil, fmt.Errorf("the agent's ramdisk can be built on an amd64 or arm64 machine only; this one is %s", runtime.GOARCH)
 	}
 	files, err := user.programs([]string{"usr/bin/kmod", "usr/sbin/depmod"})
 	if err != nil {
@@ -366,7 +367,7 @@ func (b *Builder) depmod(ctx context.Context, version string, kern tree, mods []
 	if loader == "" {
 		return nil, fmt.Errorf("indexing kernel modules: the packages have no program loader (ld-linux)")
 	}
-	err = b.run(ctx, tool{args: []string{loader, "--library-path", filepath.Join(dir, "run", libDirs[0]),
+	err = b.run(ctx, tool{args: []string{loader, "--library-path", filepath.Join(dir, "run", libs),
 		filepath.Join(dir, "run/usr/sbin/depmod"), "-b", dir, version}})
 	if err != nil {
 		return nil, fmt.Errorf("indexing kernel modules: %w", err)

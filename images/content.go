@@ -19,16 +19,17 @@ var initramfsModules = []string{
 // Modules that are listed in its configuration instead are all loaded at every
 // boot, which took half a minute of processor time in an emulated machine;
 // those of a hook are loaded when udev finds the hardware.
-func initramfsHook() string {
+func initramfsHook(arch string) string {
 	return `#!/bin/sh
 # Written by fettle image build: drivers of local disks for any server.
 if [ "$1" = prereqs ]; then exit 0; fi
 . /usr/share/initramfs-tools/hook-functions
-manual_add_modules ` + strings.Join(initramfsModules, " ") + "\n"
+manual_add_modules ` + strings.Join(append(slices.Clone(initramfsModules), archs[arch].drivers...), " ") + "\n"
 }
 
-// imageFiles are the files that every image has, whatever its packages.
-func imageFiles() []Entry {
+// imageFiles are the files that every image of an architecture has, whatever its
+// packages.
+func imageFiles(arch string) []Entry {
 	file := func(path, text string) Entry { return Entry{Path: path, Mode: 0o644, Data: []byte(text)} }
 	link := func(path, to string) Entry { return Entry{Path: path, Link: to} }
 	return []Entry{
@@ -36,13 +37,7 @@ func imageFiles() []Entry {
 		file("etc/hostname", "localhost\n"),
 		link("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf"),
 		file("etc/default/locale", "LANG=C.UTF-8\n"),
-		file("etc/default/grub.d/40-fettle.cfg", strings.Join([]string{
-			`GRUB_TIMEOUT=1`,
-			`GRUB_CMDLINE_LINUX_DEFAULT=""`,
-			`GRUB_CMDLINE_LINUX="` + consoleArgs + `"`,
-			`GRUB_TERMINAL="console serial"`,
-			`GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"`,
-			`GRUB_DISABLE_OS_PROBER=true`, ""}, "\n")),
+		file("etc/default/grub.d/40-fettle.cfg", grubDefaults(arch)),
 		file("etc/cloud/cloud.cfg.d/90-fettle.cfg", cloudConfig),
 		// The seed is always there, so cloud-init is enabled here and not by
 		// its generator, a long shell script that looks for data sources:
@@ -63,8 +58,21 @@ func imageFiles() []Entry {
 	}
 }
 
-// consoleArgs are the kernel's consoles; the last one is /dev/console.
-const consoleArgs = "console=tty0 console=ttyS0,115200"
+// grubDefaults are grub-mkconfig's settings. The firmware of an arm64 machine
+// shows GRUB on its serial port by itself.
+func grubDefaults(arch string) string {
+	lines := []string{
+		`GRUB_TIMEOUT=1`,
+		`GRUB_CMDLINE_LINUX_DEFAULT=""`,
+		`GRUB_CMDLINE_LINUX="` + archs[arch].consoles + `"`,
+	}
+	if archs[arch].bios {
+		lines = append(lines, `GRUB_TERMINAL="console serial"`, `GRUB_SERIAL_COMMAND="serial --unit=0 --speed=115200"`)
+	} else {
+		lines = append(lines, `GRUB_TERMINAL=console`)
+	}
+	return strings.Join(append(lines, `GRUB_DISABLE_OS_PROBER=true`, ""), "\n")
+}
 
 // cloudConfig makes cloud-init look nowhere but into the seed that the agent
 // wrote, and run only the modules that such a seed can ask for: each stage is
@@ -114,7 +122,7 @@ func machineFiles(a *apt, spec DiskSpec, ids diskIDs) ([]Entry, error) {
 	d := distros[spec.OS]
 	out := []Entry{
 		{Path: "etc/fstab", Mode: 0o644, Data: []byte(fstab(ids))},
-		{Path: "boot/grub/grub.cfg", Mode: 0o644, Data: []byte(grubConfig(d.title, ids))},
+		{Path: "boot/grub/grub.cfg", Mode: 0o644, Data: []byte(grubConfig(d.title, spec.Arch, ids))},
 	}
 	var lines []string
 	for i, s := range a.sources {
@@ -154,25 +162,32 @@ func fstab(ids diskIDs) string {
 // Ubuntu in /boot, so upgrades need no update-grub; who runs it gets the
 // distribution's own, with the same arguments from /etc/default/grub.d.
 // fettle-args.cfg is written by the agent.
-func grubConfig(title string, ids diskIDs) string {
+func grubConfig(title, arch string, ids diskIDs) string {
+	consoles, serial := "", ""
+	if c := archs[arch].consoles; c != "" {
+		consoles = c + " "
+	}
+	if archs[arch].bios {
+		serial = `if serial --unit=0 --speed=115200; then
+	terminal_input console serial
+	terminal_output console serial
+fi
+`
+	}
 	entry := func(title, suffix string) string {
 		return fmt.Sprintf(`menuentry '%[1]s' {
 	search --no-floppy --fs-uuid --set=root %[2]s
-	linux $links/vmlinuz%[3]s root=UUID=%[2]s ro %[4]s $fettle_args
+	linux $links/vmlinuz%[3]s root=UUID=%[2]s ro %[4]s$fettle_args
 	initrd $links/initrd.img%[3]s
 }
-`, title, ids.root, suffix, consoleArgs)
+`, title, ids.root, suffix, consoles)
 	}
 	return `# Written by fettle image build; update-grub may replace it.
 set default=0
 set timeout=1
 set fettle_args=""
 set links=""
-if serial --unit=0 --speed=115200; then
-	terminal_input console serial
-	terminal_output console serial
-fi
-if [ -f /boot/grub/fettle-args.cfg ]; then
+` + serial + `if [ -f /boot/grub/fettle-args.cfg ]; then
 	source /boot/grub/fettle-args.cfg
 fi
 if [ ! -e /vmlinuz -a -e /boot/vmlinuz ]; then

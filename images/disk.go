@@ -17,11 +17,11 @@ import (
 // which an image is made changes.
 const diskRecipe = 5
 
-// basePackages are what every image has, so that it boots from BIOS and UEFI,
-// configures itself by cloud-init and lets people in by ssh.
+// basePackages are what every image has beside the boot loaders of its
+// architecture: it configures itself by cloud-init and lets people in by ssh.
 var basePackages = []string{
 	"initramfs-tools", "zstd", "systemd-sysv", "dbus", "udev", "kmod",
-	"grub2-common", "grub-pc-bin", "grub-efi-amd64-signed", "shim-signed", "e2fsprogs",
+	"grub2-common", "shim-signed", "e2fsprogs",
 	"cloud-init", "netplan.io", "systemd-resolved", "systemd-timesyncd", "openssh-server", "sudo", "curl", "ca-certificates",
 	"iproute2", "iputils-ping", "procps", "pciutils", "less", "vim-tiny", "mount", "passwd", "login", "tzdata",
 }
@@ -59,12 +59,18 @@ func (b *Builder) Disk(ctx context.Context, spec DiskSpec) (rel Release, cached 
 		Files   []Entry
 		Hook    string
 		Exclude []string
-	}{diskRecipe, inputSpec, a.sources, pkgs, imageFiles(), initramfsHook(), spec.excludes()})
+	}{diskRecipe, inputSpec, a.sources, pkgs, imageFiles(spec.Arch), initramfsHook(spec.Arch), spec.excludes()})
 	if err != nil {
 		return Release{}, false, err
 	}
 	if r, ok, err := b.cached(ctx, spec.Name, in); err != nil || ok {
 		return r, ok, err
+	}
+	if err := b.checkMapped(ctx); err != nil {
+		return Release{}, false, fmt.Errorf("image %s: %w", spec.Name, err)
+	}
+	if err := b.checkArch(ctx, spec.Arch); err != nil {
+		return Release{}, false, fmt.Errorf("image %s: %w", spec.Name, err)
 	}
 	debs, err := a.download(ctx, pkgs)
 	if err != nil {
@@ -76,7 +82,8 @@ func (b *Builder) Disk(ctx context.Context, spec DiskSpec) (rel Release, cached 
 
 // include is the list of packages that are asked for by name.
 func (d DiskSpec) include() []string {
-	out := append(slices.Clone(basePackages), d.Packages...)
+	out := append(slices.Clone(basePackages), archs[d.Arch].packages...)
+	out = append(out, d.Packages...)
 	out = append(out, d.kernel())
 	lacks := distros[d.OS].lacks[d.Suite]
 	out = slices.DeleteFunc(out, func(p string) bool { return p[len(p)-1] == '-' || slices.Contains(lacks, p) })
@@ -105,9 +112,6 @@ func (d DiskSpec) excludes() []string {
 }
 
 func (b *Builder) buildDisk(ctx context.Context, a *apt, spec DiskSpec, in blob.Digest, pkgs []pkg, debs map[string]string) (rel Release, err error) {
-	if err := b.checkMapped(ctx); err != nil {
-		return Release{}, fmt.Errorf("image %s: %w", spec.Name, err)
-	}
 	dir, remove, err := b.workDir("disk")
 	if err != nil {
 		return Release{}, err
@@ -146,7 +150,7 @@ func (b *Builder) buildDisk(ctx context.Context, a *apt, spec DiskSpec, in blob.
 	if err := b.makeDisk(ctx, spec, dir, trees, disk, root, boot, ids); err != nil {
 		return Release{}, fmt.Errorf("making the disk of image %s: %w", spec.Name, err)
 	}
-	files, stats, err := b.packDisk(ctx, spec.Name, disk, rootPart)
+	files, stats, err := b.packDisk(ctx, spec.Name, disk, rootPart(spec.Arch))
 	if err != nil {
 		return Release{}, fmt.Errorf("compressing image %s: %w", spec.Name, err)
 	}

@@ -70,12 +70,19 @@ func TestEmbedGRUB(t *testing.T) {
 
 func TestGRUBConfig(t *testing.T) {
 	ids := newIDs("sha256:aa")
-	cfg := grubConfig("Ubuntu", ids)
+	cfg := grubConfig("Ubuntu", amd64, ids)
 	// What wire.Deploy.KernelArgs asks of an image.
 	for _, want := range []string{"if [ -f /boot/grub/fettle-args.cfg ]; then\n\tsource /boot/grub/fettle-args.cfg\nfi", "$fettle_args\n\tinitrd", "root=UUID=" + ids.root, "menuentry 'Ubuntu, previous kernel'", "linux $links/vmlinuz.old"} {
 		if !strings.Contains(cfg, want) {
 			t.Errorf("grub.cfg lacks %q:\n%s", want, cfg)
 		}
+	}
+	if !strings.Contains(cfg, "ro console=tty0 console=ttyS0,115200 $fettle_args") || !strings.Contains(cfg, "serial --unit=0") {
+		t.Errorf("grub.cfg of amd64 names no serial port:\n%s", cfg)
+	}
+	// The firmware says which serial port is the console.
+	if arm := grubConfig("Ubuntu", arm64, ids); strings.Contains(arm, "console=") || strings.Contains(arm, "serial") || !strings.Contains(arm, " ro $fettle_args\n") {
+		t.Errorf("grub.cfg of arm64 names a serial port:\n%s", arm)
 	}
 	if newIDs("sha256:aa") != ids || newIDs("sha256:ab") == ids {
 		t.Error("newIDs does not follow its inputs")
@@ -84,9 +91,11 @@ func TestGRUBConfig(t *testing.T) {
 
 func TestGRUBConfigParses(t *testing.T) {
 	needTool(t, "grub-script-check")
-	cmd := exec.Command("grub-script-check")
-	cmd.Stdin = strings.NewReader(grubConfig("Debian GNU/Linux", newIDs("sha256:aa")))
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("grub-script-check: %v: %s", err, out)
+	for _, arch := range []string{amd64, arm64} {
+		cmd := exec.Command("grub-script-check")
+		cmd.Stdin = strings.NewReader(grubConfig("Debian GNU/Linux", arch, newIDs("sha256:aa")))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("grub-script-check of %s's: %v: %s", arch, err, out)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"github.com/klauspost/compress/zstd"
@@ -26,12 +27,16 @@ const importRecipe = 1
 // else qemu-img reads), each also compressed with zstd. Its root partition
 // must be the last on the disk, in a GPT, because the agent grows it. The
 // image must bring its own boot loaders and cloud-init: fettle changes nothing
-// in it. cached tells that the same file was imported under this name before.
-func (b *Builder) Import(ctx context.Context, name, file string) (rel Release, cached bool, err error) {
+// in it. arch is that of the machines that it is for. cached tells that the
+// same file was imported under this name before.
+func (b *Builder) Import(ctx context.Context, name, arch, file string) (rel Release, cached bool, err error) {
 	if err := CheckName(name); err != nil {
 		return Release{}, false, err
 	}
-	if name == NameAgent || name == NameLoaders {
+	if _, ok := archs[arch]; !ok {
+		return Release{}, false, fmt.Errorf("importing %s: architecture %q: want amd64 or arm64", file, arch)
+	}
+	if slices.Contains([]string{NameAgent, NameLoaders, AgentName(arm64), LoadersName(arm64)}, name) {
 		return Release{}, false, fmt.Errorf("the name %s is taken by what fettle builds itself; choose another", name)
 	}
 	digest, err := digestFile(ctx, file, func(done, total int64) {
@@ -40,10 +45,15 @@ func (b *Builder) Import(ctx context.Context, name, file string) (rel Release, c
 	if err != nil {
 		return Release{}, false, fmt.Errorf("importing %s: %w", file, err)
 	}
+	of := arch
+	if of == amd64 {
+		of = "" // as it was before there were others
+	}
 	in, err := inputs(struct {
 		Import int
 		File   blob.Digest
-	}{importRecipe, digest})
+		Arch   string `json:",omitempty"`
+	}{importRecipe, digest, of})
 	if err != nil {
 		return Release{}, false, err
 	}
@@ -67,7 +77,7 @@ func (b *Builder) Import(ctx context.Context, name, file string) (rel Release, c
 	if err != nil {
 		return Release{}, false, fmt.Errorf("importing %s: %w", file, err)
 	}
-	r, err := b.finish(ctx, Release{Name: name, Kind: KindDisk, Arch: "amd64", Inputs: in, Created: b.now().UTC(), Files: files, Facts: map[string]string{
+	r, err := b.finish(ctx, Release{Name: name, Kind: KindDisk, Arch: arch, Inputs: in, Created: b.now().UTC(), Files: files, Facts: map[string]string{
 		"imported": filepath.Base(file), "format": format, "file-digest": string(digest), "used-bytes": strconv.FormatInt(stats.used, 10),
 	}})
 	return r, false, err

@@ -58,7 +58,7 @@ func TestImport(t *testing.T) {
 	var data []string
 	for i, file := range []string{raw, qcow, zst} {
 		name := fmt.Sprintf("img%d", i)
-		r, cached, err := b.Import(t.Context(), name, file)
+		r, cached, err := b.Import(t.Context(), name, amd64, file)
 		if err != nil || cached {
 			t.Fatalf("Import(%s) = %v, %v; want a new release", file, cached, err)
 		}
@@ -70,7 +70,7 @@ func TestImport(t *testing.T) {
 			t.Errorf("Index = part %d of %d bytes, %v; want part 1 of %d", ix.RootPart, ix.Size, err, 64*mebi)
 		}
 		data = append(data, ix.Data)
-		if _, cached, err := b.Import(t.Context(), name, file); err != nil || !cached {
+		if _, cached, err := b.Import(t.Context(), name, amd64, file); err != nil || !cached {
 			t.Errorf("Import(%s) again = %v, %v; want cached", file, cached, err)
 		}
 	}
@@ -117,7 +117,7 @@ func TestImportRefuses(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := testBuilder(t)
-			_, _, err := b.Import(t.Context(), tt.image, tt.file)
+			_, _, err := b.Import(t.Context(), tt.image, amd64, tt.file)
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("Import = %v; want an error with %q", err, tt.want)
 			}

@@ -14,8 +14,8 @@ import (
 	"github.com/fettle-dev/fettle/blob"
 )
 
-// The layout of a disk image: GPT; 1 BIOS boot, 2 EFI system, 3 root, which is
-// the last, so that the agent can grow it.
+// The layout of a disk image: GPT; BIOS boot where machines may have a BIOS, EFI
+// system, root, which is the last, so that the agent can grow it.
 const (
 	sector    = 512
 	mebi      = 1 << 20
@@ -24,9 +24,16 @@ const (
 	espStart  = 2 * mebi
 	espSize   = 64 * mebi
 	rootStart = espStart + espSize
-	rootPart  = 3
 	tailSize  = 1 * mebi // holds the backup of the partition table
 )
+
+// rootPart is the number of the root partition.
+func rootPart(arch string) int {
+	if archs[arch].bios {
+		return 3
+	}
+	return 2
+}
 
 // diskIDs are the identifiers of a disk image, derived from its inputs, so that
 // the same inputs give the same.
@@ -66,25 +73,20 @@ func (b *Builder) makeDisk(ctx context.Context, spec DiskSpec, dir string, trees
 		return err
 	}
 	rootSize := size - rootStart - tailSize
-	table := fmt.Sprintf(`label: gpt
-label-id: %s
-unit: sectors
-start=%d, size=%d, type=21686148-6449-6E6F-744E-656564454649, uuid=%s, name="bios"
-start=%d, size=%d, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, uuid=%s, name="esp"
-start=%d, size=%d, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid=%s, name="root"
-`, ids.disk, biosStart/sector, biosSize/sector, ids.bios, espStart/sector, espSize/sector, ids.esp, rootStart/sector, rootSize/sector, ids.rootPart)
-	if err := b.run(ctx, tool{args: []string{"sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", disk}, pkg: "fdisk", stdin: strings.NewReader(table)}); err != nil {
+	if err := b.run(ctx, tool{args: []string{"sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", disk}, pkg: "fdisk", stdin: strings.NewReader(partitions(spec.Arch, rootSize, ids))}); err != nil {
 		return err
 	}
-	core, bootImg, err := b.biosLoader(ctx, root, ids)
-	if err != nil {
-		return err
-	}
-	if err := embedGRUB(f, bootImg, core, biosStart/sector, biosSize/sector); err != nil {
-		return err
+	if archs[spec.Arch].bios {
+		core, bootImg, err := b.biosLoader(ctx, root, ids)
+		if err != nil {
+			return err
+		}
+		if err := embedGRUB(f, bootImg, core, biosStart/sector, biosSize/sector); err != nil {
+			return err
+		}
 	}
 	esp := filepath.Join(dir, "esp.img")
-	if err := b.makeESP(ctx, dir, esp, distros[spec.OS].vendor, boot, ids); err != nil {
+	if err := b.makeESP(ctx, spec, dir, esp, boot, ids); err != nil {
 		return err
 	}
 	if err := copyInto(f, espStart, esp); err != nil {
@@ -103,6 +105,18 @@ start=%d, size=%d, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid=%s, name="roo
 		return fmt.Errorf("%w; if the file system is too small, raise the image's size (%d MiB) in the site file", err, size/mebi)
 	}
 	return f.Sync()
+}
+
+// partitions is the partition table as sfdisk(8) reads it.
+func partitions(arch string, rootSize int64, ids diskIDs) string {
+	var t strings.Builder
+	fmt.Fprintf(&t, "label: gpt\nlabel-id: %s\nunit: sectors\n", ids.disk)
+	if archs[arch].bios {
+		fmt.Fprintf(&t, "start=%d, size=%d, type=21686148-6449-6E6F-744E-656564454649, uuid=%s, name=\"bios\"\n", biosStart/sector, biosSize/sector, ids.bios)
+	}
+	fmt.Fprintf(&t, "start=%d, size=%d, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, uuid=%s, name=\"esp\"\n", espStart/sector, espSize/sector, ids.esp)
+	fmt.Fprintf(&t, "start=%d, size=%d, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, uuid=%s, name=\"root\"\n", rootStart/sector, rootSize/sector, ids.rootPart)
+	return t.String()
 }
 
 // mke2fsConfig is Debian 12's: the features of a root file system, whatever
@@ -156,7 +170,8 @@ var biosModules = []string{"biosdisk", "part_gpt", "ext2", "search", "search_fs_
 // makeESP makes the EFI system partition: shim where firmware looks for a
 // removable medium's loader, the signed GRUB beside it, and the configuration
 // where the signed GRUB looks (its prefix is /EFI/debian or /EFI/ubuntu).
-func (b *Builder) makeESP(ctx context.Context, dir, esp, vendor string, boot bootFiles, ids diskIDs) error {
+func (b *Builder) makeESP(ctx context.Context, spec DiskSpec, dir, esp string, boot bootFiles, ids diskIDs) error {
+	of, vendor := archs[spec.Arch], distros[spec.OS].vendor
 	f, err := os.Create(esp)
 	if err != nil {
 		return err
@@ -176,7 +191,7 @@ func (b *Builder) makeESP(ctx context.Context, dir, esp, vendor string, boot boo
 		to   string
 		data []byte
 	}{
-		{"EFI/BOOT/BOOTX64.EFI", boot.shim}, {"EFI/BOOT/grubx64.efi", boot.grub}, {"EFI/BOOT/mmx64.efi", boot.mokManager},
+		{"EFI/BOOT/" + of.bootName, boot.shim}, {"EFI/BOOT/" + of.grubAs, boot.grub}, {"EFI/BOOT/" + of.mokName, boot.mokManager},
 		{"EFI/" + vendor + "/grub.cfg", []byte(cfg)},
 	} {
 		if x.data == nil {

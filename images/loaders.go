@@ -25,8 +25,8 @@ var loaderFiles = map[string][]loader{amd64: {
 	{FileUndionly, []string{"ipxe:usr/lib/ipxe/undionly.kpxe"}},
 	{FileSnponly, []string{"ipxe:usr/lib/ipxe/snponly.efi"}},
 	{FileIPXE, []string{"ipxe:boot/ipxe.efi", "ipxe:usr/lib/ipxe/ipxe-amd64.efi", "ipxe:usr/lib/ipxe/ipxe.efi"}},
-	{FileShim, []string{"shim-signed:" + shimPaths[0], "shim-signed:" + shimPaths[1]}},
-	{FileMokMgr, []string{"shim-helpers-amd64-signed:" + mokPaths[0], "shim-signed:" + mokPaths[1]}},
+	{FileShim, []string{"shim-signed:usr/lib/shim/shimx64.efi.signed", "shim-signed:usr/lib/shim/shimx64.efi.signed.latest"}},
+	{FileMokMgr, []string{"shim-helpers-amd64-signed:usr/lib/shim/mmx64.efi.signed", "shim-signed:usr/lib/shim/mmx64.efi"}},
 	{FileStub, []string{"systemd-boot-efi:usr/lib/systemd/boot/efi/linuxx64.efi.stub", "systemd:usr/lib/systemd/boot/efi/linuxx64.efi.stub"}},
 	{FileGRUB, []string{"grub-efi-amd64-signed:usr/lib/grub/x86_64-efi-signed/grubnetx64.efi.signed"}},
 }, arm64: {
@@ -35,12 +35,6 @@ var loaderFiles = map[string][]loader{amd64: {
 	{FileStubARM64, []string{"systemd-boot-efi:usr/lib/systemd/boot/efi/linuxaa64.efi.stub", "systemd:usr/lib/systemd/boot/efi/linuxaa64.efi.stub"}},
 	{FileGRUBARM64, []string{"grub-efi-arm64-signed:usr/lib/grub/arm64-efi-signed/grubnetaa64.efi.signed"}},
 }}
-
-// Where Debian and Ubuntu have shim and its key manager.
-var (
-	shimPaths = []string{"usr/lib/shim/shimx64.efi.signed", "usr/lib/shim/shimx64.efi.signed.latest"}
-	mokPaths  = []string{"usr/lib/shim/mmx64.efi.signed", "usr/lib/shim/mmx64.efi"}
-)
 
 // loaderPackages are the packages to ask for: of each loader those that the
 // archive has, but systemd only where nothing else has its stub.

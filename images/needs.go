@@ -1,6 +1,7 @@
 package images
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,13 +26,25 @@ type NeededRelease struct{ Name, Why string }
 // and what the images' own bootstrap takes. Machines without a profile are only
 // inspected. host tells what os: host means.
 func Needs(s *site.Site, machines []site.Machine, host func() (Host, error)) ([]Need, []NeededRelease, error) {
-	byProfile := map[string][]string{}
+	byProfile, archs := map[string][]string{}, map[string][]string{}
 	for _, m := range machines {
+		arch := cmp.Or(m.Arch, amd64)
+		archs[arch] = append(archs[arch], m.Name)
 		if m.Profile != "" {
 			byProfile[m.Profile] = append(byProfile[m.Profile], m.Name)
 		}
 	}
-	releases := []NeededRelease{{NameAgent, "every machine"}, {NameLoaders, "every machine"}}
+	if len(archs) == 0 {
+		archs[amd64] = nil // for machines that nobody knows yet
+	}
+	var releases []NeededRelease
+	for _, arch := range sortedKeys(archs) {
+		why := "every machine"
+		if len(archs) > 1 {
+			why = "machines of " + arch + " (" + someOf(archs[arch]) + ")"
+		}
+		releases = append(releases, NeededRelease{AgentName(arch), why}, NeededRelease{LoadersName(arch), why})
+	}
 	var out []Need
 	for _, prof := range s.Profiles {
 		names := byProfile[prof.Name]

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fettle-dev/fettle/blob"
+	"github.com/fettle-dev/fettle/site"
 )
 
 // Kind is a kind of release.
@@ -33,7 +34,7 @@ const (
 	NameAgent   = "agent"
 	NameLoaders = "loaders"
 
-	amd64, arm64 = "amd64", "arm64"
+	amd64, arm64 = site.AMD64, site.ARM64
 
 	FileKernel = "vmlinuz"    // KindAgent
 	FileInitrd = "initrd"     // KindAgent

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -31,7 +32,7 @@ var docExcludes = []string{
 // them in its cache and verifies them again.
 func (b *Builder) bootstrap(ctx context.Context, a *apt, spec DiskSpec, dir string, ids diskIDs, debs map[string]string) (out string, err error) {
 	seed := filepath.Join(dir, "seed")
-	if err := b.writeSeed(seed, ids, debs); err != nil {
+	if err := b.writeSeed(seed, spec.Arch, ids, debs); err != nil {
 		return "", err
 	}
 	tmp, err := newMappedDir("/var/tmp")
@@ -59,6 +60,9 @@ func (b *Builder) bootstrap(ctx context.Context, a *apt, spec DiskSpec, dir stri
 	args := []string{"mmdebstrap", "--mode=" + mode, "--variant=apt", "--format=tar", "--architectures=" + spec.Arch,
 		"--include=" + strings.Join(spec.include(), ","), "--skip=essential/unlink",
 		"--aptopt=APT::Install-Recommends false", "--aptopt=APT::Get::Always-Include-Phased-Updates true", "--aptopt=APT::Sandbox::User root"}
+	if spec.Arch != runtime.GOARCH {
+		args = append(args, "--skip=check/qemu") // checkArch has run a program of it
+	}
 	for _, o := range a.acquire {
 		args = append(args, "--aptopt="+strings.TrimSuffix(o, ";"))
 	}
@@ -84,7 +88,7 @@ func shellWord(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`
 
 // writeSeed writes the folder that is copied into the root before anything is
 // installed: the packages, and what the kernel's ramdisk is made by.
-func (b *Builder) writeSeed(seed string, ids diskIDs, debs map[string]string) error {
+func (b *Builder) writeSeed(seed, arch string, ids diskIDs, debs map[string]string) error {
 	archives := filepath.Join(seed, "var/cache/apt/archives")
 	if err := os.MkdirAll(archives, 0o755); err != nil {
 		return err
@@ -103,7 +107,7 @@ func (b *Builder) writeSeed(seed string, ids diskIDs, debs map[string]string) er
 	}{
 		{"etc/fstab", fstab(ids), 0o644},
 		{"etc/initramfs-tools/conf.d/fettle", "MODULES=list\nCOMPRESS=zstd\nCOMPRESSLEVEL=6\nRESUME=none\n", 0o644},
-		{"etc/initramfs-tools/hooks/fettle", initramfsHook(), 0o755},
+		{"etc/initramfs-tools/hooks/fettle", initramfsHook(arch), 0o755},
 	} {
 		path := filepath.Join(seed, f.name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -153,15 +157,16 @@ func (b *Builder) unpackRoot(ctx context.Context, a *apt, spec DiskSpec, tarball
 	if err != nil {
 		return boot, err
 	}
-	files := append(imageFiles(), own...)
-	shims, moks := make([][]byte, len(shimPaths)), make([][]byte, len(mokPaths))
-	capture := map[string]*[]byte{"usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed": &boot.grub}
-	for i, p := range shimPaths {
-		capture[p] = &shims[i]
+	files := append(imageFiles(spec.Arch), own...)
+	of, capture := archs[spec.Arch], map[string]*[]byte{}
+	want := func(paths []string) [][]byte {
+		found := make([][]byte, len(paths))
+		for i, p := range paths {
+			capture[p] = &found[i]
+		}
+		return found
 	}
-	for i, p := range mokPaths {
-		capture[p] = &moks[i]
-	}
+	shims, moks, grubs := want(of.shims), want(of.moks), want(of.grubs)
 	pr, pw := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
@@ -174,7 +179,7 @@ func (b *Builder) unpackRoot(ctx context.Context, a *apt, spec DiskSpec, tarball
 	if werr := <-done; err == nil {
 		err = werr
 	}
-	boot.shim, boot.mokManager = firstOf(shims), firstOf(moks)
+	boot.shim, boot.mokManager, boot.grub = firstOf(shims), firstOf(moks), firstOf(grubs)
 	if err == nil && (boot.shim == nil || boot.grub == nil) {
 		err = errors.New("the image has no shim or no signed GRUB")
 	}

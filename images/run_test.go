@@ -144,9 +144,11 @@ func TestSpecFor(t *testing.T) {
 }
 
 func TestInitramfsHook(t *testing.T) {
-	cmd := exec.Command("sh", "-n")
-	cmd.Stdin = strings.NewReader(initramfsHook())
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("sh -n: %v: %s", err, out)
+	for _, arch := range []string{amd64, arm64} {
+		cmd := exec.Command("sh", "-n")
+		cmd.Stdin = strings.NewReader(initramfsHook(arch))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Errorf("sh -n of %s's: %v: %s", arch, err, out)
+		}
 	}
 }

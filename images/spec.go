@@ -134,8 +134,8 @@ func (d DiskSpec) check() error {
 	if _, ok := distros[d.OS]; !ok && d.OS != site.OSHost {
 		return fmt.Errorf("image %s: os %q cannot be built; build \"debian\", \"ubuntu\" or \"host\", or import a disk image with fettle image import", d.Name, d.OS)
 	}
-	if d.Arch != "amd64" {
-		return fmt.Errorf("image %s: architecture %q cannot be built yet; use amd64, or import a disk image", d.Name, d.Arch)
+	if _, ok := archs[d.Arch]; !ok {
+		return fmt.Errorf("image %s: architecture %q cannot be built; use amd64 or arm64, or import a disk image", d.Name, d.Arch)
 	}
 	if d.Kernel != "" && !validPackage(d.Kernel) {
 		return fmt.Errorf("image %s: kernel %q is not a package name", d.Name, d.Kernel)
