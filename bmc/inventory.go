@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 )
 
@@ -28,6 +29,7 @@ type CPU struct {
 	ID      string `json:"id"`
 	Vendor  string `json:"vendor"`
 	Model   string `json:"model"`
+	Arch    string `json:"arch,omitempty"` // "amd64", "arm64"; "" = not told
 	Cores   int    `json:"cores"`
 	Threads int    `json:"threads"`
 	Health  string `json:"health"`
@@ -242,12 +244,34 @@ type processor struct {
 	ID                                                        text `json:"Id"`
 	ProcessorType, Manufacturer, Model, SerialNumber, Version text
 	FirmwareVersion, Name                                     text
+	InstructionSet, ProcessorArchitecture                     text
+	ProcessorID                                               struct{ EffectiveFamily text } `json:"ProcessorId"`
 	TotalCores, TotalThreads                                  number
 	Status                                                    health
 	Links                                                     struct {
 		PCIeDevice    ref
 		PCIeFunctions refs
 	}
+}
+
+// arch is the architecture by Debian's name: as the instruction set says, which
+// tells 64-bit ARM from the rest (DSP0268), else as the family does, which for
+// ARM is SMBIOS's (DSP0134 table 26): 257 ARMv8, 258 ARMv9. A GB200's tray tells
+// the latter alone.
+func (p processor) arch() string {
+	switch p.InstructionSet {
+	case "x86-64":
+		return "amd64"
+	case "ARM-A64":
+		return "arm64"
+	}
+	if n, err := strconv.ParseUint(string(p.ProcessorID.EffectiveFamily), 0, 16); err == nil && (n == 257 || n == 258) {
+		return "arm64"
+	}
+	if p.ProcessorArchitecture == "x86" && p.InstructionSet == "" {
+		return "amd64"
+	}
+	return ""
 }
 
 func (r *reader) processors(inv *Inventory, s computerSystem, isHost bool) {
@@ -266,7 +290,7 @@ func (r *reader) processors(inv *Inventory, s computerSystem, isHost bool) {
 			if model == "" && p.TotalCores == 0 && p.Manufacturer.known() == "" && p.Status.own() == "" {
 				continue // an empty socket whose state is not told
 			}
-			inv.CPUs = append(inv.CPUs, CPU{ID: string(p.ID), Vendor: p.Manufacturer.known(), Model: model,
+			inv.CPUs = append(inv.CPUs, CPU{ID: string(p.ID), Vendor: p.Manufacturer.known(), Model: model, Arch: p.arch(),
 				Cores: int(p.TotalCores), Threads: int(p.TotalThreads), Health: p.Status.text()})
 		}
 	}

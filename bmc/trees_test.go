@@ -99,6 +99,7 @@ func TestTrees(t *testing.T) {
 		gpu                            GPU
 		drive                          Drive
 		mac                            string
+		arch                           string
 	}{
 		{
 			name: "dell",
@@ -107,7 +108,7 @@ func TestTrees(t *testing.T) {
 			cpus: 2, dimms: 16, mib: 512 * 1024, nics: 6, drives: 3, gpus: 1,
 			gpu:   GPU{ID: "Video.Slot.2-1", Vendor: "NVIDIA Corporation", Model: "NVIDIA H100 PCIe", Serial: "1654422007043", PCI: "10de:2331", Health: "OK"},
 			drive: Drive{ID: "Disk.Bay.2:Enclosure.Internal.0-1", Serial: "61P0A06CTCD8", Vendor: "KIOXIA Corporation", Model: "Dell Ent NVMe CM6 RI 1.92TB", Bytes: 1920383410176, Protocol: "PCIe", Firmware: "2.1.3", Health: "OK"},
-			mac:   "70:b5:e8:f0:52:dc",
+			mac:   "70:b5:e8:f0:52:dc", arch: "amd64",
 		},
 		{
 			name: "lenovo",
@@ -116,7 +117,7 @@ func TestTrees(t *testing.T) {
 			cpus: 2, dimms: 16, mib: 1024 * 1024, nics: 4, drives: 4, gpus: 8,
 			gpu:   GPU{ID: "GPU1", Vendor: "NVIDIA Corporation", Model: "NVIDIA L40", Serial: "1325322005680", PCI: "10de:26b5", Firmware: "95.02.39.00.01", Health: "OK"},
 			drive: Drive{ID: "Drive.M.2_Bay_0", Serial: "233442ABA3AB", Vendor: "Micron", Model: "Micron_7450_MTFDKBA960TFR", Bytes: 960000000000, Protocol: "NVMe", Firmware: "E2MU200", Health: "OK"},
-			mac:   "00:62:0b:4c:28:4e",
+			mac:   "00:62:0b:4c:28:4e", arch: "amd64",
 		},
 		{
 			name: "nvidia_gb200",
@@ -125,6 +126,7 @@ func TestTrees(t *testing.T) {
 			cpus: 2, dimms: 2, mib: 960 * 1024, nics: 0, drives: 9, gpus: 4,
 			gpu:   GPU{ID: "GPU_0", Vendor: "NVIDIA", Model: "GB200 NVL", Health: "OK"},
 			drive: Drive{ID: "200", Serial: "S6RMNG0X506940", Vendor: "Samsung", Model: "SAMSUNG MZTL23T8HCLS-00A07", Bytes: 3840755982336, Protocol: "NVMe", Firmware: "GDC6602Q"},
+			arch:  "arm64",
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -150,6 +152,11 @@ func TestTrees(t *testing.T) {
 				{"drives", len(inv.Drives), tc.drives}, {"GPUs", len(inv.GPUs), tc.gpus}} {
 				if n.got != n.want {
 					t.Errorf("%d %s; want %d", n.got, n.what, n.want)
+				}
+			}
+			for _, c := range inv.CPUs {
+				if c.Arch != tc.arch {
+					t.Errorf("CPU %s is %q; want %s", c.ID, c.Arch, tc.arch)
 				}
 			}
 			if len(inv.GPUs) > 0 && inv.GPUs[0] != tc.gpu {

@@ -70,6 +70,7 @@ type Info struct {
 	BIOSVersion  string
 	CPUs         int // logical
 	CPUModel     string
+	Arch         string // "amd64" (or ""), "arm64"
 	MemoryMiB    int
 	NICs         []NIC
 	Drives       []Drive

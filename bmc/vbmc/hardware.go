@@ -176,6 +176,9 @@ func processor(c *call, in Info) obj {
 	o := obj{"@odata.type": "#Processor.v1_20_0.Processor", "Id": id, "Name": id, "Status": statusOK()}
 	if id == "CPU1" {
 		o["ProcessorType"], o["Socket"], o["ProcessorArchitecture"], o["InstructionSet"] = "CPU", "CPU1", "x86", "x86-64"
+		if in.Arch == "arm64" {
+			o["ProcessorArchitecture"], o["InstructionSet"] = "ARM", "ARM-A64"
+		}
 		o["Model"], o["TotalThreads"], o["TotalCores"] = in.CPUModel, in.CPUs, in.CPUs
 		return o
 	}
