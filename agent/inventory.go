@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 
@@ -114,7 +115,7 @@ func (r Roots) cpu() (wire.CPU, error) {
 	if err != nil {
 		return wire.CPU{}, fmt.Errorf("taking the inventory: %w", err)
 	}
-	var c wire.CPU
+	c := wire.CPU{Arch: runtime.GOARCH}
 	sockets, cores := map[string]bool{}, map[string]bool{}
 	var socket string
 	for line := range strings.Lines(string(b)) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -123,7 +124,7 @@ func TestInventory(t *testing.T) {
 	want := wire.Inventory{
 		Agent: "v1", Kernel: "6.1.0-56-amd64",
 		System:   wire.System{Manufacturer: "Dell Inc.", Product: "PowerEdge XE9680", Serial: "SN-1", UUID: "4c4c4544-0000-1111-2222-333344445555"},
-		CPU:      wire.CPU{Model: "Xeon 9", Sockets: 2, Cores: 3, Threads: 4},
+		CPU:      wire.CPU{Arch: runtime.GOARCH, Model: "Xeon 9", Sockets: 2, Cores: 3, Threads: 4},
 		Memory:   48<<30 + 512<<10,
 		Firmware: wire.Firmware{Kind: "uefi", Vendor: "Dell", Version: "1.2.3", SecureBoot: true},
 		Disks: []wire.Disk{

@@ -195,6 +195,9 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 		if !slices.ContainsFunc(selected, func(x site.Machine) bool { return x.Name == m.Name }) {
 			continue
 		}
+		if m.Arch == site.ARM64 {
+			return nil, fmt.Errorf("lab %s: machine %s is arm64, and a lab's machines are amd64: leave it out with --machines", o.Name, m.Name)
+		}
 		mp, scaled, err := p.planMachine(m)
 		if err != nil {
 			return nil, fmt.Errorf("lab %s: machine %s: %w", o.Name, m.Name, err)

@@ -84,7 +84,7 @@ func (p *Provisioner) agentDecision(ctx context.Context, s *site.Site, c pxe.Cli
 	if !ok {
 		return pxe.Decision{}, fmt.Errorf("network %s is not in the site file", c.Network)
 	}
-	arch, console := archOf(c)
+	arch, consoles := clientArch(c)
 	rel, ok, err := p.c.Releases.Latest(ctx, images.AgentName(arch))
 	if err != nil {
 		return pxe.Decision{}, fmt.Errorf("finding the agent's release: %w", err)
@@ -97,26 +97,29 @@ func (p *Provisioner) agentDecision(ctx context.Context, s *site.Site, c pxe.Cli
 		Action:  pxe.BootKernel,
 		Kernel:  base + "/vmlinuz",
 		Initrds: []string{base + "/initrd", caPath},
-		Cmdline: strings.Join([]string{
-			"console=tty0", "console=" + console + ",115200", "panic=30",
-			wire.ArgServer + "=" + p.agentURL(n),
-			wire.ArgToken + "=" + d.Token,
-			wire.ArgMAC + "=" + c.MAC.String(),
-		}, " "),
+		Cmdline: strings.Join(append(consoles, "panic=30",
+			wire.ArgServer+"="+p.agentURL(n),
+			wire.ArgToken+"="+d.Token,
+			wire.ArgMAC+"="+c.MAC.String(),
+		), " "),
 		Reason: why,
 	}, nil
 }
 
-// archOf is the Debian architecture of a client, and its first serial port.
-func archOf(c pxe.Client) (arch, console string) {
-	if !c.ArchKnown {
-		return "amd64", "ttyS0"
+// clientArch is the architecture of a client, and the kernel's arguments for its
+// consoles. UEFI firmware of arm64 says in its SPCR table which serial port is
+// the console, with its speed (a PL011 here, a 16550 there): the kernel takes
+// that, as long as nothing else is named.
+func clientArch(c pxe.Client) (arch string, consoles []string) {
+	if c.ArchKnown {
+		switch c.Arch {
+		case pxe.ArchARM64, pxe.ArchARM64HTTP:
+			return site.ARM64, nil
+		case pxe.ArchARM64UBoot, pxe.ArchARM64UBootHT, pxe.ArchRaspberryPi41:
+			return site.ARM64, []string{"console=tty0", "console=ttyAMA0,115200"}
+		}
 	}
-	switch c.Arch {
-	case pxe.ArchARM64, pxe.ArchARM64HTTP, pxe.ArchARM64UBoot, pxe.ArchARM64UBootHT, pxe.ArchRaspberryPi41:
-		return "arm64", "ttyAMA0"
-	}
-	return "amd64", "ttyS0"
+	return site.AMD64, []string{"console=tty0", "console=ttyS0,115200"}
 }
 
 // agentURL is the base URL of the agent's endpoint on a network.

@@ -17,6 +17,10 @@ type Difference struct {
 	Got   string `json:"got"`
 }
 
+// fieldArch is the one field whose difference no policy lets pass: an image for
+// other processors would not start.
+const fieldArch = "arch"
+
 func (d Difference) String() string {
 	return fmt.Sprintf("%s: the site file says %s, the machine has %s", d.Field, d.Want, d.Got)
 }
@@ -38,6 +42,9 @@ func Compare(m site.Machine, inv wire.Inventory) []Difference {
 	}
 	if m.Serial != "" && m.Serial != inv.System.Serial {
 		add("serial", m.Serial, inv.System.Serial)
+	}
+	if got := inv.CPU.Arch; got != "" && got != archOf(m.Arch) {
+		add(fieldArch, archOf(m.Arch), got)
 	}
 	if m.Firmware != "" && string(m.Firmware) != inv.Firmware.Kind {
 		add("firmware", string(m.Firmware), inv.Firmware.Kind)

@@ -119,7 +119,7 @@ func (p *Provisioner) discovered(ctx context.Context, s *site.Site, sg state.Sig
 func describe(d *state.Discovery, inv wire.Inventory) {
 	d.Serial, d.Vendor, d.Model = known(inv.System.Serial), known(inv.System.Manufacturer), known(inv.System.Product)
 	d.UUID = cmp.Or(known(inv.System.UUID), d.UUID)
-	d.Firmware, d.CPUModel, d.CPUs, d.Memory = inv.Firmware.Kind, inv.CPU.Model, inv.CPU.Threads, inv.Memory
+	d.Firmware, d.Arch, d.CPUModel, d.CPUs, d.Memory = inv.Firmware.Kind, inv.CPU.Arch, inv.CPU.Model, inv.CPU.Threads, inv.Memory
 	for _, n := range inv.NICs {
 		mac, err := site.ParseMAC(n.MAC)
 		if err != nil {

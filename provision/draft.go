@@ -50,6 +50,9 @@ func Draft(s *site.Site, d state.Discovery, o DraftOptions) (site.Machine, error
 		Name: o.Name, Rack: o.Rack, Unit: o.Unit, Height: o.Height, Serial: d.Serial, Firmware: cmp.Or(site.Firmware(d.Firmware), o.Firmware),
 		CPUs: d.CPUs, Memory: MemorySize(d.Memory), Profile: o.Profile, Owner: o.Owner, Purpose: o.Purpose,
 	}
+	if d.Arch != site.AMD64 { // which goes without saying
+		m.Arch = d.Arch
+	}
 	if d.Sort == state.SortBMC {
 		m.Firmware = cmp.Or(o.Firmware, site.UEFI) // its Firmware is the BMC's
 	}
@@ -195,7 +198,7 @@ func FromBMC(d *state.Discovery, inv bmc.Inventory) {
 	d.CPUs = 0
 	for _, c := range inv.CPUs {
 		d.CPUs += c.Threads
-		d.CPUModel = c.Model
+		d.CPUModel, d.Arch = c.Model, cmp.Or(c.Arch, d.Arch)
 	}
 	d.NICs = nil
 	for _, n := range inv.NICs {

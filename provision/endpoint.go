@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -183,7 +184,12 @@ func (p *Provisioner) judge(ctx context.Context, r *run, inv wire.Inventory) err
 		}
 		if len(diffs) > 0 {
 			text = "it differs from the site file: " + strings.Join(lines, "; ")
-			if policy != site.Warn && r.doc().Action == ActionDeploy {
+			foreign := slices.ContainsFunc(diffs, func(d Difference) bool { return d.Field == fieldArch })
+			switch {
+			case r.doc().Action != ActionDeploy:
+			case foreign:
+				return p.fail(ctx, r, "fettle", text+". Nothing was written. Correct the machine's arch in the site file, and give it a profile whose image is made for it")
+			case policy != site.Warn:
 				return p.fail(ctx, r, "fettle", text+". Nothing was written. Mend the machine or the site file, or set on-difference: warn")
 			}
 		}

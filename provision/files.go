@@ -13,6 +13,7 @@ import (
 	"github.com/fettle-dev/fettle/agent/wire"
 	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/pxe"
+	"github.com/fettle-dev/fettle/site"
 )
 
 // caPath is the name of the extra ramdisk that brings the site's CA into the
@@ -29,7 +30,7 @@ func (p *Provisioner) Open(ctx context.Context, name string) (*pxe.File, error) 
 	case "loaders":
 		f, err := p.openRelease(ctx, loadersRelease, "", rest)
 		if errors.Is(err, fs.ErrNotExist) {
-			f, err = p.openRelease(ctx, images.LoadersName("arm64"), "", rest)
+			f, err = p.openRelease(ctx, images.LoadersName(site.ARM64), "", rest)
 		}
 		return f, err
 	case "release":

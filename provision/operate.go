@@ -2,6 +2,7 @@ package provision
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -29,7 +30,7 @@ func (p *Provisioner) plan(ctx context.Context, s *site.Site, machines []string)
 		return state.Plan{}, err
 	}
 	plan := state.Plan{Revision: s.Revision()}
-	if err := p.bootable(ctx); err != nil {
+	if err := p.bootable(ctx, ms); err != nil {
 		return state.Plan{}, err
 	}
 	var errs []error
@@ -53,20 +54,36 @@ func (p *Provisioner) plan(ctx context.Context, s *site.Site, machines []string)
 	return plan, nil
 }
 
-// bootable tells what is missing to boot any machine into the agent, before one
+// bootable tells what is missing to boot machines into the agent, before one
 // is switched on in vain.
-func (p *Provisioner) bootable(ctx context.Context) error {
-	for _, name := range []string{images.NameAgent, loadersRelease} {
-		_, ok, err := p.c.Releases.Latest(ctx, name)
-		if err != nil {
-			return fmt.Errorf("finding image %s: %w", name, err)
+func (p *Provisioner) bootable(ctx context.Context, ms []site.Machine) error {
+	checked := map[string]bool{}
+	for _, m := range ms {
+		arch := archOf(m.Arch)
+		if checked[arch] {
+			continue
 		}
-		if !ok {
-			return fmt.Errorf("machines cannot boot from the network: image %s is not built: fettle image build %s", name, name)
+		checked[arch] = true
+		who := "machines"
+		if arch != site.AMD64 {
+			who = arch + " machines"
+		}
+		for _, name := range []string{images.AgentName(arch), images.LoadersName(arch)} {
+			_, ok, err := p.c.Releases.Latest(ctx, name)
+			if err != nil {
+				return fmt.Errorf("finding image %s: %w", name, err)
+			}
+			if !ok {
+				return fmt.Errorf("%s cannot boot from the network: image %s is not built: fettle image build %s", who, name, name)
+			}
 		}
 	}
 	return nil
 }
+
+// archOf is an architecture, where unsaid means amd64: in a Site that no file
+// was read for, and in releases and inventories of before there were others.
+func archOf(arch string) string { return cmp.Or(arch, site.AMD64) }
 
 func (p *Provisioner) planMachine(ctx context.Context, s *site.Site, m site.Machine) (state.MachinePlan, error) {
 	prof, ok := s.Profile(m.Profile)
@@ -77,7 +94,7 @@ func (p *Provisioner) planMachine(ctx context.Context, s *site.Site, m site.Mach
 	if err != nil {
 		return state.MachinePlan{}, err
 	}
-	rel, err := p.diskRelease(ctx, s, prof)
+	rel, err := p.diskRelease(ctx, s, m, prof)
 	if err != nil {
 		return state.MachinePlan{}, err
 	}
@@ -119,8 +136,8 @@ func targetDisk(m site.Machine, prof site.Profile) (site.Disk, error) {
 	}
 }
 
-// diskRelease is the built image of a profile.
-func (p *Provisioner) diskRelease(ctx context.Context, s *site.Site, prof site.Profile) (images.Release, error) {
+// diskRelease is the built image of a machine's profile.
+func (p *Provisioner) diskRelease(ctx context.Context, s *site.Site, m site.Machine, prof site.Profile) (images.Release, error) {
 	spec, err := images.SpecFor(s, prof)
 	if err != nil {
 		return images.Release{}, fmt.Errorf("image of profile %s: %w", prof.Name, err)
@@ -131,6 +148,9 @@ func (p *Provisioner) diskRelease(ctx context.Context, s *site.Site, prof site.P
 	}
 	if !ok {
 		return images.Release{}, fmt.Errorf("image %s is not built: fettle image build %s", spec.Name, prof.Image)
+	}
+	if arch := archOf(m.Arch); archOf(rel.Arch) != arch {
+		return images.Release{}, fmt.Errorf("machine %s is %s, and the image %s that there is was made for %s: fettle image build %s, or fettle image import --arch %s", m.Name, arch, spec.Name, archOf(rel.Arch), prof.Image, arch)
 	}
 	return rel, nil
 }
@@ -171,7 +191,7 @@ func (p *Provisioner) Deploy(ctx context.Context, actor, digest string, machines
 // the seed, which needs the run's id and token (see seedRun).
 func (p *Provisioner) deployRun(ctx context.Context, s *site.Site, m site.Machine, mp state.MachinePlan) (Run, error) {
 	prof, _ := s.Profile(m.Profile)
-	rel, err := p.diskRelease(ctx, s, prof)
+	rel, err := p.diskRelease(ctx, s, m, prof)
 	if err != nil {
 		return Run{}, err
 	}
@@ -189,7 +209,7 @@ func (p *Provisioner) deployRun(ctx context.Context, s *site.Site, m site.Machin
 		DataURL:    p.fileURL(n, base+"/disk.zst"),
 		RootBytes:  int64(prof.Layout.Root),
 		SwapBytes:  int64(prof.Layout.Swap),
-		KernelArgs: consoleArgs(prof.KernelArgs),
+		KernelArgs: consoleArgs(archOf(m.Arch), prof.KernelArgs),
 	}
 	for _, f := range rel.Files {
 		if f.Name == "index.json" {
@@ -259,7 +279,7 @@ func (p *Provisioner) Inspect(ctx context.Context, actor string, machines []stri
 	if err != nil {
 		return nil, err
 	}
-	if err := p.bootable(ctx); err != nil {
+	if err := p.bootable(ctx, ms); err != nil {
 		return nil, err
 	}
 	var ids []string

@@ -6,6 +6,7 @@ import (
 	_ "embed"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -200,12 +201,10 @@ func timeFile(n site.Network, alone bool) *wire.SeedFile {
 }
 
 // consoleArgs keeps a serial console on the installed system unless the
-// profile chooses its own.
-func consoleArgs(args []string) []string {
-	for _, a := range args {
-		if strings.HasPrefix(a, "console=") {
-			return args
-		}
+// profile chooses its own. On arm64 it is the one that the firmware names.
+func consoleArgs(arch string, args []string) []string {
+	if arch == site.ARM64 || slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, "console=") }) {
+		return args
 	}
 	return append([]string{"console=tty0", "console=ttyS0,115200"}, args...)
 }

@@ -108,6 +108,9 @@ func TestCompare(t *testing.T) {
 		{"a display adapter is no GPU of the list", func(_ *site.Machine, inv *wire.Inventory) {
 			inv.GPUs = append(inv.GPUs, wire.GPU{PCI: "1a03:2000"})
 		}, nil},
+		{"architecture", func(_ *site.Machine, inv *wire.Inventory) { inv.CPU.Arch = "arm64" }, []string{"arch"}},
+		{"arm64 as said", func(m *site.Machine, inv *wire.Inventory) { m.Arch, inv.CPU.Arch = "arm64", "arm64" }, nil},
+		{"an agent of before there were architectures", func(m *site.Machine, _ *wire.Inventory) { m.Arch = "arm64" }, nil},
 		{"nothing said", func(m *site.Machine, inv *wire.Inventory) {
 			*m = site.Machine{Name: "x"}
 			*inv = wire.Inventory{}

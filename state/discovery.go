@@ -99,6 +99,7 @@ type Discovery struct {
 	Model    string           `json:"model,omitempty"`
 	UUID     string           `json:"uuid,omitempty"`
 	Firmware string           `json:"firmware,omitempty"` // "bios", "uefi"; of a BMC its version
+	Arch     string           `json:"arch,omitempty"`     // "amd64", "arm64"
 	CPUModel string           `json:"cpu_model,omitempty"`
 	CPUs     int              `json:"cpus,omitempty"`
 	Memory   int64            `json:"memory,omitempty"`

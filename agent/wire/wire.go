@@ -49,6 +49,7 @@ type System struct {
 
 // CPU sums up the processors.
 type CPU struct {
+	Arch    string `json:"arch,omitempty"` // by Debian's name: "amd64", "arm64"
 	Model   string `json:"model"`
 	Sockets int    `json:"sockets"`
 	Cores   int    `json:"cores"`

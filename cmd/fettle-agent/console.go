@@ -30,13 +30,15 @@ func newConsole() *console {
 }
 
 // open opens the consoles: the kernel lists the active ones, the console=
-// arguments that it understood.
+// arguments that it understood, or the serial port that the firmware of an arm64
+// machine names. The screen is written to in any case.
 func (c *console) open(active, dev string) {
 	b, err := os.ReadFile(active)
 	names := strings.Fields(string(b))
 	if err != nil || len(names) == 0 {
 		names = []string{"console"}
 	}
+	names = append(names, "tty0")
 	slices.Sort(names)
 	c.mu.Lock()
 	defer c.mu.Unlock()
