@@ -36,14 +36,18 @@ func (e *env) builder(c *cli.Context) (*images.Builder, error) {
 	return &images.Builder{Store: store, Cache: filepath.Join(dir, "cache"), Progress: newBuildProgress(e, time.Now).step}, nil
 }
 
-// buildImages builds the agent, the loaders and OS images, each only if the
-// store lacks it.
-func (e *env) buildImages(c *cli.Context, specs []images.DiskSpec) error {
+// buildImages builds the agent and the loaders of architectures and OS images,
+// each only if the store lacks it.
+func (e *env) buildImages(c *cli.Context, archs []string, specs []images.DiskSpec) error {
 	b, err := e.builder(c)
 	if err != nil {
 		return err
 	}
-	jobs := []func(context.Context) (images.Release, bool, error){b.Agent, b.Loaders}
+	var jobs []func(context.Context) (images.Release, bool, error)
+	for _, arch := range archs {
+		jobs = append(jobs, func(ctx context.Context) (images.Release, bool, error) { return b.AgentFor(ctx, arch) },
+			func(ctx context.Context) (images.Release, bool, error) { return b.LoadersFor(ctx, arch) })
+	}
 	for _, s := range specs {
 		jobs = append(jobs, func(ctx context.Context) (images.Release, bool, error) { return b.Disk(ctx, s) })
 	}

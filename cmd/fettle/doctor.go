@@ -7,11 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/labs"
+	"github.com/fettle-dev/fettle/site"
 )
 
 func doctorCommands(e *env) []*cli.Command {
@@ -72,6 +74,7 @@ func doctor(c *cli.Context, e *env) error {
 		}
 		out = append(out, f)
 	}
+	out = append(out, checkImages(c.Context, c.String("site"))...)
 	out = append(out, checkLibvirt(c.Context, c.String("connect")), checkStore(storeDir(c, e)))
 	out = append(out, dhcp...)
 	if e.json {
@@ -95,6 +98,27 @@ func doctor(c *cli.Context, e *env) error {
 		}
 	}
 	return nil
+}
+
+// checkImages tells of a site's images that are not for this machine's
+// architecture whether they can be built here. doctor runs without a site, too.
+func checkImages(ctx context.Context, dir string) []finding {
+	s, err := site.Load(dir)
+	if err != nil || len(s.Images) == 0 {
+		return nil
+	}
+	var out []finding
+	for _, arch := range site.Archs(nil, s.Images) {
+		if arch == runtime.GOARCH {
+			continue
+		}
+		f := finding{Check: "programs of " + arch, For: "image build of site " + s.Name, OK: true, Text: "run here, emulated"}
+		if err := images.CheckArch(ctx, arch); err != nil {
+			f.OK, f.Text = false, err.Error()
+		}
+		out = append(out, f)
+	}
+	return out
 }
 
 // lookTool finds a program, also where only root's PATH looks.

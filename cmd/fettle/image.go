@@ -25,7 +25,7 @@ func imageCommands(e *env) []*cli.Command {
 			{
 				Name: "build", Usage: "build the agent, the boot loaders and OS images", ArgsUsage: "[agent|loaders|agent-arm64|loaders-arm64|IMAGE...|all]",
 				Description: "Packages come from this machine's own apt configuration; apt verifies them.\n" +
-					"IMAGE is an image of the site. It is built as each profile needs it, with the\nprofile's packages. all is everything but agent-arm64 and loaders-arm64, which\narm64 machines boot. What was built from the same inputs before is not built again.",
+					"IMAGE is an image of the site. It is built as each profile needs it, with the\nprofile's packages. all is every image, with the agent and the loaders of the\narchitectures of its machines and images. An image of another architecture than\nthis machine's takes an emulator: fettle doctor. What was built from the same\ninputs before is not built again.",
 				Flags: []cli.Flag{siteFlag(), storeFlag(),
 					&cli.BoolFlag{Name: "refresh", Usage: "bring package lists up to date first, however young they are"},
 					&cli.BoolFlag{Name: "show-tools", Usage: "print what the tools say to standard error"}},
@@ -37,7 +37,7 @@ func imageCommands(e *env) []*cli.Command {
 			{
 				Name: "import", Usage: "keep a disk image that was made elsewhere", ArgsUsage: "NAME FILE",
 				Description: "FILE is raw or qcow2, also compressed with zstd. It has a GUID partition table\nwhose last partition is the root file system, its own boot loaders, and cloud-init.",
-				Flags:       []cli.Flag{storeFlag()}, Action: e.imageImport,
+				Flags:       []cli.Flag{storeFlag(), &cli.StringFlag{Name: "arch", Value: site.AMD64, Usage: "of the machines that it is for: amd64 or arm64"}}, Action: e.imageImport,
 			},
 			{
 				Name: "rm", Usage: "remove images", ArgsUsage: "NAME...",
@@ -52,7 +52,7 @@ func imageFail(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, images.ErrMissingTool), errors.Is(err, images.ErrNoAgent), errors.Is(err, images.ErrNoSuite), errors.Is(err, images.ErrNoNamespace):
+	case errors.Is(err, images.ErrMissingTool), errors.Is(err, images.ErrNoAgent), errors.Is(err, images.ErrNoSuite), errors.Is(err, images.ErrNoNamespace), errors.Is(err, images.ErrForeign):
 		return fail(exitMissing, err)
 	case errors.Is(err, images.ErrDamaged):
 		return fail(exitInput, err)
@@ -79,16 +79,16 @@ func pickBuilds(args []string, load func() (*site.Site, error)) (builds, error) 
 	for _, a := range args {
 		switch a {
 		case images.NameAgent:
-			b.agent = append(b.agent, "amd64")
+			b.agent = append(b.agent, site.AMD64)
 			continue
 		case images.NameLoaders:
-			b.loaders = append(b.loaders, "amd64")
+			b.loaders = append(b.loaders, site.AMD64)
 			continue
-		case images.AgentName("arm64"):
-			b.agent = append(b.agent, "arm64")
+		case images.AgentName(site.ARM64):
+			b.agent = append(b.agent, site.ARM64)
 			continue
-		case images.LoadersName("arm64"):
-			b.loaders = append(b.loaders, "arm64")
+		case images.LoadersName(site.ARM64):
+			b.loaders = append(b.loaders, site.ARM64)
 			continue
 		}
 		if s == nil {
@@ -98,7 +98,8 @@ func pickBuilds(args []string, load func() (*site.Site, error)) (builds, error) 
 			}
 		}
 		if a == "all" {
-			b.agent, b.loaders = append(b.agent, "amd64"), append(b.loaders, "amd64")
+			archs := site.Archs(s.Machines, s.Images)
+			b.agent, b.loaders = append(b.agent, archs...), append(b.loaders, archs...)
 		} else if _, ok := s.Image(a); !ok {
 			var names []string
 			for _, i := range s.Images {
@@ -325,7 +326,7 @@ func (e *env) imageImport(c *cli.Context) error {
 	}
 	return e.runBuilds(c.Context, []func(context.Context) (images.Release, bool, error){
 		func(ctx context.Context) (images.Release, bool, error) {
-			return b.Import(ctx, c.Args().Get(0), c.Args().Get(1))
+			return b.Import(ctx, c.Args().Get(0), c.String("arch"), c.Args().Get(1))
 		},
 	})
 }

@@ -112,6 +112,10 @@ func TestPickBuilds(t *testing.T) {
 			t.Errorf("pickBuilds(%v) = %+v, %v; want %v, %v, %d images", tt.args, got, err, tt.agent, tt.loaders, tt.specs)
 		}
 	}
+	s.Images, s.Machines = append(s.Images, site.Image{Name: "arm", OS: "debian", Suite: "bookworm", Arch: "arm64"}), []site.Machine{{Name: "m"}}
+	if got, err := pickBuilds(nil, load); err != nil || strings.Join(got.agent, " ") != "amd64 arm64" || strings.Join(got.loaders, " ") != "amd64 arm64" || got.specs[len(got.specs)-1].Arch != "arm64" {
+		t.Errorf("pickBuilds of a site with an arm64 image = %+v, %v; want what arm64 machines boot too", got, err)
+	}
 	loads = 0
 	if _, err := pickBuilds([]string{"agent", "loaders"}, load); err != nil || loads != 0 {
 		t.Errorf("pickBuilds(agent, loaders) = %v with the site read %d times; want it unread", err, loads)

@@ -254,7 +254,7 @@ func (e *env) buildForSite(c *cli.Context, s *site.Site, sel []string) error {
 			specs = append(specs, spec)
 		}
 	}
-	return e.buildImages(c, specs)
+	return e.buildImages(c, site.Archs(ms, nil), specs)
 }
 
 // spawnDaemon starts the lab's daemon in a session of its own, and waits until

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fettle-dev/fettle/bmc/vbmc"
+	"github.com/fettle-dev/fettle/site"
 )
 
 // qemuChassis is a vbmc.Chassis over one QEMU process in a namespace: power on
@@ -40,19 +41,44 @@ var (
 	_ vbmc.LastResetter = (*qemuChassis)(nil)
 )
 
+// qemuBoard is a kind of machine that QEMU has, with firmware whose Secure Boot
+// is on and that has Microsoft's keys.
+type qemuBoard struct {
+	emulator, arch, model string
+	code, vars, pkg       string // firmware, its variables, the package of both
+	args                  []string
+}
+
+var (
+	boardPC = qemuBoard{
+		emulator: "qemu-system-x86_64", arch: site.AMD64, model: "Standard PC (Q35 + ICH9, 2009)",
+		code: "/usr/share/OVMF/OVMF_CODE_4M.ms.fd", vars: "/usr/share/OVMF/OVMF_VARS_4M.ms.fd", pkg: "ovmf",
+		args: []string{"-machine", "q35,graphics=off,smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on"},
+	}
+	boardARM = qemuBoard{
+		emulator: "qemu-system-aarch64", arch: site.ARM64, model: "KVM Virtual Machine",
+		code: "/usr/share/AAVMF/AAVMF_CODE.ms.fd", vars: "/usr/share/AAVMF/AAVMF_VARS.ms.fd", pkg: "qemu-efi-aarch64",
+		args: []string{"-machine", "virt", "-cpu", "cortex-a57"},
+	}
+)
+
 // newQEMUChassis is node-01 of the rack's site, off, with its NIC on a tap of
-// the bridge. Its firmware has Secure Boot on and Microsoft's keys enrolled.
+// the bridge.
 func newQEMUChassis(t *testing.T, r *rackRig, uuid string) *qemuChassis {
 	t.Helper()
-	_, err := exec.LookPath("qemu-system-x86_64")
+	return newQEMUBoard(t, r, uuid, boardPC)
+}
+
+func newQEMUBoard(t *testing.T, r *rackRig, uuid string, board qemuBoard) *qemuChassis {
+	t.Helper()
+	_, err := exec.LookPath(board.emulator)
 	e2eNeed(t, err, "a program is missing")
 	_, err = os.Stat("/dev/net/tun")
 	e2eNeed(t, err, "no tap devices")
 	r.ns.run(t, "ip", "tuntap", "add", "dev", "tap0", "mode", "tap")
 	r.ns.run(t, "ip", "link", "set", "tap0", "master", "br0", "up")
-	const code, vars = "/usr/share/OVMF/OVMF_CODE_4M.ms.fd", "/usr/share/OVMF/OVMF_VARS_4M.ms.fd"
-	keys, err := os.ReadFile(vars)
-	e2eNeed(t, err, "no UEFI firmware with Secure Boot: apt-get install ovmf")
+	keys, err := os.ReadFile(board.vars)
+	e2eNeed(t, err, "no UEFI firmware with Secure Boot: apt-get install "+board.pkg)
 	if err := os.WriteFile(r.path("vars.fd"), keys, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -66,27 +92,30 @@ func newQEMUChassis(t *testing.T, r *rackRig, uuid string) *qemuChassis {
 	q := &qemuChassis{
 		ns: r.ns, stderr: &lockedBuffer{}, boot: noOverride,
 		info: vbmc.Info{
-			Name: "node-01", UUID: uuid, Serial: "RACK0001", Manufacturer: "QEMU", Model: "Standard PC (Q35 + ICH9, 2009)",
-			BIOSVersion: "OVMF", CPUs: 2, CPUModel: "QEMU Virtual CPU", MemoryMiB: 2048,
+			Name: "node-01", UUID: uuid, Serial: "RACK0001", Manufacturer: "QEMU", Model: board.model,
+			BIOSVersion: "EDK II", CPUs: 2, Arch: board.arch, CPUModel: "QEMU Virtual CPU", MemoryMiB: 2048,
 			NICs:   []vbmc.NIC{{ID: "NIC1", MAC: "02:00:00:90:00:11", Link: true}},
 			Drives: []vbmc.Drive{{ID: "Disk1", Serial: "RACKDISK0001", Bytes: 8 << 30}},
 		},
 	}
 	q.args = func(network bool) []string {
-		nic, disk := 2, 1
+		nic, disk, rom := 2, 1, ""
+		if board.arch == site.ARM64 {
+			rom = ",romfile=" // what QEMU has is for x86
+		}
 		if network {
 			nic, disk = 1, 2
 		}
-		return []string{"qemu-system-x86_64", "-name", r.ns.name, "-machine", "q35,graphics=off,smm=on", "-global", "driver=cfi.pflash01,property=secure,value=on",
-			"-drive", "if=pflash,format=raw,readonly=on,file=" + code, "-drive", "if=pflash,format=raw,file=" + r.path("vars.fd"),
+		return append([]string{board.emulator, "-name", r.ns.name,
+			"-drive", "if=pflash,format=raw,readonly=on,file=" + board.code, "-drive", "if=pflash,format=raw,file=" + r.path("vars.fd"),
 			"-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
 			"-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048",
 			"-display", "none", "-monitor", "none", "-serial", "file:" + r.path("console"), "-uuid", uuid, "-smbios", "type=1,serial=RACK0001",
 			"-drive", "if=none,id=d0,format=raw,discard=unmap,detect-zeroes=unmap,cache=unsafe,file=" + r.path("disk.raw"),
 			"-device", fmt.Sprintf("virtio-blk-pci,drive=d0,serial=RACKDISK0001,bootindex=%d", disk),
 			"-netdev", "tap,id=n0,ifname=tap0,script=no,downscript=no",
-			"-device", fmt.Sprintf("virtio-net-pci,netdev=n0,mac=02:00:00:90:00:11,bootindex=%d", nic),
-			"-device", "virtio-rng-pci"}
+			"-device", fmt.Sprintf("virtio-net-pci,netdev=n0,mac=02:00:00:90:00:11,bootindex=%d%s", nic, rom),
+			"-device", "virtio-rng-pci"}, board.args...)
 	}
 	t.Cleanup(func() {
 		q.mu.Lock()

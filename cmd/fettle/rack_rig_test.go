@@ -235,6 +235,19 @@ func (r *rackRig) write(name, text string) {
 	}
 }
 
+// replace changes a part of a file that must be there.
+func (r *rackRig) replace(name, old, with string) {
+	r.t.Helper()
+	b, err := os.ReadFile(r.path(name))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if !strings.Contains(string(b), old) {
+		r.t.Fatalf("%s has no %q:\n%s", name, old, b)
+	}
+	r.write(name, strings.Replace(string(b), old, with, 1))
+}
+
 func (r *rackRig) sshKey() string {
 	r.t.Helper()
 	_, err := exec.LookPath("ssh-keygen")

@@ -269,7 +269,7 @@ func (r *rehearsal) images(ctx context.Context) (string, error) {
 		return "", err
 	}
 	var have []string
-	for _, name := range []string{images.NameAgent, images.NameLoaders, spec.Name} {
+	for _, name := range []string{images.AgentName(spec.Arch), images.LoadersName(spec.Arch), spec.Name} {
 		rel, ok, err := store.Latest(ctx, name)
 		if err != nil {
 			return "", err

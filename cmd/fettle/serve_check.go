@@ -25,16 +25,23 @@ func (s *services) lacks(ctx context.Context) ([]string, error) {
 		_, ok, err := s.images.Latest(ctx, name)
 		return ok, err
 	}
-	for _, name := range []string{images.NameAgent, images.NameLoaders} {
-		ok, err := have(name)
-		if err != nil {
-			return nil, err
+	now := s.site()
+	archs := site.Archs(now.Machines, now.Images)
+	for _, arch := range archs {
+		who := "no machine"
+		if len(archs) > 1 {
+			who = "no " + arch + " machine"
 		}
-		if !ok {
-			out = append(out, fmt.Sprintf("no machine can boot from the network: image %s is not built: fettle image build %s", name, name))
+		for _, name := range []string{images.AgentName(arch), images.LoadersName(arch)} {
+			ok, err := have(name)
+			if err != nil {
+				return nil, err
+			}
+			if !ok {
+				out = append(out, fmt.Sprintf("%s can boot from the network: image %s is not built: fettle image build %s", who, name, name))
+			}
 		}
 	}
-	now := s.site()
 	unbuilt, secrets := map[string][]string{}, map[string][]string{}
 	fix, why := map[string]string{}, map[string]error{}
 	for _, m := range now.Machines {
