@@ -120,6 +120,28 @@ func (a Arch) String() string {
 	return fmt.Sprintf("architecture %d", uint16(a))
 }
 
+// signedFor is the loader that a client's firmware starts with Secure Boot on;
+// "" if there is none.
+func signedFor(c Client) string {
+	if !c.ArchKnown {
+		return ""
+	}
+	info, _ := archs(c.Arch)
+	return info.signed
+}
+
+// buildArch is the architecture of a UEFI iPXE that says what it was built for
+// (its setting buildarch).
+func buildArch(name string) (Arch, bool) {
+	switch name {
+	case "x86_64":
+		return ArchX64, true
+	case "arm64":
+		return ArchARM64, true
+	}
+	return 0, false
+}
+
 // signedLoader tells whether a fetched file is one that Secure Boot is meant
 // to let through.
 func signedLoader(name string) bool {

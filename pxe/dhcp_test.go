@@ -49,6 +49,7 @@ var (
 	httpOpts = map[byte][]byte{optVendorClass: []byte(classHTTP), optArch: arch(16), optRequestList: {1, 3, 67}}
 	ipxeOpts = map[byte][]byte{optVendorClass: []byte(classBIOS), optArch: arch(0), optUserClass: []byte("iPXE"), optIPXE: {0x13, 1, 1, 0x26, 1, 1},
 		optClientID: append([]byte{1}, testMAC...)}
+	ipxeUEFI = map[byte][]byte{optVendorClass: []byte("PXEClient:Arch:00007:UNDI:003010"), optArch: arch(7), optUserClass: []byte("iPXE"), optIPXE: {0x13, 1, 1, 0x26, 1, 1}}
 )
 
 // decode reads a reply with the library, as a peer would.

@@ -19,7 +19,9 @@ const (
 	goesOn        = "was told that there is no boot file, and goes on to its next boot device"
 	goesOnSigned  = "was told that there is no boot file for it, and goes on to its next boot device: with Secure Boot it can boot by PXE, not by HTTP"
 	autoexecName  = "autoexec.ipxe"
-	scriptDisk    = "disk" // the Name of a script that leaves the network
+	scriptDisk    = "disk"     // the Name of a script that leaves the network
+	scriptSigned  = "signed"   // of one that starts the signed loader
+	scriptNobody  = "unsigned" // of one that leaves because nothing would be let start
 	decideTimeout = 10 * time.Second
 )
 
@@ -65,7 +67,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if name == autoexecName {
-		s.serveText(w, r, n, at, "script", name, n.autoexec(at.Is6()))
+		s.serveText(w, r, n, at, name, "fetched its iPXE script", n.autoexec(at.Is6()))
 		return
 	}
 	s.fail(w, r, n, at, http.StatusNotFound, fmt.Errorf("no such file: %s", name))
@@ -213,13 +215,17 @@ func (s *Server) serveScript(w http.ResponseWriter, r *http.Request, n *Network,
 	if c.UUID == "" {
 		c.UUID = printable([]byte(q.Get("uuid")))
 	}
+	if a, ok := buildArch(q.Get("arch")); ok && c.UEFI && !c.ArchKnown {
+		c.Arch, c.ArchKnown = a, true
+	}
+	refused := q.Has("refused") && c.UEFI && r.Method == http.MethodGet
 	ctx, cancel := context.WithTimeout(r.Context(), decideTimeout)
 	defer cancel()
 	d, err := s.decide(ctx, c)
 	if err != nil {
 		try, _ := strconv.Atoi(q.Get("try"))
 		s.record(s.now(), n, c, "boot.undecided", "got no script yet, because nobody could say what it boots: "+err.Error(), err)
-		s.serveText(w, r, n, at, "script", macText, n.troubleScript(c, max(try, 1), err.Error()))
+		s.serveText(w, r, n, at, macText, "fetched its iPXE script", n.troubleScript(c, max(try, 1), err.Error()))
 		return
 	}
 	st := stageScript
@@ -227,20 +233,28 @@ func (s *Server) serveScript(w http.ResponseWriter, r *http.Request, n *Network,
 		st = stageDisk
 	}
 	s.noteStage(c, st, "script")
-	name := macText
-	if d.Action == BootDisk {
-		name = scriptDisk
+	if refused && d.Action == BootKernel {
+		s.noteRefusal(n, c, d)
 	}
-	s.serveText(w, r, n, at, "script", name, n.script(c, d))
+	way, name, told := s.scriptWay(n, c, d, refused), macText, ""
+	switch {
+	case d.Action == BootDisk:
+		name = scriptDisk
+	case way == bySigned:
+		name, told = scriptSigned, ", which starts the signed loader "+signedFor(c)
+	case way == byNobody:
+		name, told = scriptNobody, ", which goes back to its firmware: "+unsignable(c)
+	}
+	s.serveText(w, r, n, at, name, "fetched its iPXE script"+told, n.script(c, d, way))
 }
 
-// serveText answers with a script.
-func (s *Server) serveText(w http.ResponseWriter, r *http.Request, n *Network, at netip.Addr, kind, name, text string) {
+// serveText answers with a script; told is what the timeline says of it.
+func (s *Server) serveText(w http.ResponseWriter, r *http.Request, n *Network, at netip.Addr, name, told, text string) {
 	start := s.now()
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	w.Header().Set("Cache-Control", "no-store")
-	e := Exchange{Kind: kind, Name: name, Text: "fetched its iPXE script"}
+	e := Exchange{Kind: "script", Name: name, Text: told}
 	if r.Method == http.MethodGet {
 		var k int
 		k, e.Err = io.WriteString(w, text)

@@ -88,10 +88,12 @@ func TestScript(t *testing.T) {
 			[]string{
 				"#!ipxe\n",
 				"iseq ${platform} efi && set ramdisks initrd=r0 initrd=r1 ||\n",
-				"kernel --name vmlinuz http://192.0.2.1/boot/files/agent/sha256-ab/vmlinuz ${ramdisks} console=ttyS0 quiet --- x || goto wait1\n",
+				"imgfetch --name vmlinuz http://192.0.2.1/boot/files/agent/sha256-ab/vmlinuz ${ramdisks} console=ttyS0 quiet --- x || goto wait1\n",
+				"set unfit wait1\niseq ${platform} efi && set unfit refused ||\n", "imgselect vmlinuz || goto ${unfit}\n", "set unfit giveup\n",
+				"chain --replace http://192.0.2.1/boot/script/52:54:00:01:02:03?refused=1&platform=${platform}&arch=${buildarch} || goto giveup\n",
 				"initrd --name r0 http://192.0.2.1/boot/files/agent/a%20b%24 || goto wait1\n",
 				"initrd --name r1 http://192.0.2.1/boot/files/agent/c || goto giveup\n",
-				"boot || goto giveup\n", ":giveup\n", "\nexit 1\n", "echo fettle: to be $ {inspected} - not\n",
+				"boot || goto ${unfit}\n", ":giveup\n", "\nexit 1\n", "echo fettle: to be $ {inspected} - not\n",
 			}, []string{"try5", "${inspected}"}},
 		{"disk", Decision{Action: BootDisk, Reason: "ready"},
 			[]string{"iseq ${platform} efi && exit 1 ||\n", "sanboot --no-describe --drive 0x80 ||", "exit 1\n"}, []string{"kernel"}},
@@ -130,10 +132,119 @@ func checkLabels(t *testing.T, script string) {
 	for _, line := range strings.Split(script, "\n") {
 		if _, label, ok := strings.Cut(line, "goto "); ok {
 			label, _, _ = strings.Cut(label, " ")
+			if label == "${unfit}" {
+				continue // every "set unfit" is looked at below
+			}
 			if !strings.Contains(script, "\n:"+label+"\n") {
 				t.Errorf("no label %q for %q", label, line)
 			}
 		}
+		if _, label, ok := strings.Cut(line, "set unfit "); ok {
+			if label, _, _ = strings.Cut(label, " "); !strings.Contains(script, "\n:"+label+"\n") {
+				t.Errorf("no label %q for %q", label, line)
+			}
+		}
+	}
+}
+
+// TestSignedScript: iPXE whose firmware starts nothing but what is signed is sent
+// to the signed loader: because the Booter says so, or because it was not let
+// start its kernel, of which it tells.
+func TestSignedScript(t *testing.T) {
+	const path, refused = "/boot/script/52:54:00:01:02:03", "?refused=1&platform=efi&arch=x86_64"
+	shim := []string{
+		"set netX/next-server 192.0.2.1\nset netX/filename shimx64.efi\n",
+		"chain tftp://192.0.2.1/shimx64.efi || goto wait1\nexit 1\n", "chain tftp://192.0.2.1/shimx64.efi || goto giveup\nexit 1\n", ":giveup\n",
+	}
+	for _, tc := range []struct {
+		name   string
+		loader Loader
+		ask    map[byte][]byte // by DHCP; nil: the server was started since
+		urls   []string        // the last one's script is looked at
+		want   []string
+		never  string
+		says   bool // that the kernel was refused
+	}{
+		{"the site says signed", LoaderSigned, ipxeUEFI, []string{""}, shim, "imgfetch", false},
+		{"nobody says", LoaderDefault, ipxeUEFI, []string{""}, []string{"imgfetch"}, "shim", false},
+		{"the kernel was refused", LoaderDefault, ipxeUEFI, []string{refused}, shim, "imgfetch", true},
+		{"and from then on", LoaderDefault, ipxeUEFI, []string{refused, ""}, shim, "imgfetch", true},
+		{"the site says iPXE, and the kernel was refused", LoaderSNP, ipxeUEFI, []string{refused}, shim, "imgfetch", true},
+		{"refused, after a restart of the server", LoaderDefault, nil, []string{refused}, shim, "imgfetch", true},
+		{"refused, and there is no signed loader", LoaderDefault, nil, []string{"?refused=1&platform=efi&arch=i386"}, []string{"there is none for", "exit 1\n"}, "imgfetch", true},
+		{"a BIOS", LoaderDefault, ipxeOpts, []string{"?refused=1&platform=pcbios"}, []string{"imgfetch"}, "shim", false},
+		{"a BIOS of a machine that boots by signed loaders", LoaderSigned, ipxeOpts, []string{""}, []string{"imgfetch"}, "shim", false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f := newFixture(t)
+			f.decision.Loader = tc.loader
+			if tc.ask != nil {
+				take(f, tc.ask)
+			}
+			got := ""
+			for _, url := range tc.urls {
+				got = f.get("GET", path+url, "192.0.2.10").Body.String()
+			}
+			for _, s := range tc.want {
+				if !strings.Contains(got, s) {
+					t.Errorf("script lacks %q:\n%s", s, got)
+				}
+			}
+			if strings.Contains(got, tc.never) || !strings.HasSuffix(got, "exit 1\n") {
+				t.Errorf("script has %q, or does not end with exit 1:\n%s", tc.never, got)
+			}
+			checkLabels(t, got)
+			if _, ok := f.timeline.find(func(e Exchange) bool {
+				return e.Kind == "boot.refused" && strings.Contains(e.Text, "its firmware refuses unsigned kernels (Secure Boot on)")
+			}); ok != tc.says {
+				t.Errorf("the timeline tells of a refused kernel: %v; want %v:\n%s", ok, tc.says, f.timeline.text())
+			}
+			if tc.says && tc.ask != nil {
+				// Firmware of its own is then given it too, although iPXE runs there.
+				f.ask(dhcpv4.MessageTypeDiscover, tc.ask)
+				f.decision.Loader = LoaderDefault
+				if got := decode(t, f.ask(dhcpv4.MessageTypeDiscover, uefiOpts)).BootFileNameOption(); got != loaderShim {
+					t.Errorf("the firmware's PXE is offered %q; want %q", got, loaderShim)
+				}
+			}
+		})
+	}
+	// A machine that is to boot its disk by now is not asked whether it may.
+	f := newFixture(t)
+	f.decision = Decision{Action: BootDisk}
+	if got := f.get("GET", path+refused, "192.0.2.10").Body.String(); !strings.Contains(got, "booting from disk") {
+		t.Errorf("script of a machine that boots its disk:\n%s", got)
+	}
+}
+
+// TestSignedScriptIPv6: iPXE tells shim nothing of IPv6. Where it may have an
+// IPv4 address too it looks, else it leaves at once.
+func TestSignedScriptIPv6(t *testing.T) {
+	both := testNetwork()
+	both.IPv6 = testNetwork6().IPv6
+	for _, tc := range []struct {
+		name    string
+		network Network
+		want    []string
+		never   string
+	}{
+		{"IPv4 too", both, []string{"isset ${netX/ip} || goto no4\n", "chain tftp://192.0.2.1/shimx64.efi", ":no4\n"}, "imgfetch"},
+		{"IPv6 alone", testNetworkOnly6(), []string{"iPXE tells shimx64.efi nothing of IPv6; put the firmware's own PXE over IPv6 before iPXE in its boot order"}, "chain"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f := newFixture(t, tc.network)
+			f.decision.Loader = LoaderSigned
+			got := f.get("GET", "/boot/script/52:54:00:01:02:03?platform=efi&arch=x86_64", "[2001:db8::10]").Body.String()
+			for _, s := range append(tc.want, "\nexit 1\n") {
+				if !strings.Contains(got, s) {
+					t.Errorf("script lacks %q:\n%s", s, got)
+				}
+			}
+			if strings.Contains(got, tc.never) {
+				t.Errorf("script has %q:\n%s", tc.never, got)
+			}
+			checkLabels(t, got)
+		})
 	}
 }
 

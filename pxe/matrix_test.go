@@ -57,6 +57,8 @@ var matrixRows = [...]matrixRow{
 	{fwSecure, "PXE → snponly.efi (nobody said secure-boot)"},
 	{fwSecure, "HTTP boot"},
 	{fwSecure, "PXE, switched on again after that → shim → GRUB → kernel, 2 ramdisks"},
+	{fwSecure, "iPXE in the NIC's ROM → script → shim → GRUB → kernel, 2 ramdisks"},
+	{fwSecure, "iPXE in the NIC's ROM → script → kernel (nobody said secure-boot)"},
 	{fwAAVMF, "PXE → shim → GRUB → kernel, 2 ramdisks"},
 	{fwAAVMF, "HTTP boot → unified kernel image"},
 	{fwUBoot, "boot target dhcp → boot.scr.uimg → pxelinux.cfg → kernel, 2 ramdisks"},

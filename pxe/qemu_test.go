@@ -368,6 +368,19 @@ func uefiSecure(t *testing.T, f *fixture, off ...string) []string {
 	return append(args, "-global", "driver=cfi.pflash01,property=secure,value=on", "-global", "ICH9-LPC.disable_s3=1")
 }
 
+// withROM gives the NIC back the ROM that QEMU has for it, an EFI iPXE, and
+// switches the firmware's own ways of booting over the family off.
+func withROM(args []string, v6 bool) []string {
+	off, on := "IPv4PXESupport", "IPv6PXESupport"
+	if v6 {
+		off, on = on, off
+	}
+	for i, a := range args {
+		args[i] = strings.NewReplacer("romfile=,", "", on, off).Replace(a)
+	}
+	return args
+}
+
 func bios() []string {
 	return []string{"-machine", "pc,graphics=off", "-device", "virtio-net-pci,netdev=n0,bootindex=1,mac=" + testMAC.String()}
 }

@@ -3,6 +3,8 @@ package pxe
 import (
 	"bytes"
 	"crypto/tls"
+	"encoding/binary"
+	"io"
 	"net"
 	"path"
 	"strings"
@@ -100,6 +102,85 @@ func quirkUserClass(b []byte) string {
 		return string(b[1 : 1+b[0]])
 	}
 	return string(b)
+}
+
+// shimBuffer is what shim fetches its second stage into at first; it takes one
+// twice as long when that is too small.
+const shimBuffer = 4 << 20
+
+// quirkFill makes a signed program as long as that buffer. Observed: shim 16.1
+// takes the whole buffer for the program when iPXE fetched it, because iPXE (of
+// 2019, and until 2026) does not say how long it is, refuses it ("Malformed
+// binary after Attribute Certificate Table") and waits for a key for ever. What
+// is added is a certificate of a reserved type, which nobody looks at; no
+// signature covers the list of certificates (Authenticode PE format, "Calculating
+// the PE image hash"). A program of another form stays as it is.
+func quirkFill(f *File) (*File, error) {
+	head := make([]byte, min(4096, f.Size))
+	if _, err := io.ReadFull(f, head); err != nil {
+		return nil, err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return nil, err
+	}
+	le := binary.LittleEndian
+	if len(head) < 4096 || string(head[:2]) != "MZ" || le.Uint32(head[0x3c:]) > 2048 {
+		return f, nil
+	}
+	opt := int(le.Uint32(head[0x3c:])) + 4 + peFileHeader
+	at, size := le.Uint32(head[opt+peOptSecurity:]), le.Uint32(head[opt+peOptSecurity+4:])
+	if le.Uint16(head[opt:]) != peMagicPlus || at == 0 || size%8 != 0 || int64(at)+int64(size) != f.Size || f.Size > 1<<30 {
+		return f, nil
+	}
+	whole := int64(shimBuffer)
+	for whole < f.Size+8 && whole != f.Size {
+		whole *= 2
+	}
+	if whole == f.Size {
+		return f, nil
+	}
+	fill := uint32(whole - f.Size)
+	certificate := le.AppendUint32(nil, fill)
+	certificate = le.AppendUint16(certificate, 0x0200) // WIN_CERT_REVISION_2_0
+	certificate = le.AppendUint16(certificate, 0x0003) // WIN_CERT_TYPE_RESERVED_1
+	out := &joined{}
+	out.add(ukiFile{&patched{ReadSeeker: f, at: int64(opt + peOptSecurity + 4), with: le.AppendUint32(nil, size+fill)}, f.Size})
+	out.add(ukiFile{bytes.NewReader(certificate), int64(len(certificate))})
+	out.add(ukiFile{io.NewSectionReader(zeroes{}, 0, int64(fill)-int64(len(certificate))), int64(fill) - int64(len(certificate))})
+	return &File{ReadSeekCloser: openUKI{out, closers{f}}, Size: whole, ModTime: f.ModTime, Type: f.Type}, nil
+}
+
+// patched reads a file with other bytes at one place.
+type patched struct {
+	io.ReadSeeker
+	at   int64
+	with []byte
+	pos  int64
+}
+
+func (p *patched) Read(b []byte) (int, error) {
+	n, err := p.ReadSeeker.Read(b)
+	for i, c := range p.with {
+		if k := p.at + int64(i) - p.pos; k >= 0 && k < int64(n) {
+			b[k] = c
+		}
+	}
+	p.pos += int64(n)
+	return n, err
+}
+
+func (p *patched) Seek(offset int64, whence int) (int64, error) {
+	at, err := p.ReadSeeker.Seek(offset, whence)
+	p.pos = at
+	return at, err
+}
+
+// zeroes is as many as are read.
+type zeroes struct{}
+
+func (zeroes) ReadAt(b []byte, _ int64) (int, error) {
+	clear(b)
+	return len(b), nil
 }
 
 // quirkOptional names what loaders ask for and can do without. Observed: shim

@@ -3,6 +3,7 @@ package pxe
 import (
 	"fmt"
 	"net/netip"
+	"path"
 	"time"
 )
 
@@ -91,6 +92,15 @@ func (e *seen) whyEnded(now time.Time) string {
 	case stageNone, stageOffered, stageKernel, stageDisk:
 	}
 	return ""
+}
+
+// noteRefusal remembers that a client's firmware did not let iPXE start its
+// kernel. Unlike a loader that did not start, iPXE in the NIC's own ROM is no
+// sign of the contrary.
+func (s *Server) noteRefusal(n *Network, c Client, d Decision) {
+	s.clients.update(c.MAC, func(e *seen) { e.refuses = true })
+	s.record(s.now(), n, c, "boot.refused", fmt.Sprintf(
+		"fetched %s and was not let start it: its firmware refuses unsigned kernels (Secure Boot on); it is given the signed loader from now on", path.Base(d.Kernel)), nil)
 }
 
 // noteStage remembers how far a client came.

@@ -45,20 +45,48 @@ func echo(s string) string {
 	return strings.Join(w, " ")
 }
 
+// scriptWay is how a script brings a machine to its kernel.
+type scriptWay int
+
+const (
+	byKernel scriptWay = iota // iPXE loads and starts it
+	bySigned                  // iPXE starts the signed loader, which loads it
+	byNobody                  // nothing that iPXE can start would be let start
+)
+
+// scriptWay finds the way. refused says that this iPXE was not let start its
+// kernel.
+func (s *Server) scriptWay(n *Network, c Client, d Decision, refused bool) scriptWay {
+	signed := d.Loader == LoaderSigned || refused || s.clients.refuses(c.MAC)
+	switch {
+	case d.Action != BootKernel || !signed:
+		return byKernel
+	case signedFor(c) == "" && !refused:
+		return byKernel
+	case signedFor(c) == "", !n.has4():
+		return byNobody
+	}
+	return bySigned
+}
+
 // script is a machine's iPXE script for a decision.
-func (n *Network) script(c Client, d Decision) string {
+func (n *Network) script(c Client, d Decision, way scriptWay) string {
 	var b strings.Builder
 	b.WriteString("#!ipxe\n")
 	fmt.Fprintf(&b, "echo\necho fettle: %s on network %s\n", c.MAC, echo(n.Name))
 	if d.Reason != "" {
 		fmt.Fprintf(&b, "echo fettle: %s\n", echo(d.Reason))
 	}
-	switch d.Action {
-	case BootKernel:
+	switch {
+	case d.Action == BootKernel && way == bySigned:
+		n.signedScript(&b, c)
+	case d.Action == BootKernel && way == byNobody:
+		b.WriteString("echo fettle: " + unsignable(c) + "\n" + giveUp)
+	case d.Action == BootKernel:
 		n.kernelScript(&b, c, d)
-	case BootDisk:
+	case d.Action == BootDisk:
 		b.WriteString(diskScript)
-	case Ignore:
+	default:
 		b.WriteString("echo fettle: nothing to boot for this machine, going on to the firmware's next device\nexit 1\n")
 	}
 	return b.String()
@@ -73,9 +101,14 @@ sanboot --no-describe --drive 0x80 || echo fettle: the first disk does not boot
 exit 1
 `
 
+// giveUp ends a script whose files did not load or start.
+const giveUp = "echo fettle: giving up; the messages above and the machine's timeline say why\nsleep 5\nexit 1\n"
+
 // kernelScript loads a kernel and its ramdisks. Every file gets a name of its
 // own (r0, r1, ...): a kernel started by UEFI asks for its ramdisks by the
-// names in initrd=, whereas in a BIOS iPXE hands over all of them.
+// names in initrd=, whereas in a BIOS iPXE hands over all of them. A UEFI that
+// does not let the kernel start most likely has Secure Boot on: iPXE then asks
+// for another script, and says so.
 func (n *Network) kernelScript(b *strings.Builder, c Client, d Decision) {
 	base := n.baseURLFor(c.IPv6) + "/files/"
 	var names []string
@@ -93,16 +126,65 @@ func (n *Network) kernelScript(b *strings.Builder, c Client, d Decision) {
 		if try < scriptTries {
 			next = fmt.Sprintf("goto wait%d", try)
 		}
-		fmt.Fprintf(b, "kernel --name vmlinuz %s ${ramdisks} %s || %s\n", base+urlPath(d.Kernel), d.Cmdline, next)
+		fmt.Fprintf(b, "set unfit %s\niseq ${platform} efi && set unfit refused ||\n", strings.TrimPrefix(next, "goto "))
+		fmt.Fprintf(b, "imgfetch --name vmlinuz %s ${ramdisks} %s || %s\n", base+urlPath(d.Kernel), d.Cmdline, next)
+		b.WriteString("imgselect vmlinuz || goto ${unfit}\n")
 		for i, name := range d.Initrds {
 			fmt.Fprintf(b, "initrd --name r%d %s || %s\n", i, base+urlPath(name), next)
 		}
-		fmt.Fprintf(b, "echo fettle: starting %s\nboot || %s\n", echo(path.Base(d.Kernel)), next)
-		if try < scriptTries {
-			fmt.Fprintf(b, ":wait%d\necho fettle: that failed, trying again in %d s\nsleep %d\n", try, 2*try, 2*try)
-		}
+		fmt.Fprintf(b, "echo fettle: starting %s\nboot || goto ${unfit}\n", echo(path.Base(d.Kernel)))
+		waitScript(b, try)
 	}
-	b.WriteString(":giveup\necho fettle: giving up; the messages above and the machine's timeline say why\nsleep 5\nexit 1\n")
+	fmt.Fprintf(b, ":refused\necho fettle: the firmware does not start %s: Secure Boot is on, it seems\n", echo(path.Base(d.Kernel)))
+	fmt.Fprintf(b, "chain --replace %s?refused=1&platform=${platform}&arch=${buildarch} || goto giveup\n", n.scriptURL(c))
+	b.WriteString(":giveup\n" + giveUp)
+}
+
+// waitScript ends a try that failed, unless it was the last.
+func waitScript(b *strings.Builder, try int) {
+	if try < scriptTries {
+		fmt.Fprintf(b, ":wait%d\necho fettle: that failed, trying again in %d s\nsleep %d\n", try, 2*try, 2*try)
+	}
+}
+
+// signedScript starts the signed boot loader. It finds its second stage beside
+// the boot file of the DHCP answer that iPXE shows it, which was this script:
+// what the server says to firmware is said again here.
+func (n *Network) signedScript(b *strings.Builder, c Client) {
+	loader := signedFor(c)
+	if c.IPv6 {
+		b.WriteString("isset ${netX/ip} || goto no4\n")
+	}
+	fmt.Fprintf(b, "set netX/next-server %s\nset netX/filename %s\n", n.Server, loader)
+	fmt.Fprintf(b, "isset ${proxydhcp/filename} && set proxydhcp/filename %s ||\n", loader)
+	for try := 1; try <= scriptTries; try++ {
+		next := "goto giveup"
+		if try < scriptTries {
+			next = fmt.Sprintf("goto wait%d", try)
+		}
+		fmt.Fprintf(b, ":try%d\nimgfree\n", try)
+		fmt.Fprintf(b, "echo fettle: starting the signed boot loader %s (try %d of %d)\n", loader, try, scriptTries)
+		fmt.Fprintf(b, "chain tftp://%s/%s || %s\n", n.Server, loader, next)
+		b.WriteString("exit 1\n")
+		waitScript(b, try)
+	}
+	b.WriteString(":giveup\n" + giveUp)
+	if c.IPv6 {
+		b.WriteString(":no4\necho fettle: " + unsignable(c) + "\n" + giveUp)
+	}
+}
+
+// unsignable says why a machine gets nothing from iPXE that its firmware would
+// let start.
+func unsignable(c Client) string {
+	if loader := signedFor(c); loader != "" {
+		return "its firmware starts signed loaders alone, and iPXE tells " + loader + " nothing of IPv6; put the firmware's own PXE over IPv6 before iPXE in its boot order"
+	}
+	arch := "its architecture"
+	if c.ArchKnown {
+		arch = c.Arch.String()
+	}
+	return "its firmware starts signed loaders alone, and there is none for " + arch
 }
 
 // urlPath escapes a file name for a URL, and for iPXE's word splitting.

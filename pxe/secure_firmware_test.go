@@ -94,6 +94,47 @@ func TestFirmwareSecureBoot(t *testing.T) {
 	})
 }
 
+// TestFirmwareSecureROM boots OVMF with Secure Boot on and iPXE in its NIC's
+// ROM, which asks before the firmware does: the firmware starts no kernel for
+// it, so it is sent to shim.
+func TestFirmwareSecureROM(t *testing.T) {
+	grub := func(f *fixture) func() bool {
+		return func() bool {
+			_, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "script" && e.Name == grubConfig })
+			return ok
+		}
+	}
+	t.Run("secure-boot", func(t *testing.T) {
+		ns, f := firmwareRig(t, testKernel(t))
+		ramdisks(t, f)
+		f.decision.Loader = LoaderSigned
+		m := qemu(t, ns, withROM(uefiSecure(t, f), false)...)
+		m.await(t, f, "init of the ramdisk ran", func() bool { return strings.Contains(m.console(), "MARK") && strings.Contains(m.console(), "cmdline=") })
+		con := m.console()
+		for _, want := range []string{"Open Source Network Boot Firmware", "fettle: starting the signed boot loader shimx64.efi (try 1 of 4)", "MARK a=first b=second!", "secureboot: Secure boot enabled"} {
+			if !strings.Contains(con, want) {
+				t.Errorf("console lacks %q:\n%s", want, con[max(0, len(con)-5000):])
+			}
+		}
+		if e, ok := f.timeline.find(func(e Exchange) bool { return e.Err != nil }); ok {
+			t.Errorf("the timeline of a good boot tells of a failure: %s", e.Text)
+		}
+		m.saw(t, fwSecure, "iPXE in the NIC's ROM → script → shim → GRUB → kernel, 2 ramdisks", "the ramdisk's init runs; the kernel says that Secure Boot is on")
+	})
+	// Nobody said so: the script's kernel is not let start, iPXE tells, and the
+	// next script sends it to shim.
+	t.Run("nobody said so", func(t *testing.T) {
+		ns, f := firmwareRig(t, testKernel(t))
+		ramdisks(t, f)
+		m := qemu(t, ns, withROM(uefiSecure(t, f), false)...)
+		m.await(t, f, "GRUB asked for its configuration", grub(f))
+		if e, ok := f.timeline.find(func(e Exchange) bool { return e.Kind == "boot.refused" }); !ok || !strings.Contains(e.Text, "its firmware refuses unsigned kernels (Secure Boot on)") {
+			t.Errorf("the timeline says %+v; want that the kernel was refused:\n%s", e, f.timeline.text())
+		}
+		m.saw(t, fwSecure, "iPXE in the NIC's ROM → script → kernel (nobody said secure-boot)", "refused by the firmware; the next script gets shim, and GRUB its configuration")
+	})
+}
+
 // signedDisk is a disk as Debian installs itself on one: shim, the signed GRUB
 // beside it, whose configuration says mark.
 func signedDisk(t *testing.T, mark string) string {

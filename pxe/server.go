@@ -198,6 +198,7 @@ type seen struct {
 	probedAt  time.Time
 	refused   string // the other server whose offer it took
 	distrusts bool   // it fetched a loader that nobody signed and did not start it
+	refuses   bool   // it did not let iPXE start a kernel that it does not know the signature of
 	prev, nx  *seen  // a ring by last use; the newest after the root
 	key       uint64
 }
@@ -329,15 +330,24 @@ func (c *clients) holds(mac net.HardwareAddr, a netip.Addr) bool {
 }
 
 // distrusts tells whether a client fetched an unsigned loader and never started
-// it.
+// it, or refused a kernel.
 func (c *clients) distrusts(mac net.HardwareAddr) bool {
+	return c.is(mac, func(e *seen) bool { return e.distrusts || e.refuses })
+}
+
+// refuses tells whether a client's firmware did not let iPXE start a kernel.
+func (c *clients) refuses(mac net.HardwareAddr) bool {
+	return c.is(mac, func(e *seen) bool { return e.refuses })
+}
+
+func (c *clients) is(mac net.HardwareAddr, what func(*seen) bool) bool {
 	if len(mac) != 6 {
 		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.byMAC[macKey(mac)]
-	return e != nil && e.distrusts
+	return e != nil && what(e)
 }
 
 // of finds a client by its MAC.

@@ -295,6 +295,15 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 	return e
 }
 
+// fill is quirkFill of an open file, which it closes when it fails.
+func fill(f *File) (*File, error) {
+	filled, err := quirkFill(f)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return filled, nil
+}
+
 // openTFTP finds a file by a name of the wire. A name without a folder may be
 // a loader's: DHCP names loaders so, and firmware asks for their companions
 // (shim's grubx64.efi) at the root.
@@ -347,6 +356,9 @@ func (s *Server) openTFTP(ctx context.Context, n *Network, at netip.Addr, wire s
 	}
 	if !strings.Contains(name, "/") {
 		f, err := s.files.Open(ctx, "loaders/"+name)
+		if c, known := s.clients.at(at); err == nil && known && c.IPXE && (name == loaderGRUB || name == loaderGRUBAA64) {
+			f, err = fill(f)
+		}
 		if err == nil || !errors.Is(err, fs.ErrNotExist) {
 			return f, "loaders/" + name, err
 		}

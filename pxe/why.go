@@ -38,6 +38,8 @@ type progress struct {
 	loader  string // fetched
 	script  bool
 	grub    bool   // of GRUB
+	signed  bool   // of iPXE, to start the signed loader
+	leaves  string // what was said of iPXE's script that leaves: nothing would be let start
 	kernel  string // fetched last, below /boot/files
 	system  bool   // and what it loaded asked for an address
 	disk    bool
@@ -91,9 +93,17 @@ func (p *progress) take(e Exchange) {
 		default:
 			p.kernel, p.failed = e.Name, ""
 		}
+	case "boot.refused":
+		p.kernel = "" // it did not start
 	case "script":
 		p.script, p.failed = e.Err == nil, ""
-		p.grub = e.Name == grubConfig
+		p.grub, p.leaves = e.Name == grubConfig, ""
+		if e.Name == scriptNobody {
+			p.leaves = e.Text
+		}
+		if p.signed = e.Name == scriptSigned; p.signed {
+			p.loader = "" // what iPXE itself came by
+		}
 		p.disk = p.disk || e.Name == scriptDisk
 	}
 }
@@ -133,11 +143,15 @@ func (p *progress) why(now time.Time) string {
 		return fmt.Sprintf("runs what it fetched (%s), which asked for an address %v ago and has not reported: HTTPS from it to this server may be filtered, or its clock be far off%s", p.kernel, ago, again)
 	case p.kernel != "":
 		return fmt.Sprintf("fetched %s %v ago, and its kernel has not reported: look at its console for a panic, too little memory, or a NIC without a driver%s", p.kernel, ago, again)
+	case p.leaves != "":
+		return p.leaves + again
+	case p.script && p.signed && p.loader == "":
+		return fmt.Sprintf("was told by its script %v ago to start the signed loader, and never asked for it: TFTP from it to this server may be filtered%s", ago, again)
 	case p.script && p.grub:
 		return fmt.Sprintf("fetched its GRUB configuration %v ago and no kernel: TFTP from it to this server may be filtered, or GRUB ran out of memory; its console says%s", ago, again)
-	case p.script:
+	case p.script && !p.signed:
 		return fmt.Sprintf("fetched its script %v ago and no kernel: HTTP from it to this server may be filtered, or iPXE lacks what the script asks%s", ago, again)
-	case p.address && p.ipxe:
+	case p.address && p.ipxe && !p.signed:
 		return fmt.Sprintf("runs iPXE and was told to fetch %s %v ago, and never asked for it: HTTP from it to this server may be filtered%s", p.told, ago, again)
 	case signedLoader(p.loader):
 		return fmt.Sprintf("fetched %s %v ago and then nothing came: the firmware or shim refused it (the console says why: not signed by a key of the machine's, or revoked), or it saw no link%s", p.loader, ago, again)

@@ -11,17 +11,19 @@ import (
 	"github.com/insomniacslk/dhcp/dhcpv4"
 )
 
+// take has a client take the address that it is offered.
+func take(f *fixture, opts map[byte][]byte) {
+	f.ask(dhcpv4.MessageTypeDiscover, opts)
+	with := map[byte][]byte{optServerID: {192, 0, 2, 1}, optRequestedAddr: {192, 0, 2, 10}}
+	for k, v := range opts {
+		with[k] = v
+	}
+	f.ask(dhcpv4.MessageTypeRequest, with)
+}
+
 // TestWhy breaks boots off where they break off in life, with a real server,
 // and reads its timeline.
 func TestWhy(t *testing.T) {
-	take := func(f *fixture, opts map[byte][]byte) {
-		f.ask(dhcpv4.MessageTypeDiscover, opts)
-		with := map[byte][]byte{optServerID: {192, 0, 2, 1}, optRequestedAddr: {192, 0, 2, 10}}
-		for k, v := range opts {
-			with[k] = v
-		}
-		f.ask(dhcpv4.MessageTypeRequest, with)
-	}
 	get := func(f *fixture, path string) {
 		r := httptest.NewRequest(http.MethodGet, path, nil)
 		r.RemoteAddr = "192.0.2.10:1025"
@@ -85,6 +87,23 @@ func TestWhy(t *testing.T) {
 		}, []string{"fetched its GRUB configuration 1m0s ago and no kernel: TFTP"}},
 		{"iPXE without its script", func(f *fixture) { take(f, uefiOpts); loader(f); take(f, ipxeOpts) }, []string{"runs iPXE and was told to fetch http://192.0.2.1/boot/script/52:54:00:01:02:03"}},
 		{"script without a kernel", func(f *fixture) { take(f, ipxeOpts); script(f) }, []string{"fetched its script 1m0s ago and no kernel"}},
+		{"the kernel is refused, and shim not fetched", func(f *fixture) {
+			take(f, ipxeUEFI)
+			script(f)
+			get(f, "/boot/files/agent/vmlinuz")
+			get(f, "/boot/script/52:54:00:01:02:03?refused=1")
+		}, []string{"was told by its script 1m0s ago to start the signed loader, and never asked for it: TFTP"}},
+		{"iPXE of a signed machine gets shim, which does not start", func(f *fixture) {
+			f.decision.Loader = LoaderSigned
+			take(f, uefiOpts)
+			loader(f)
+			take(f, ipxeUEFI)
+			script(f)
+			f.timeline.Record(Exchange{Time: f.clock, Kind: "tftp.read", Name: "loaders/shimx64.efi", Bytes: 11})
+		}, []string{"fetched loaders/shimx64.efi 1m0s ago and then nothing came: the firmware or shim refused it"}},
+		{"the kernel is refused, and nothing else would do", func(f *fixture) {
+			get(f, "/boot/script/52:54:00:01:02:03?refused=1&platform=efi")
+		}, []string{"fetched its iPXE script, which goes back to its firmware: its firmware starts signed loaders alone, and there is none for"}},
 		{"the kernel does not report", func(f *fixture) {
 			take(f, ipxeOpts)
 			script(f)

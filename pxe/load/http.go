@@ -83,19 +83,21 @@ func quiet(err error) error {
 }
 
 // scriptFiles are the URLs that an iPXE script loads, each once: kernel and
-// initrd lines, and the arguments of the kernel.
+// initrd lines (a kernel's may begin "imgfetch --name vmlinuz"), and the
+// arguments of the kernel.
 func scriptFiles(script string) (urls []string, args string) {
 	seen := map[string]bool{}
 	for line := range strings.Lines(script) {
 		words := strings.Fields(line)
-		if len(words) == 0 || words[0] != "kernel" && words[0] != "initrd" {
+		kernel := len(words) > 0 && words[0] == "kernel" || len(words) > 2 && words[0] == "imgfetch" && words[2] == "vmlinuz"
+		if !kernel && (len(words) == 0 || words[0] != "initrd") {
 			continue
 		}
 		for i, w := range words[1:] {
 			if strings.HasPrefix(w, "http://") && !seen[w] {
 				seen[w] = true
 				urls = append(urls, w)
-				if words[0] == "kernel" {
+				if kernel {
 					args, _, _ = strings.Cut(strings.Join(words[i+2:], " "), " || ")
 				}
 				break

@@ -13,7 +13,7 @@ import (
 func TestScriptFiles(t *testing.T) {
 	urls, args := scriptFiles(`#!ipxe
 :try1
-kernel --name vmlinuz http://192.0.2.1/boot/files/k ${ramdisks} console=ttyS0 a=b || goto wait1
+imgfetch --name vmlinuz http://192.0.2.1/boot/files/k ${ramdisks} console=ttyS0 a=b || goto wait1
 initrd --name r0 http://192.0.2.1/boot/files/i || goto wait1
 boot || goto wait1
 :try2
@@ -21,6 +21,9 @@ kernel --name vmlinuz http://192.0.2.1/boot/files/k ${ramdisks} console=ttyS0 a=
 `)
 	if got := strings.Join(urls, " "); got != "http://192.0.2.1/boot/files/k http://192.0.2.1/boot/files/i" || args != "${ramdisks} console=ttyS0 a=b" {
 		t.Errorf("scriptFiles = %q, %q", got, args)
+	}
+	if urls, args := scriptFiles("#!ipxe\nkernel http://192.0.2.1/k a=b\n"); len(urls) != 1 || args != "a=b" {
+		t.Errorf("scriptFiles of another server's script = %q, %q; want its kernel", urls, args)
 	}
 	if urls, _ := scriptFiles("#!ipxe\nexit 1\n"); urls != nil {
 		t.Errorf("scriptFiles of a script that boots a disk = %v; want none", urls)
