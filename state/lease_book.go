@@ -158,6 +158,49 @@ func (b *leaseBook) replace(leases []held) {
 	}
 }
 
+// reckon puts every lease in terms of the wall clock as it is now.
+func (b *leaseBook) reckon(now time.Time, elapsed time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now = now.UTC().Round(0)
+	for _, n := range b.networks {
+		for _, p := range n.pages {
+			for place := range p.kept {
+				if !p.kept[place].there {
+					continue
+				}
+				h := p.held(n.name, netip.Addr{}, place)
+				length := h.Expires.Sub(h.Granted)
+				h.Expires = now.Add(h.until - elapsed)
+				h.Granted = h.Expires.Add(-length)
+				p.set(place, h)
+			}
+		}
+	}
+}
+
+// keyed is a page and its key.
+type keyed struct {
+	key   string
+	first netip.Addr
+	page  *leasePage
+}
+
+// after is the pages whose keys come after one, in the order of their keys. Only
+// who writes the book calls it.
+func (b *leaseBook) after(done string) []keyed {
+	var out []keyed
+	for _, n := range b.networks {
+		for first, p := range n.pages {
+			if key := n.prefix + first.String(); key > done {
+				out = append(out, keyed{key, first, p})
+			}
+		}
+	}
+	slices.SortFunc(out, func(x, y keyed) int { return cmp.Compare(x.key, y.key) })
+	return out
+}
+
 // change is empty; the one before is over.
 func (b *leaseBook) change(room *leaseChange) *leaseChange {
 	if room.book != b {
@@ -306,15 +349,6 @@ func (c *leaseChange) drop(l Lease, own bool) {
 	c.free(n, l.Addr)
 	if of := (whoOn{n, old.who()}); c.points(of, l.Addr) {
 		c.mac[of] = netip.Addr{}
-	}
-}
-
-// rewrite takes every page in that is not in yet, as it is.
-func (c *leaseChange) rewrite() {
-	for _, n := range c.book.networks {
-		for first := range n.pages {
-			c.draft(n, first)
-		}
 	}
 }
 

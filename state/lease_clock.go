@@ -1,10 +1,12 @@
 package state
 
 import (
+	"encoding/json"
 	"os"
 	"strings"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/sys/unix"
 )
 
@@ -21,6 +23,12 @@ type leaseClock struct {
 	Wall    time.Time     `json:"wall"`
 	Elapsed time.Duration `json:"elapsed"` // since that start
 
+	// While the leases on disk are rewritten for a clock that was set, in many
+	// steps: those on pages whose keys come after Done are still in the terms of
+	// the clock before, which Shift is added to.
+	Shift time.Duration `json:"shift,omitempty"`
+	Done  string        `json:"done,omitempty"`
+
 	unsaved bool
 }
 
@@ -34,7 +42,7 @@ func (c leaseClock) since(now leaseClock) leaseClock {
 	if c.Boot != "" && c.Boot == now.Boot && now.Elapsed >= c.Elapsed {
 		return c
 	}
-	now.unsaved = true
+	now.Shift, now.Done, now.unsaved = c.Shift, c.Done, true
 	return now
 }
 
@@ -43,12 +51,23 @@ func (c leaseClock) jump(now time.Time, elapsed time.Duration) time.Duration {
 	return now.UTC().Round(0).Sub(c.Wall) - (elapsed - c.Elapsed)
 }
 
+// jumped reports whether the wall clock was set since.
 func (c leaseClock) jumped(now time.Time, elapsed time.Duration) bool {
-	return c.unsaved || c.jump(now, elapsed).Abs() > clockSlack
+	return c.jump(now, elapsed).Abs() > clockSlack
 }
 
-func (c *leaseClock) set(now time.Time, elapsed time.Duration) {
-	*c = newLeaseClock(c.Boot, now, elapsed)
+// ahead is a lease as it was read from a page in terms of this clock.
+func (c leaseClock) ahead(key string, l Lease) Lease {
+	if c.Shift != 0 && key > c.Done {
+		l.Granted, l.Expires = l.Granted.Add(c.Shift), l.Expires.Add(c.Shift)
+	}
+	return l
+}
+
+// put is the writing of it.
+func (c leaseClock) put() (clientv3.Op, error) {
+	b, err := json.Marshal(c)
+	return clientv3.OpPut(keyLeaseClock, string(b)), err
 }
 
 // held is a lease that was read from disk. A lease never lasts longer than it
@@ -56,23 +75,6 @@ func (c *leaseClock) set(now time.Time, elapsed time.Duration) {
 func (c leaseClock) held(l Lease, now time.Time, elapsed time.Duration) held {
 	left := l.Expires.Add(c.jump(now, elapsed)).Sub(now.UTC().Round(0))
 	return held{l, elapsed + min(left, max(l.Expires.Sub(l.Granted), 0))}
-}
-
-// shift rewrites the leases that have not ended in terms of the clock as it is
-// now.
-func (c leaseClock) shift(change *leaseChange, now time.Time, elapsed time.Duration) {
-	if c.jump(now, elapsed).Abs() <= clockSlack {
-		return // only the clock itself is to be saved
-	}
-	for _, h := range change.book.all() {
-		if h.until <= elapsed {
-			continue
-		}
-		length := h.Expires.Sub(h.Granted)
-		h.Expires = now.UTC().Round(0).Add(h.until - elapsed)
-		h.Granted = h.Expires.Add(-length)
-		change.set(change.net(h.Network), h)
-	}
 }
 
 // sinceBoot is the time since this machine started, suspended or not.

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,6 +19,9 @@ const (
 	// maxLeaseBatch is how many leases one transaction takes. The embedded
 	// member is ours: its limit of operations is far above this.
 	maxLeaseBatch = 512
+	// leaseStep is how many pages one transaction of a rewriting of all leases
+	// takes: of 16 full leases each, well below what a request may be.
+	leaseStep = 512
 	// leasesSoon is how many requests may wait that nobody waits for.
 	leasesSoon = 1024
 	// leaseGap is the least time between two batches, and leaseEnough how many
@@ -240,17 +242,20 @@ func (c *leaseCommitter) count() int {
 // write decides on a batch, writes it and answers its requests. An empty one
 // only looks at the clock.
 func (c *leaseCommitter) write(batch []*leaseRequest) {
-	ctx, cancel := c.s.bound(c.s.ctx)
-	defer cancel()
 	c.errs = append(c.errs[:0], make([]error, len(batch))...)
 	errs := c.errs
-	if err := c.commit(ctx, batch, errs); err != nil {
-		c.loaded = false // unknown whether it was written
+	if err := c.commit(batch, errs); err != nil {
+		full := errors.As(err, &errFull{})
+		if !full {
+			c.loaded = false // unknown whether it was written
+		}
 		if len(batch) == 0 && c.s.ctx.Err() == nil && !errors.Is(err, ErrUnavailable) {
 			c.s.log.Warn("leases after a change of the clock are not written yet", "err", err)
 		}
 		for i := range errs {
-			errs[i] = err
+			if !full || errs[i] == nil {
+				errs[i] = err
+			}
 		}
 	}
 	for i, r := range batch {
@@ -259,67 +264,83 @@ func (c *leaseCommitter) write(batch []*leaseRequest) {
 	clear(batch)
 }
 
+// errFull is of a disk with so little room that nothing was tried: the book is
+// right still.
+type errFull struct{ error }
+
+func (e errFull) Unwrap() error { return e.error }
+
+func (c *leaseCommitter) space() error {
+	if err := c.s.space(); err != nil {
+		return errFull{err}
+	}
+	return nil
+}
+
+// leaseTries bounds how often a batch is written anew because a write that was
+// given up earlier got in between.
+const leaseTries = 10
+
 // commit fills errs with the refusals; an error of its own is of the whole
-// batch. It goes on while a write that was given up earlier gets in between;
-// ctx bounds it.
-func (c *leaseCommitter) commit(ctx context.Context, batch []*leaseRequest, errs []error) error {
-	for {
-		if !c.loaded {
-			if err := c.load(ctx); err != nil {
-				return err
-			}
+// batch.
+func (c *leaseCommitter) commit(batch []*leaseRequest, errs []error) error {
+	for range leaseTries {
+		ok, err := true, error(nil)
+		if c.behind() {
+			ok, err = c.bounded(c.catchUp)
 		}
-		now, elapsed := c.s.now(), c.s.elapsed()
-		change := c.s.book.change(&c.room)
-		clockSet := c.clock.jumped(now, elapsed)
-		if clockSet {
-			c.clock.shift(change, now, elapsed)
+		if err == nil && ok {
+			ok, err = c.bounded(func(ctx context.Context) (bool, error) { return c.try(ctx, batch, errs) })
 		}
-		if c.old {
-			change.rewrite()
-		}
-		for i, r := range batch {
-			errs[i] = nil
-			if r.do != leasePut {
-				change.drop(r.lease, r.do == leaseRelease)
-				continue
-			}
-			errs[i] = change.put(hold(r.lease, now, elapsed), elapsed)
-		}
-		if len(change.pages) == 0 && !clockSet && !c.old {
-			return nil
-		}
-		if full := c.s.space(); full != nil {
-			for i := range errs {
-				errs[i] = cmp.Or(errs[i], full)
-			}
-			return nil
-		}
-		ok, err := c.store(ctx, change, clockSet, now, elapsed)
-		if err != nil {
+		if ok || err != nil {
 			return err
-		}
-		if ok {
-			change.apply()
-			return nil
 		}
 		c.loaded = false
 	}
+	return fmt.Errorf("%s: other writes got in between %d times", c.s.where, leaseTries)
 }
 
-// store writes a change if nothing was written since the book was loaded.
-func (c *leaseCommitter) store(ctx context.Context, change *leaseChange, clockSet bool, now time.Time, elapsed time.Duration) (bool, error) {
-	ops := append(make([]clientv3.Op, 0, 16), clientv3.OpPut(keyLeaseSeq, strconv.FormatInt(c.seq+1, 10)))
-	if clockSet {
-		c.clock.set(now, elapsed)
-		b, err := json.Marshal(c.clock)
+// bounded gives a part of the work its time limit.
+func (c *leaseCommitter) bounded(do func(ctx context.Context) (bool, error)) (bool, error) {
+	ctx, cancel := c.s.bound(c.s.ctx)
+	defer cancel()
+	return do(ctx)
+}
+
+// try writes a batch if nothing was written since the book was loaded.
+func (c *leaseCommitter) try(ctx context.Context, batch []*leaseRequest, errs []error) (bool, error) {
+	now, elapsed := c.s.now(), c.s.elapsed()
+	change := c.s.book.change(&c.room)
+	for i, r := range batch {
+		errs[i] = nil
+		if r.do != leasePut {
+			change.drop(r.lease, r.do == leaseRelease)
+			continue
+		}
+		errs[i] = change.put(hold(r.lease, now, elapsed), elapsed)
+	}
+	if len(change.pages) == 0 && !c.clock.unsaved {
+		return true, nil
+	}
+	if full := c.space(); full != nil {
+		return false, full
+	}
+	ok, err := c.store(ctx, change)
+	if ok {
+		change.apply()
+	}
+	return ok, err
+}
+
+// store writes a change.
+func (c *leaseCommitter) store(ctx context.Context, change *leaseChange) (bool, error) {
+	ops := make([]clientv3.Op, 0, 16)
+	if c.clock.unsaved {
+		op, err := c.clock.put()
 		if err != nil {
 			return false, err
 		}
-		ops = append(ops, clientv3.OpPut(keyLeaseClock, string(b)))
-	}
-	if c.old {
-		ops = append(ops, clientv3.OpDelete(prefixLeases, clientv3.WithPrefix()))
+		ops = append(ops, op)
 	}
 	var room []byte
 	for k, p := range change.pages {
@@ -331,14 +352,102 @@ func (c *leaseCommitter) store(ctx context.Context, change *leaseChange, clockSe
 		room = p.encode(k.first, room[:0])
 		ops = append(ops, clientv3.OpPut(key, string(room)))
 	}
+	ok, err := c.txn(ctx, ops)
+	if ok {
+		c.clock.unsaved = false
+	}
+	return ok, err
+}
+
+// txn writes if nothing was written since the book was loaded.
+func (c *leaseCommitter) txn(ctx context.Context, ops []clientv3.Op) (bool, error) {
+	ops = append(ops, clientv3.OpPut(keyLeaseSeq, strconv.FormatInt(c.seq+1, 10)))
 	resp, err := c.s.txn(ctx, []clientv3.Cmp{clientv3.Compare(clientv3.ModRevision(keyLeaseSeq), "=", c.revision)}, ops...)
 	if err != nil {
 		return false, err
 	}
 	if resp.Succeeded {
-		c.seq, c.revision, c.old = c.seq+1, resp.Header.Revision, false
+		c.seq, c.revision = c.seq+1, resp.Header.Revision
 	}
 	return resp.Succeeded, nil
+}
+
+// behind reports whether catchUp has something to do.
+func (c *leaseCommitter) behind() bool {
+	return !c.loaded || c.old || c.clock.Shift != 0 || c.clock.jumped(c.s.now(), c.s.elapsed())
+}
+
+// catchUp loads the book where that is needed, and makes the leases on disk
+// pages, in terms of the clock as it is now. However many there are, no
+// transaction is too large: each takes so many pages and says how far it came,
+// and who opens the directory after a kill goes on there.
+func (c *leaseCommitter) catchUp(ctx context.Context) (bool, error) {
+	if !c.loaded {
+		if err := c.load(ctx); err != nil {
+			return false, err
+		}
+	}
+	if c.old || c.clock.Shift != 0 {
+		if ok, err := c.rewrite(); !ok || err != nil {
+			return false, err
+		}
+	}
+	now, elapsed := c.s.now(), c.s.elapsed()
+	if !c.clock.jumped(now, elapsed) {
+		return true, nil
+	}
+	shift := c.clock.jump(now, elapsed)
+	c.clock = newLeaseClock(c.clock.Boot, now, elapsed)
+	c.clock.Shift = shift
+	c.s.book.reckon(now, elapsed)
+	return c.rewrite()
+}
+
+// rewrite writes the pages after clock.Done as they are in the book, step by
+// step. Leases that have a key each go with the last step: until then they are
+// the newer ones.
+func (c *leaseCommitter) rewrite() (bool, error) {
+	rest := c.s.book.after(c.clock.Done)
+	for more := true; more; {
+		step := rest[:min(leaseStep, len(rest))]
+		rest = rest[len(step):]
+		more = len(rest) > 0
+		ok, err := c.bounded(func(ctx context.Context) (bool, error) { return c.step(ctx, step, !more) })
+		if !ok || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (c *leaseCommitter) step(ctx context.Context, pages []keyed, last bool) (bool, error) {
+	if full := c.space(); full != nil {
+		return false, full
+	}
+	clock := c.clock
+	switch {
+	case last:
+		clock.Shift, clock.Done = 0, ""
+	case clock.Shift != 0:
+		clock.Done = pages[len(pages)-1].key
+	}
+	op, err := clock.put()
+	if err != nil {
+		return false, err
+	}
+	ops := append(make([]clientv3.Op, 0, len(pages)+3), op)
+	if last && c.old {
+		ops = append(ops, clientv3.OpDelete(prefixLeases, clientv3.WithPrefix()))
+	}
+	for _, k := range pages {
+		ops = append(ops, clientv3.OpPut(k.key, string(k.page.encode(k.first, nil))))
+	}
+	ok, err := c.txn(ctx, ops)
+	if ok {
+		clock.unsaved = false
+		c.clock, c.old = clock, c.old && !last
+	}
+	return ok, err
 }
 
 // load reads every lease, and what the clock was when they were written.
@@ -356,18 +465,15 @@ func (c *leaseCommitter) load(ctx context.Context) error {
 		}
 	}
 	now, elapsed := c.s.now(), c.s.elapsed()
-	c.clock = newLeaseClock(c.s.boot, now, elapsed)
+	var was leaseClock // of no start of the machine
 	if kv := one(resp.Responses[1].GetResponseRange().Kvs); kv != nil {
-		var was leaseClock
 		if err := json.Unmarshal(kv.Value, &was); err != nil {
 			return fmt.Errorf("%s is unreadable: %w", keyLeaseClock, err)
 		}
-		c.clock = was.since(c.clock)
-	} else {
-		c.clock.unsaved = true
 	}
+	c.clock = was.since(newLeaseClock(c.s.boot, now, elapsed))
 	single, pages := resp.Responses[2].GetResponseRange().Kvs, resp.Responses[3].GetResponseRange().Kvs
-	all, err := readLeases(single, pages)
+	all, err := readLeases(single, pages, was)
 	if err != nil {
 		return err
 	}
@@ -381,17 +487,19 @@ func (c *leaseCommitter) load(ctx context.Context) error {
 	return nil
 }
 
-// readLeases decodes pages of leases, and after them those that have a key each,
+// readLeases decodes pages of leases in terms of a clock, and after them those that have a key each,
 // as a cluster and older directories have them. Who writes pages removes such
 // keys: beside pages they are the newer ones.
-func readLeases(single, pages []*mvccpb.KeyValue) ([]Lease, error) {
+func readLeases(single, pages []*mvccpb.KeyValue, clock leaseClock) ([]Lease, error) {
 	out := make([]Lease, 0, len(single)+len(pages)*pageSize)
 	for _, kv := range pages {
 		on, err := decodePage(string(kv.Key), kv.Value)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, on...)
+		for _, l := range on {
+			out = append(out, clock.ahead(string(kv.Key), l))
+		}
 	}
 	for _, kv := range single {
 		var l Lease
@@ -417,8 +525,8 @@ func hold(l Lease, now time.Time, elapsed time.Duration) held {
 // leaseOut is a lease as callers see it: it ends by the clock as it is now.
 func (s *Store) leaseOut(h held) Lease {
 	at := s.now().UTC().Round(0).Add(h.until - s.elapsed())
-	if at.Sub(h.Expires).Abs() > clockSlack {
-		h.Expires = at
+	if by := at.Sub(h.Expires); by.Abs() > clockSlack {
+		h.Granted, h.Expires = h.Granted.Add(by), at
 	}
 	return h.Lease
 }

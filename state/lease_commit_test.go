@@ -95,6 +95,98 @@ func TestClockIsSet(t *testing.T) {
 	}
 }
 
+// TestClockIsSetInSteps sets the wall clock under more leases than one
+// transaction rewrites, and has the store end in the middle of them: no lease
+// ends sooner or later for it, whoever goes on, and when.
+func TestClockIsSetInSteps(t *testing.T) {
+	const pages = 3 * leaseStep
+	at := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, byte(i >> 12), byte(i >> 4), byte(i << 4)}) }
+	for _, tt := range []struct {
+		name  string
+		by    time.Duration
+		after func(c *twoClocks) // nil: the store stays open
+	}{
+		{"goes on itself", 3 * time.Hour, nil},
+		{"goes on itself, set back", -3 * time.Hour, nil},
+		{"opened again", 3 * time.Hour, func(*twoClocks) {}},
+		{"opened again, set back", -3 * time.Hour, func(*twoClocks) {}},
+		{"set once more before it is opened again", 3 * time.Hour, func(c *twoClocks) { c.set(-5 * time.Hour) }},
+		{"opened after another start of the machine", 3 * time.Hour, func(c *twoClocks) { c.elapsed.Store(int64(time.Minute)) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newTwoClocks()
+			conf := Config{Dir: t.TempDir(), Now: c.now, Elapsed: c.since}
+			s := openConfig(t, conf)
+			var steps atomic.Int64 // that the disk has room for
+			steps.Store(1 << 40)
+			s.free = func() (uint64, error) { return uint64(min(max(0, steps.Add(-1)), 1)) << 40, nil }
+			var wg sync.WaitGroup
+			for g := range 32 {
+				wg.Go(func() {
+					for i := g; i < pages; i += 32 {
+						l := Lease{Network: "boot", Addr: at(i), MAC: site.MAC{2, 1, 0, 0, byte(i >> 8), byte(i)}, Granted: c.now(), Expires: c.now().Add(time.Hour)}
+						if err := s.PutLease(t.Context(), l); err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			look := func(when string) {
+				t.Helper()
+				for i := range pages {
+					l, ok, err := s.LeaseByAddr(t.Context(), "boot", at(i))
+					if left := l.Expires.Sub(c.now()); err != nil || !ok || (left-40*time.Minute).Abs() > clockSlack || l.Expires.Sub(l.Granted) != time.Hour {
+						t.Fatalf("%s: the lease of %v has %v left of %v, %v, %v; want 40m of 1h", when, l.Addr, left, l.Expires.Sub(l.Granted), ok, err)
+					}
+				}
+			}
+			clock := func() (c leaseClock) {
+				t.Helper()
+				resp, err := s.get(t.Context(), keyLeaseClock)
+				if err == nil {
+					err = json.Unmarshal(resp.Kvs[0].Value, &c)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				return c
+			}
+			c.pass(20 * time.Minute)
+			c.set(tt.by)
+			steps.Store(3) // the last of them finds no room
+			if err := s.PutLease(t.Context(), c.lease("192.0.2.10", 1)); !errors.Is(err, unix.ENOSPC) {
+				t.Fatalf("PutLease = %v; want ENOSPC after two steps", err)
+			}
+			if k := clock(); k.Shift != tt.by || k.Done == "" {
+				t.Fatalf("the clock on disk is %+v; want it two steps on its way", k)
+			}
+			look("on its way")
+			steps.Store(1 << 40)
+			if tt.after != nil {
+				if err := s.Close(); err != nil {
+					t.Fatal(err)
+				}
+				tt.after(c)
+				s = openConfig(t, conf)
+				look("opened again")
+			}
+			if err := s.PutLease(t.Context(), c.lease("192.0.2.10", 1)); err != nil {
+				t.Fatal(err)
+			}
+			if k := clock(); k.Shift != 0 || k.Done != "" {
+				t.Errorf("the clock on disk is %+v; want it at its end", k)
+			}
+			look("at its end")
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			s = openConfig(t, conf)
+			look("opened after its end")
+		})
+	}
+}
+
 // TestMachineStartedInThePast opens a directory on a machine whose clock has
 // lost the date: a lease is held for as long as it was given for, and not for
 // years.

@@ -84,7 +84,8 @@ const clusterOps = 100
 // all: from then on leases are written, and what was read here is old.
 func (s *Store) indexLeases(ctx context.Context) error {
 	resp, err := s.txn(ctx, nil, clientv3.OpGet(keyLeaseSeq), clientv3.OpGet(prefixLeases, clientv3.WithPrefix()),
-		clientv3.OpGet(prefixLeasePages, clientv3.WithPrefix()), clientv3.OpGet(prefixLeaseMACs, clientv3.WithPrefix(), clientv3.WithKeysOnly()))
+		clientv3.OpGet(prefixLeasePages, clientv3.WithPrefix()), clientv3.OpGet(prefixLeaseMACs, clientv3.WithPrefix(), clientv3.WithKeysOnly()),
+		clientv3.OpGet(keyLeaseClock))
 	if err != nil {
 		return err
 	}
@@ -93,7 +94,13 @@ func (s *Store) indexLeases(ctx context.Context) error {
 		return nil
 	}
 	single, pages := resp.Responses[1].GetResponseRange().Kvs, resp.Responses[2].GetResponseRange().Kvs
-	leases, err := readLeases(single, pages)
+	var clock leaseClock
+	if kv := one(resp.Responses[4].GetResponseRange().Kvs); kv != nil {
+		if err := json.Unmarshal(kv.Value, &clock); err != nil {
+			return fmt.Errorf("%s is unreadable: %w", keyLeaseClock, err)
+		}
+	}
+	leases, err := readLeases(single, pages, clock)
 	if err != nil {
 		return err
 	}

@@ -25,7 +25,7 @@ const (
 	freeReserve     = 96 << 20  // below this nothing is written
 	quotaBytes      = 4 << 30
 	maxRequestBytes = 8 << 20
-	maxTxnOps       = 1 << 20 // a change of the clock rewrites every lease at once
+	maxTxnOps       = 1 << 14 // a step of rewriting all leases takes 512, a batch of leases 1,024 at most
 	raftLog         = 100     // entries
 	backendInterval = time.Second
 	backendWrites   = 50_000
