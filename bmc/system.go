@@ -78,18 +78,12 @@ func host(all []computerSystem, want string) (computerSystem, error) {
 			continue
 		}
 		names = append(names, path.Base(localPath(s.ID)))
-		if want != "" {
-			if s.called(want) {
-				best = append(best, s)
-			}
-			continue
-		}
-		switch {
-		case len(best) == 0 || s.isHost() > best[0].isHost():
-			best = []computerSystem{s}
-		case s.isHost() == best[0].isHost() && localPath(s.ID) != localPath(best[0].ID):
+		if want != "" && s.called(want) {
 			best = append(best, s)
 		}
+	}
+	if want == "" {
+		best = likeliest(all)
 	}
 	switch {
 	case len(best) == 1:
@@ -100,6 +94,20 @@ func host(all []computerSystem, want string) (computerSystem, error) {
 		return computerSystem{}, fmt.Errorf("the BMC has no computer system %q (bmc: system: in the site file): it has %s", want, strings.Join(names, ", "))
 	}
 	return computerSystem{}, errNoSystem
+}
+
+// likeliest are those that look most like a machine.
+func likeliest(all []computerSystem) (best []computerSystem) {
+	for _, s := range all {
+		switch {
+		case s.ID == "":
+		case len(best) == 0 || s.isHost() > best[0].isHost():
+			best = []computerSystem{s}
+		case s.isHost() == best[0].isHost() && !slices.ContainsFunc(best, func(o computerSystem) bool { return localPath(o.ID) == localPath(s.ID) }):
+			best = append(best, s)
+		}
+	}
+	return best
 }
 
 var (

@@ -31,6 +31,7 @@ type Keyring interface {
 type Adoption struct {
 	Machine  string
 	Addr     netip.Addr
+	System   string           // which of the BMC's machines it is, where there are several
 	Protocol site.BMCProtocol // "" = redfish where it answers, else ipmi
 	Keys     Keyring
 	Secret   string // that will hold, or holds, its user and password
@@ -71,7 +72,7 @@ func (a *Adoption) Look(ctx context.Context) (site.BMC, *state.BMCFacts, error) 
 	if a.Protocol == site.Redfish && (a.answer.Redfish == "" || a.answer.Plain) {
 		return site.BMC{}, nil, fmt.Errorf("%s: %s does not speak Redfish over TLS: no password is sent in the clear; enable HTTPS there, or use ipmi", a.Machine, a.Addr)
 	}
-	b := site.BMC{Address: a.Addr, Protocol: a.Protocol, Secret: a.Secret}
+	b := site.BMC{Address: a.Addr, Protocol: a.Protocol, Secret: a.Secret, System: a.System}
 	if mac, err := site.ParseMAC(a.answer.MAC); err == nil {
 		b.MAC = mac
 	}
@@ -124,7 +125,7 @@ func (a *Adoption) target(user string, pw bmc.Password) bmc.Target {
 	if a.Protocol == site.IPMI {
 		port = 623
 	}
-	t := bmc.Target{Name: a.Machine, Address: netip.AddrPortFrom(a.Addr, port), Protocol: bmc.Protocol(a.Protocol), User: user, Password: pw,
+	t := bmc.Target{Name: a.Machine, System: a.System, Address: netip.AddrPortFrom(a.Addr, port), Protocol: bmc.Protocol(a.Protocol), User: user, Password: pw,
 		Dial: a.Dial, Fingerprint: a.answer.Fingerprint, Timeout: a.Timeout}
 	if a.Protocol == site.IPMI {
 		t.Fingerprint = ""
@@ -137,20 +138,32 @@ func (a *Adoption) target(user string, pw bmc.Password) bmc.Target {
 
 // Inventory reads what the machine is, with the login that works now: one
 // attempt.
-func (a *Adoption) Inventory(ctx context.Context) (bmc.Inventory, error) {
+func (a *Adoption) Inventory(ctx context.Context) (inv bmc.Inventory, err error) {
+	err = a.look(ctx, func(c *bmc.Client) (err error) { inv, err = c.Inventory(ctx); return err })
+	return inv, err
+}
+
+// Nodes are the machines behind the BMC, with the login that works now: one
+// attempt.
+func (a *Adoption) Nodes(ctx context.Context) (nodes []bmc.Node, err error) {
+	err = a.look(ctx, func(c *bmc.Client) (err error) { nodes, err = c.Nodes(ctx); return err })
+	return nodes, err
+}
+
+// look reads something in a session of its own.
+func (a *Adoption) look(ctx context.Context, read func(*bmc.Client) error) error {
 	user, pw, _, err := a.present()
 	if err != nil {
-		return bmc.Inventory{}, err
+		return err
 	}
 	if user == "" {
-		return bmc.Inventory{}, fmt.Errorf("%s: a change of its password was begun and has not ended: enrol it by its machine first", a.Machine)
+		return fmt.Errorf("%s: a change of its password was begun and has not ended: enrol it by its machine first", a.Machine)
 	}
 	c, err := bmc.Open(ctx, a.target(user, pw))
 	if err != nil {
-		return bmc.Inventory{}, err
+		return err
 	}
-	inv, err := c.Inventory(ctx)
-	return inv, errors.Join(err, c.Close(ctx))
+	return errors.Join(read(c), c.Close(ctx))
 }
 
 // TakeOver makes sure that the BMC is that of the machine with a serial ("" =

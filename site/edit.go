@@ -223,8 +223,12 @@ func (s *Site) taken(m Machine) error {
 		errs = append(errs, &Error{Pos: o.Pos, Path: "machines", Msg: fmt.Sprintf("%s %v is already that of machine %s", what, v, o.Name),
 			Hint: "it is enrolled, or one of the two was read wrong", Err: ErrTaken})
 	}
-	macs, addrs := machinePorts(m)
 	for _, o := range s.Machines {
+		mine := m
+		if m.BMC.System != "" && o.BMC.System != "" && m.BMC.System != o.BMC.System && m.BMC.Address == o.BMC.Address {
+			mine.BMC = BMC{} // nodes that share it
+		}
+		macs, addrs := machinePorts(mine)
 		if o.Name == m.Name {
 			say(o, "name", m.Name)
 		}

@@ -31,6 +31,10 @@ The machine is written where its siblings are, in their style, and the rest of t
 files stays as it is. Shows the change as a diff and asks, or needs --yes; refuses
 what the site has already. Then the serving fettle reads its site again.
 
+Nodes of one chassis may share a BMC: enrol them by its address, with as many NAMES as
+it has machines, or one with --system. Those that were inspected are found in it by
+their serial numbers.
+
 The certificate of a machine's BMC is pinned, and its password is changed to a random
 one: the one that --bmc-user and --bmc-password-file give, or that of the factory,
 where the maker has one for all, of which one login is tried. The new password is
@@ -50,6 +54,7 @@ any moment, the same command goes on. This goes from here to the BMC itself.`,
 			&cli.StringFlag{Name: "firmware", Usage: "bios or uefi, where nobody found it out"},
 			&cli.StringFlag{Name: "file", Usage: "file of the site to write to (default: where the siblings are)"},
 			&cli.StringFlag{Name: "bmc", Usage: "address of the machine's BMC, when it was not found out"},
+			&cli.StringFlag{Name: "system", Usage: "which of its BMC's machines it is, where nodes share a BMC: the last part of its system's URI, its serial number or UUID"},
 			&cli.StringFlag{Name: "bmc-protocol", Usage: "redfish or ipmi (default: redfish where it answers)"},
 			&cli.StringFlag{Name: "bmc-secret", Usage: "secret that holds the BMC's user and password already; they are left as they are"},
 			&cli.StringFlag{Name: "bmc-user", Usage: "the BMC's present user"},
@@ -157,7 +162,7 @@ func (e *env) enrollees(c *cli.Context, w *web.Client) ([]*enrollee, error) {
 			if !ok {
 				return nil, fail(exitInput, fmt.Errorf("nothing that was seen is %s: fettle discover lists what was", x))
 			}
-			if d.State == state.EnrolledInSite {
+			if d.State == state.EnrolledInSite && !(d.Sort == state.SortBMC && hasNodes(c.String("site"), d.Name)) {
 				return nil, fail(exitInput, fmt.Errorf("%s is machine %s of the site already%s", x, d.Name, placeIn(c.String("site"), d.Name)))
 			}
 			if slices.ContainsFunc(found, func(o state.Discovery) bool { return o.Name == d.Name }) {
@@ -166,11 +171,14 @@ func (e *env) enrollees(c *cli.Context, w *web.Client) ([]*enrollee, error) {
 			found = append(found, d)
 		}
 	}
+	if len(found) == 1 && found[0].Sort == state.SortBMC { // nodes may share it
+		found = slices.Repeat(found, len(names))
+	}
 	if len(names) != len(found) {
 		return nil, usage("%d names for %d machines: give as many", len(names), len(found))
 	}
-	if len(names) > 1 && (c.String("bmc") != "" || c.String("boot-mac") != "") {
-		return nil, usage("--bmc and --boot-mac are for one machine")
+	if len(names) > 1 && (c.String("bmc") != "" || c.String("boot-mac") != "" || c.String("system") != "") {
+		return nil, usage("--bmc, --system and --boot-mac are for one machine")
 	}
 	var out []*enrollee
 	for i, d := range found {
@@ -229,7 +237,8 @@ func (e *env) findBMCs(c *cli.Context, s *site.Site, list []*enrollee) error {
 	if ca, err := site.LoadCA(s.Dir, secrets); err == nil {
 		roots = ca.Pool() // without a CA every certificate is pinned
 	}
-	for _, x := range list {
+	nodes := bmcNodes{s: s, list: list, want: c.String("system")}
+	for i, x := range list {
 		at := given
 		if b := x.found.BMC; b != nil && !at.IsValid() {
 			at = b.Addr
@@ -240,7 +249,7 @@ func (e *env) findBMCs(c *cli.Context, s *site.Site, list []*enrollee) error {
 		}
 		name := c.String("bmc-secret")
 		if name == "" {
-			name = "bmc-" + x.name
+			name = nodesSecret(s, list[:i], at, "bmc-"+x.name)
 		}
 		x.adopt = &provision.Adoption{Machine: x.name, Addr: at, Protocol: protocol, Keys: secrets, Secret: name,
 			User: user, Password: pw, Keep: c.Bool("keep-password"), RootCAs: roots, Timeout: 20 * time.Second}
@@ -257,6 +266,9 @@ func (e *env) findBMCs(c *cli.Context, s *site.Site, list []*enrollee) error {
 		}
 		if c.String("bmc-secret") != "" && x.from != "the stored one" {
 			return fail(exitInput, fmt.Errorf("secret %s is not set: fettle secret set %s, or leave --bmc-secret out", name, name))
+		}
+		if err := nodes.choose(c.Context, x); err != nil {
+			return err
 		}
 		if x.found.Sort == state.SortBMC {
 			inv, err := x.adopt.Inventory(c.Context)
@@ -311,10 +323,12 @@ func draft(c *cli.Context, s *site.Site, list []*enrollee) error {
 
 // write adds machines, and the names of their secrets, to the site's files.
 func write(edit *site.Edit, list []*enrollee, file string) error {
+	added := map[string]bool{} // nodes that share a BMC share its secret
 	for _, x := range list {
-		if x.machine.BMC.Secret == "" {
+		if x.machine.BMC.Secret == "" || added[x.machine.BMC.Secret] {
 			continue
 		}
+		added[x.machine.BMC.Secret] = true
 		if err := edit.AddSecret(site.SecretName{Name: x.machine.BMC.Secret, Description: "user:password of the BMC of " + x.name}); err != nil {
 			return err
 		}
@@ -357,8 +371,8 @@ func question(list []*enrollee) string {
 	var names, changed []string
 	for _, x := range list {
 		names = append(names, x.name)
-		if x.adopt != nil && x.from != "the stored one" && !x.adopt.Keep {
-			changed = append(changed, x.machine.BMC.Address.String())
+		if at := x.machine.BMC.Address.String(); x.adopt != nil && x.from != "the stored one" && !x.adopt.Keep && !slices.Contains(changed, at) {
+			changed = append(changed, at)
 		}
 	}
 	q := "write " + count(names) + " into the site"

@@ -420,7 +420,14 @@ func issue(t *testing.T, ca *site.CA, addr string) tls.Certificate {
 // serveBMC serves a virtual BMC over HTTPS at an address inside.
 func (r *rackRig) serveBMC(addr string, cert tls.Certificate, ch vbmc.Chassis) {
 	r.t.Helper()
-	h, err := vbmc.New(vbmc.Config{Chassis: ch, Accounts: []vbmc.Account{{User: rackBMCUser, Password: rackBMCPassword, Role: "Administrator"}}})
+	r.serveVBMC(addr, cert, vbmc.Config{Chassis: ch})
+}
+
+// serveVBMC is serveBMC of a BMC of more than a chassis.
+func (r *rackRig) serveVBMC(addr string, cert tls.Certificate, conf vbmc.Config) {
+	r.t.Helper()
+	conf.Accounts = []vbmc.Account{{User: rackBMCUser, Password: rackBMCPassword, Role: "Administrator"}}
+	h, err := vbmc.New(conf)
 	if err != nil {
 		r.t.Fatal(err)
 	}
