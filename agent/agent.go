@@ -67,6 +67,7 @@ type Config struct {
 type Agent struct {
 	c      Config
 	client *client
+	uefi   bool        // how the machine boots, as its inventory says
 	last   wire.Report // final report of the last task, for when it comes again
 }
 
@@ -164,6 +165,7 @@ func (a *Agent) introduce(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		a.uefi = inv.Firmware.Kind == wire.FirmwareUEFI
 		return a.client.call(ctx, wire.PathInventory, inv, nil)
 	})
 }
@@ -283,7 +285,7 @@ func (a *Agent) deploy(ctx context.Context, t wire.Task) error {
 	src := &source{get: a.client.get, data: t.Deploy.DataURL, retry: a.c.Fetch, stall: a.c.Stall, log: a.c.Logger}
 	started := time.Now()
 	err := a.guarded(func() error {
-		return deploy(work, t.Deploy, src, a.c.Disks, a.c.FileSystems, a.c.Logger, func(step wire.Step, text string, done, total int64) {
+		return deploy(work, t.Deploy, src, a.c.Disks, a.c.FileSystems, a.uefi, a.c.Logger, func(step wire.Step, text string, done, total int64) {
 			if text != "" {
 				a.c.Logger.Info(text, "step", step)
 			}

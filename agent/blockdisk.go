@@ -188,7 +188,7 @@ func (k *blockDisk) Partitions(ps []Partition) ([]string, error) {
 	}
 	var paths []string
 	for _, p := range ps {
-		if err := k.blkpg(blkpgAdd, blkpgPartition{start: p.First * gptSector, length: p.Bytes(), pno: int32(p.Number)}); err != nil {
+		if err := k.blkpg(blkpgAdd, blkpgPartition{start: p.Start, length: p.Bytes, pno: int32(p.Number)}); err != nil {
 			return nil, fmt.Errorf("partition %d: %w", p.Number, err)
 		}
 		paths = append(paths, k.partition(p.Number))

@@ -39,9 +39,11 @@ type deployment struct {
 	log     *slog.Logger
 	workers int
 
-	table  *table
-	layout layout
-	dec    *zstd.Decoder
+	uefi    bool // how the machine boots
+	table   *table
+	layout  layout
+	patches []patch // see fitSectors
+	dec     *zstd.Decoder
 
 	lastSector [gptSector]byte // see hold
 
@@ -52,7 +54,7 @@ type deployment struct {
 }
 
 // deploy does a whole task.
-func deploy(ctx context.Context, task *wire.Deploy, src *source, disks Disks, fs FileSystems, log *slog.Logger, rep report) error {
+func deploy(ctx context.Context, task *wire.Deploy, src *source, disks Disks, fs FileSystems, uefi bool, log *slog.Logger, rep report) error {
 	if err := checkTask(task); err != nil {
 		return err
 	}
@@ -77,7 +79,7 @@ func deploy(ctx context.Context, task *wire.Deploy, src *source, disks Disks, fs
 		return errors.Join(err, disk.Close())
 	}
 	defer dec.Close()
-	d := &deployment{src: src, task: task, info: info, disk: disk, fs: fs, report: rep, log: log, dec: dec,
+	d := &deployment{src: src, task: task, info: info, disk: disk, fs: fs, uefi: uefi, report: rep, log: log, dec: dec,
 		workers: min(max(2, runtime.NumCPU()), 8), sums: make([]uint64, len(src.idx.Chunks))}
 	err = d.run(ctx)
 	if cerr := disk.Close(); err == nil && cerr != nil {
@@ -125,8 +127,8 @@ func (d *deployment) run(ctx context.Context) error {
 // plan checks, before anything on the disk is touched, that the image fits.
 func (d *deployment) plan(ctx context.Context) error {
 	idx := d.src.idx
-	if s := d.disk.SectorSize(); s != gptSector {
-		return fmt.Errorf("disk %s has sectors of %d bytes; images are made for 512: format the disk to 512-byte sectors (nvme format, sg_format) or choose another", d.name(), s)
+	if err := d.checkSectors(); err != nil {
+		return err
 	}
 	if d.disk.Size() < idx.Size {
 		return fmt.Errorf("disk %s is too small: it has %s, the image needs %s: choose another disk or a smaller image", d.name(), size(d.disk.Size()), size(idx.Size))
@@ -143,6 +145,9 @@ func (d *deployment) plan(ctx context.Context) error {
 		return err
 	}
 	if d.table, err = parseTable(raw, idx.Size); err != nil {
+		return err
+	}
+	if err := d.fitSectors(ctx); err != nil {
 		return err
 	}
 	d.layout, err = d.table.grow(d.disk.Size(), idx.RootPart, d.task.RootBytes, d.task.SwapBytes)

@@ -39,15 +39,15 @@ func checkDisk(t *testing.T, d *fileDisk, img *testImage) {
 		t.Error("the boot code is not the image's")
 	}
 	esp := tab.partitions()[0]
-	if a, b := esp.First*512, (esp.Last+1)*512; !bytes.Equal(got[a:b], img.raw[a:b]) {
+	if a, b := esp.Start, esp.End(); !bytes.Equal(got[a:b], img.raw[a:b]) {
 		t.Error("the first partition differs from the image's (old data in zero chunks?)")
 	}
 	root := tab.partitions()[1]
-	if got, want := root.Bytes(), int64(diskBytes-5*mib); d.size == diskBytes && got < want {
+	if got, want := root.Bytes, int64(diskBytes-5*mib); d.size == diskBytes && got < want {
 		t.Errorf("root has %d bytes; want at least %d", got, want)
 	}
 	part := filepath.Join(t.TempDir(), "root")
-	if err := os.WriteFile(part, got[root.First*512:(root.Last+1)*512], 0o600); err != nil {
+	if err := os.WriteFile(part, got[root.Start:root.End()], 0o600); err != nil {
 		t.Fatal(err)
 	}
 	tool(t, "", "e2fsck", "-fn", part)
@@ -104,17 +104,29 @@ func TestDeploy(t *testing.T) {
 // TestHeadIsLast: until the last write, the disk has no table at either end,
 // whichever moment the power fails at.
 func TestHeadIsLast(t *testing.T) {
-	img := makeImage(t)
-	for _, size := range []int64{diskBytes, int64(len(img.raw))} {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			s := newFakeServer(t, img)
+	img, big := makeImage(t), makeImageWith(t, testFAT(t, 17*mib, espArgs...))
+	for _, c := range []struct {
+		name   string
+		img    *testImage
+		size   int64
+		sector int
+	}{
+		{"a larger disk", img, diskBytes, 512},
+		{"a disk like the image", img, int64(len(img.raw)), 512},
+		{"a larger disk, sectors of 4096", big, diskBytes, 4096},
+		{"a disk like the image, sectors of 4096", big, int64(len(big.raw)), 4096},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newFakeServer(t, c.img)
 			task := s.deploy("t1")
-			if size == int64(len(img.raw)) {
+			if c.size == int64(len(c.img.raw)) {
 				task.Deploy.SwapBytes = 0
 			}
 			s.tasks = []wire.Task{task}
-			d := newFileDisk(t, size)
-			tail := size - 33*512
+			d := newFileDisk(t, c.size)
+			d.sector = c.sector
+			n := int64(c.sector)
+			tail := c.size - (roundUp(128*128, n) + n)
 			var wrote, bad atomic.Int64
 			d.fail = func(op string, off int64) error {
 				if op == "write" && off == tail {
@@ -123,26 +135,29 @@ func TestHeadIsLast(t *testing.T) {
 				if wrote.Load() != 0 || (op != "write" && op != "sync") {
 					return nil
 				}
-				var head, end [512]byte
-				if _, err := d.f.ReadAt(head[:], 512); err != nil {
-					return err
-				}
-				if _, err := d.f.ReadAt(end[:], size-512); err != nil {
-					return err
-				}
-				if !allZero(head[:]) || !allZero(end[:]) {
-					bad.Add(1)
+				for _, at := range []int64{512, 4096, c.size - 512, c.size - 4096} {
+					var sector [512]byte
+					if _, err := d.f.ReadAt(sector[:], at); err != nil {
+						return err
+					}
+					if bytes.HasPrefix(sector[:], []byte(gptSignature)) || at != c.size-4096 && !allZero(sector[:]) {
+						bad.Add(1)
+					}
 				}
 				return nil
 			}
-			runAgent(t, s, disksOf(d), &dirFS{dir: t.TempDir()}, nil)
+			runAgent(t, s, disksOf(d), &dirFS{dir: t.TempDir()}, started(true))
 			if rep := s.final(t); rep.Step != wire.StepDone {
 				t.Fatalf("final report = %+v; want done", rep)
 			}
 			if bad.Load() != 0 || wrote.Load() == 0 {
 				t.Errorf("a table was there before the end at %d moments (end reached: %d); want 0", bad.Load(), wrote.Load())
 			}
-			checkDisk(t, d, img)
+			if c.sector == 512 {
+				checkDisk(t, d, c.img)
+			} else {
+				checkBigDisk(t, d, c.img)
+			}
 		})
 	}
 }
@@ -265,6 +280,7 @@ func TestDeployFails(t *testing.T) {
 		d    *fileDisk
 		o    *oneDisk
 		task *wire.Deploy
+		uefi bool
 	}
 	for _, c := range []struct {
 		name    string
@@ -280,7 +296,9 @@ func TestDeployFails(t *testing.T) {
 		{"no room for swap", func(x *setup) { x.task.SwapBytes = 40 * mib }, "too small", false},
 		{"no room for root", func(x *setup) { x.task.RootBytes = 100 * mib }, "too small: root of 100 MiB", false},
 		{"root smaller than the image's", func(x *setup) { x.task.RootBytes = 5 * mib }, "wants a root partition of 5 MiB", false},
-		{"sectors of 4096 bytes", func(x *setup) { x.d.sector = 4096 }, "sectors of 4096 bytes", false},
+		{"sectors of 520 bytes", func(x *setup) { x.d.sector = 520 }, "sectors of 520 bytes; images can be written to", false},
+		{"sectors of 4096 bytes and a BIOS", func(x *setup) { x.d.sector = 4096 }, "a BIOS cannot boot from such a disk", false},
+		{"sectors of 4096 bytes and no FAT", func(x *setup) { x.d.sector, x.uefi = 4096, true }, "partition (1) there: it has no FAT", false},
 		{"wrong index digest", func(x *setup) { x.task.IndexDigest = "sha256:" + strings.Repeat("0", 64) }, "has digest", false},
 		{"no index", func(x *setup) { x.task.IndexURL = "/nothing" }, "404", false},
 		{"no data", func(x *setup) { x.task.DataURL = "/nothing" }, "404", false},
@@ -322,7 +340,7 @@ func TestDeployFails(t *testing.T) {
 			c.edit(x)
 			before := sumOf(t, x.d.f.Name())
 			x.s.tasks = []wire.Task{task}
-			runAgent(t, x.s, x.o, &dirFS{dir: t.TempDir()}, nil)
+			runAgent(t, x.s, x.o, &dirFS{dir: t.TempDir()}, started(x.uefi))
 			rep := x.s.final(t)
 			if rep.Step != wire.StepFailed || !strings.Contains(rep.Error, c.want) {
 				t.Errorf("final report = %+v; want failed with %q", rep, c.want)

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -46,7 +47,52 @@ type testImage struct {
 
 const testChunk = 64 << 10
 
+// testFAT is an EFI system partition as images have it but for its size:
+// FAT16, since FAT32 would have 256 MiB at least. A file in it fills more than
+// one cluster.
+func testFAT(t *testing.T, bytes int64, args ...string) []byte {
+	t.Helper()
+	needTool(t, "mkfs.vfat", "fsck.vfat", "mcopy", "mmd")
+	t.Setenv("MTOOLSRC", os.DevNull)
+	t.Setenv("MTOOLS_SKIP_CHECK", "1")
+	t.Setenv("SOURCE_DATE_EPOCH", "1700000000") // the files' times
+	dir := t.TempDir()
+	fat, file := filepath.Join(dir, "fat"), filepath.Join(dir, "file")
+	must(t, os.WriteFile(fat, nil, 0o600))
+	must(t, os.Truncate(fat, bytes))
+	must(t, os.WriteFile(file, espFile, 0o600))
+	tool(t, "", "mkfs.vfat", append(append([]string{"--invariant", "-n", "ESP", "-i", "12345678"}, args...), fat)...)
+	tool(t, "", "mmd", "-i", fat, "::/EFI", "::/EFI/BOOT")
+	tool(t, "", "mcopy", "-i", fat, file, "::/EFI/BOOT/BOOTX64.EFI")
+	b, err := os.ReadFile(fat)
+	must(t, err)
+	return b
+}
+
+var espFile = bytes.Repeat([]byte("loader "), 3000)
+
+// checkFAT lets fsck.vfat and mtools read a file system that testFAT made.
+func checkFAT(t *testing.T, fat []byte) {
+	t.Helper()
+	dir := t.TempDir()
+	name, file := filepath.Join(dir, "fat"), filepath.Join(dir, "file")
+	must(t, os.WriteFile(name, fat, 0o600))
+	if out := tool(t, "", "fsck.vfat", "-n", "-v", name); !strings.Contains(out, "4096 bytes per logical sector") || !strings.Contains(out, "4096 bytes per cluster") {
+		t.Errorf("fsck.vfat = %s; want sectors of 4096 bytes", out)
+	}
+	tool(t, "", "mcopy", "-i", name, "::/EFI/BOOT/BOOTX64.EFI", file)
+	if got, err := os.ReadFile(file); err != nil || !bytes.Equal(got, espFile) {
+		t.Errorf("mcopy gives %d bytes (%v); want the %d that were put there", len(got), err, len(espFile))
+	}
+}
+
 func makeImage(t *testing.T) *testImage {
+	t.Helper()
+	return makeImageWith(t, make([]byte, mib))
+}
+
+// makeImageWith makes an image with an EFI system partition of these bytes.
+func makeImageWith(t *testing.T, esp []byte) *testImage {
 	t.Helper()
 	needTool(t, "sfdisk", "mke2fs", "resize2fs", "e2fsck", "mkswap")
 	dir := t.TempDir()
@@ -54,10 +100,10 @@ func makeImage(t *testing.T) *testImage {
 	if err := os.WriteFile(img, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(img, 24*mib); err != nil {
+	if err := os.Truncate(img, 23*mib+int64(len(esp))); err != nil {
 		t.Fatal(err)
 	}
-	tool(t, "label: gpt\nstart=2048, size=2048, type=U\ntype=L\n", "sfdisk", "-q", img)
+	tool(t, fmt.Sprintf("label: gpt\nstart=2048, size=%d, type=U\ntype=L\n", len(esp)/gptSector), "sfdisk", "-q", img)
 	raw, err := os.ReadFile(img)
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +114,7 @@ func makeImage(t *testing.T) *testImage {
 	}
 	root := tab.partitions()[1]
 	fs := filepath.Join(dir, "fs")
-	if err := os.WriteFile(fs, make([]byte, root.Bytes()), 0o600); err != nil {
+	if err := os.WriteFile(fs, make([]byte, root.Bytes), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	src := filepath.Join(dir, "src")
@@ -85,7 +131,8 @@ func makeImage(t *testing.T) *testImage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	copy(raw[root.First*gptSector:], b)
+	copy(raw[root.Start:], b)
+	copy(raw[mib:], esp)
 	copy(raw[:440], "boot code")
 	return packImage(t, raw, 2)
 }
@@ -136,8 +183,14 @@ type fileDisk struct {
 	flip   int64 // the byte that a bad disk stores wrong; 0 = none
 
 	mu    sync.Mutex
-	parts map[string]Partition
+	parts map[string]filePart
 	log   []string // order of writes: "zero", "write 0", "sync"
+}
+
+// filePart is a partition that is a file beside the disk.
+type filePart struct {
+	Partition
+	sum string // of what was in it
 }
 
 func newFileDisk(t *testing.T, size int64) *fileDisk {
@@ -177,7 +230,7 @@ func (d *fileDisk) ReadAt(p []byte, off int64) (int, error) {
 }
 
 func (d *fileDisk) WriteAt(p []byte, off int64) (int, error) {
-	if off%512 != 0 || len(p)%512 != 0 || off+int64(len(p)) > d.size {
+	if n := int64(d.sector); off%n != 0 || int64(len(p))%n != 0 || off+int64(len(p)) > d.size {
 		return 0, fmt.Errorf("write of %d bytes at %d is out of bounds or not aligned", len(p), off)
 	}
 	if err := d.op("write", off); err != nil {
@@ -199,18 +252,18 @@ func (d *fileDisk) Zero(off, n int64) error {
 }
 
 func (d *fileDisk) Partitions(ps []Partition) ([]string, error) {
-	d.parts = map[string]Partition{}
+	d.parts = map[string]filePart{}
 	var paths []string
 	for _, p := range ps {
-		b := make([]byte, p.Bytes())
-		if _, err := d.f.ReadAt(b, p.First*512); err != nil {
+		b := make([]byte, p.Bytes)
+		if _, err := d.f.ReadAt(b, p.Start); err != nil {
 			return nil, err
 		}
 		name := fmt.Sprintf("%s-%d", d.f.Name(), p.Number)
 		if err := os.WriteFile(name, b, 0o600); err != nil {
 			return nil, err
 		}
-		d.parts[name] = p
+		d.parts[name] = filePart{p, digestOf(b)}
 		paths = append(paths, name)
 	}
 	return paths, nil
@@ -222,7 +275,10 @@ func (d *fileDisk) Reread() error {
 		if err != nil {
 			return err
 		}
-		if _, err := d.f.WriteAt(b, p.First*512); err != nil {
+		if digestOf(b) == p.sum {
+			continue // as the kernel writes nothing of a partition that nobody wrote to
+		}
+		if _, err := d.f.WriteAt(b, p.Start); err != nil {
 			return err
 		}
 	}

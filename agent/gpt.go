@@ -12,31 +12,40 @@ import (
 
 // A GUID partition table as the UEFI specification 2.10 §5.3 lays it out:
 // sector 0 a protective MBR (with the BIOS boot code), sector 1 the header,
-// then the entries; a copy of both at the disk's end.
+// then the entries; a copy of both at the disk's end. It counts in the disk's
+// own sectors, so that of an image, which counts in gptSector, is made over for
+// a disk with larger ones.
 
 const (
-	gptSector    = 512 // disk images are made for 512-byte sectors
+	gptSector    = 512 // of disk images
 	gptHeaderLen = 92
-	gptAlign     = 2048 // sectors, 1 MiB
+	gptAlign     = mib
 	gptSignature = "EFI PART"
+	mbrCode      = 446 // bytes of boot code before the protective MBR's entries (§5.2.3)
 )
+
+// guidESP is the type of an EFI system partition,
+// C12A7328-F81F-11D2-BA4B-00A0C93EC93B (§5.3.3, table 5.7).
+var guidESP = [16]byte{0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b}
 
 // guidSwap is the type of a Linux swap partition,
 // 0657FD6D-A4AB-43C4-84E5-0933C84B4F4F, as stored (§5.3.3, appendix A).
 var guidSwap = [16]byte{0x6d, 0xfd, 0x57, 0x06, 0xab, 0xa4, 0xc4, 0x43, 0x84, 0xe5, 0x09, 0x33, 0xc8, 0x4b, 0x4f, 0x4f}
 
-// Partition is one entry: sectors First to Last, inclusive.
+// Partition is one entry, in bytes whatever the disk's sectors.
 type Partition struct {
-	Number      int
-	First, Last int64
+	Number       int
+	Start, Bytes int64
+	kind         [16]byte
 }
 
-// Bytes is the partition's size.
-func (p Partition) Bytes() int64 { return (p.Last - p.First + 1) * gptSector }
+// End is the first byte behind the partition.
+func (p Partition) End() int64 { return p.Start + p.Bytes }
 
 // table is a partition table being edited: everything before the first
 // partition.
 type table struct {
+	sector    int64
 	head      []byte // sectors 0 to the first partition
 	original  []byte // as the image has them
 	entrySize int64
@@ -71,19 +80,23 @@ func parseTable(start []byte, size int64) (*table, error) {
 	if crc32.ChecksumIEEE(raw) != binary.LittleEndian.Uint32(h[88:]) {
 		return nil, errors.New("the image's partition table has a wrong checksum over its entries: build the image again")
 	}
-	t := &table{entrySize: esize, entries: raw, diskLBAs: size / gptSector, lastLBA: int64(binary.LittleEndian.Uint64(h[48:]))}
-	first := int64(len(start)) / gptSector
-	for _, p := range t.partitions() {
-		if p.First < lba || p.Last < p.First || p.Last >= t.diskLBAs {
-			return nil, fmt.Errorf("the image's partition %d lies outside of the image: build the image again", p.Number)
+	t := &table{sector: gptSector, entrySize: esize, entries: raw, diskLBAs: size / gptSector, lastLBA: int64(binary.LittleEndian.Uint64(h[48:]))}
+	first := int64(len(start)) / gptSector * gptSector
+	for i := 1; i <= t.count(); i++ {
+		e := t.entry(i)
+		from, to := int64(binary.LittleEndian.Uint64(e[32:])), int64(binary.LittleEndian.Uint64(e[40:]))
+		if !allZero(e[:16]) && (from < lba || to < from || to >= t.diskLBAs) {
+			return nil, fmt.Errorf("the image's partition %d lies outside of the image: build the image again", i)
 		}
-		first = min(first, p.First)
+	}
+	for _, p := range t.partitions() {
+		first = min(first, p.Start)
 	}
 	end := lba*gptSector + n*esize
-	if first*gptSector < end {
+	if first < end {
 		return nil, errors.New("the image's first partition overlaps the partition table: build the image again")
 	}
-	t.original = bytes.Clone(start[:first*gptSector])
+	t.original = bytes.Clone(start[:first])
 	t.head = bytes.Clone(t.original)
 	t.entries = t.head[lba*gptSector : end]
 	return t, nil
@@ -108,12 +121,47 @@ func (t *table) partitions() []Partition {
 	var ps []Partition
 	for i := 1; i <= t.count(); i++ {
 		e := t.entry(i)
-		if bytes.Equal(e[:16], make([]byte, 16)) {
+		if allZero(e[:16]) {
 			continue
 		}
-		ps = append(ps, Partition{i, int64(binary.LittleEndian.Uint64(e[32:])), int64(binary.LittleEndian.Uint64(e[40:]))})
+		from, to := int64(binary.LittleEndian.Uint64(e[32:])), int64(binary.LittleEndian.Uint64(e[40:]))
+		ps = append(ps, Partition{i, from * t.sector, (to - from + 1) * t.sector, [16]byte(e)})
 	}
 	return ps
+}
+
+// useSectors makes the table of an image that of a disk with larger sectors:
+// the same partitions at the same bytes, but a last one that is not whole
+// sectors long is rounded up. Boot code is left out: it is a BIOS's, and finds
+// what it loads by sectors of the image's size.
+func (t *table) useSectors(n int64) error {
+	if n == t.sector {
+		return nil
+	}
+	le := binary.LittleEndian
+	old := t.head[t.sector : 2*t.sector]
+	head := make([]byte, len(t.head))
+	if 2*n+int64(len(t.entries)) > int64(len(head)) {
+		return fmt.Errorf("the image's first partition begins at byte %d, which leaves no room for the partition table of a disk with sectors of %d bytes: build the image again, or choose another disk", len(head), n)
+	}
+	copy(head[mbrCode:], t.head[mbrCode:gptSector])
+	copy(head[n:], old[:le.Uint32(old[12:])])
+	usable := max(2*n+roundUp(int64(len(t.entries)), n), roundUp(int64(le.Uint64(old[40:]))*t.sector, n))
+	le.PutUint64(head[n+40:], uint64(min(usable, int64(len(head)))/n))
+	le.PutUint64(head[n+72:], 2)
+	parts := t.partitions()
+	entries := head[2*n : 2*n+int64(len(t.entries))]
+	copy(entries, t.entries)
+	t.head, t.entries, t.sector = head, entries, n
+	for _, p := range parts {
+		if p.Start%n != 0 {
+			return fmt.Errorf("the image's partition %d begins at byte %d, which is no multiple of the disk's sectors of %d bytes: build the image again with partitions at whole MiB, or choose another disk", p.Number, p.Start, n)
+		}
+		e := t.entry(p.Number)
+		le.PutUint64(e[32:], uint64(p.Start/n))
+		le.PutUint64(e[40:], uint64(roundUp(p.End(), n)/n-1))
+	}
+	return nil
 }
 
 // layout is what grow made of the table.
@@ -127,9 +175,10 @@ type layout struct {
 // be the last, gets rootBytes or all that is left, and swapBytes of swap come
 // behind it.
 func (t *table) grow(diskBytes int64, root int, rootBytes, swapBytes int64) (layout, error) {
-	entrySectors := (int64(len(t.entries)) + gptSector - 1) / gptSector
-	t.diskLBAs = diskBytes / gptSector
+	entrySectors := (int64(len(t.entries)) + t.sector - 1) / t.sector
+	t.diskLBAs = diskBytes / t.sector
 	t.lastLBA = t.diskLBAs - entrySectors - 2 // entries and header behind it
+	usable := (t.lastLBA + 1) * t.sector
 	var r *Partition
 	parts := t.partitions()
 	for i := range parts {
@@ -141,30 +190,29 @@ func (t *table) grow(diskBytes int64, root int, rootBytes, swapBytes int64) (lay
 		return layout{}, fmt.Errorf("the image has no partition %d, its index says that this is root: build the image again", root)
 	}
 	for _, p := range parts {
-		if p.First > r.First {
+		if p.Start > r.Start {
 			return layout{}, fmt.Errorf("the image's partition %d lies behind root (%d), which therefore cannot grow: build the image again", p.Number, root)
 		}
 	}
-	swap := roundUp(swapBytes/gptSector+min(1, swapBytes%gptSector), gptAlign)
-	end := (t.lastLBA + 1 - swap) / gptAlign * gptAlign
+	swap := roundUp(swapBytes, gptAlign)
+	end := (usable - swap) / gptAlign * gptAlign
 	if rootBytes > 0 {
-		end = min(end, r.First+roundUp((rootBytes+gptSector-1)/gptSector, gptAlign))
-		if got := (end - r.First) * gptSector; got < rootBytes {
+		end = min(end, r.Start+roundUp(rootBytes, gptAlign))
+		if end-r.Start < rootBytes {
 			return layout{}, fmt.Errorf("the disk is too small: root of %s and swap of %s do not fit on its %s: change the profile's layout or choose another disk", size(rootBytes), size(swapBytes), size(diskBytes))
 		}
 	}
-	if end-1 < r.Last {
-		if rootBytes > 0 && end < t.lastLBA-swap-gptAlign {
-			return layout{}, fmt.Errorf("the profile wants a root partition of %s, but the image's is %s already: give the profile a larger root", size(rootBytes), size(r.Bytes()))
+	if end < r.End() {
+		if rootBytes > 0 && end < usable-swap-gptAlign {
+			return layout{}, fmt.Errorf("the profile wants a root partition of %s, but the image's is %s already: give the profile a larger root", size(rootBytes), size(r.Bytes))
 		}
-		return layout{}, fmt.Errorf("the disk is too small: the image's root of %s and swap of %s do not fit on its %s: choose another disk or a smaller image", size(r.Bytes()), size(swapBytes), size(diskBytes))
+		return layout{}, fmt.Errorf("the disk is too small: the image's root of %s and swap of %s do not fit on its %s: choose another disk or a smaller image", size(r.Bytes), size(swapBytes), size(diskBytes))
 	}
-	r.Last = end - 1
-	binary.LittleEndian.PutUint64(t.entry(root)[40:], uint64(r.Last))
+	binary.LittleEndian.PutUint64(t.entry(root)[40:], uint64(end/t.sector-1))
 	l := layout{root: root}
 	if swap > 0 {
 		for i := 1; i <= t.count() && l.swap == 0; i++ {
-			if bytes.Equal(t.entry(i)[:16], make([]byte, 16)) {
+			if allZero(t.entry(i)[:16]) {
 				l.swap = i
 			}
 		}
@@ -177,8 +225,8 @@ func (t *table) grow(diskBytes int64, root int, rootBytes, swapBytes int64) (lay
 		rand.Read(e[16:32])       // never fails (crypto/rand)
 		e[23] = e[23]&0x0f | 0x40 // version 4: the stored third field is little-endian
 		e[24] = e[24]&0x3f | 0x80
-		binary.LittleEndian.PutUint64(e[32:], uint64(end))
-		binary.LittleEndian.PutUint64(e[40:], uint64(end+swap-1))
+		binary.LittleEndian.PutUint64(e[32:], uint64(end/t.sector))
+		binary.LittleEndian.PutUint64(e[40:], uint64((end+swap)/t.sector-1))
 		for i, u := range utf16.Encode([]rune("swap")) {
 			binary.LittleEndian.PutUint16(e[56+2*i:], u)
 		}
@@ -190,8 +238,8 @@ func (t *table) grow(diskBytes int64, root int, rootBytes, swapBytes int64) (lay
 // encode gives the head (from sector 0) and the tail (the copy at the disk's
 // end, from byte tailAt) with sizes and checksums right.
 func (t *table) encode() (head, tail []byte, tailAt int64) {
-	entrySectors := (int64(len(t.entries)) + gptSector - 1) / gptSector
-	h := t.head[gptSector : 2*gptSector]
+	entrySectors := (int64(len(t.entries)) + t.sector - 1) / t.sector
+	h := t.head[t.sector : 2*t.sector]
 	le := binary.LittleEndian
 	last := t.diskLBAs - 1
 	le.PutUint64(h[24:], 1)
@@ -206,15 +254,15 @@ func (t *table) encode() (head, tail []byte, tailAt int64) {
 			le.PutUint32(t.head[o+12:], uint32(min(last+1-int64(le.Uint32(t.head[o+8:])), 0xffffffff)))
 		}
 	}
-	tail = make([]byte, (entrySectors+1)*gptSector)
+	tail = make([]byte, (entrySectors+1)*t.sector)
 	copy(tail, t.entries)
-	b := tail[entrySectors*gptSector:]
+	b := tail[entrySectors*t.sector:]
 	copy(b, h)
 	le.PutUint64(b[24:], uint64(last))
 	le.PutUint64(b[32:], 1)
 	le.PutUint64(b[72:], uint64(last-entrySectors))
 	le.PutUint32(b[16:], crcHeader(b[:hlen]))
-	return t.head, tail, (last - entrySectors) * gptSector
+	return t.head, tail, (last - entrySectors) * t.sector
 }
 
 func roundUp(n, to int64) int64 { return (n + to - 1) / to * to }

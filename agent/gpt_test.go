@@ -21,17 +21,17 @@ func TestGrow(t *testing.T) {
 		check             func(t *testing.T, l layout)
 	}{
 		{"to the end", "size=4096\ntype=L\n", 2, 100 * mib, 0, 0, "", func(t *testing.T, l layout) {
-			if got, want := l.parts[1].Last+1, int64(99*2048); got != want {
+			if got, want := l.parts[1].End(), int64(99*mib); got != want {
 				t.Errorf("root ends at %d; want %d", got, want)
 			}
 		}},
 		{"with swap", "size=4096\ntype=L\n", 2, 100 * mib, 0, 10*mib + 1, "", func(t *testing.T, l layout) {
-			if got, want := l.parts[2].Bytes(), int64(11*mib); l.swap != 3 || got != want {
+			if got, want := l.parts[2].Bytes, int64(11*mib); l.swap != 3 || got != want {
 				t.Errorf("swap is partition %d of %d bytes; want 3 of %d", l.swap, got, want)
 			}
 		}},
 		{"root of a size", "size=4096\ntype=L\n", 2, 100 * mib, 50 * mib, 10 * mib, "", func(t *testing.T, l layout) {
-			if got, want := l.parts[1].Bytes(), int64(50*mib); got != want {
+			if got, want := l.parts[1].Bytes, int64(50*mib); got != want {
 				t.Errorf("root has %d bytes; want %d", got, want)
 			}
 		}},
@@ -91,8 +91,8 @@ func TestGrow(t *testing.T) {
 func FuzzParseTable(f *testing.F) {
 	seed := make([]byte, 64<<10)
 	copy(seed[512:], gptSignature)
-	f.Add(seed, int64(64<<10), 1)
-	f.Fuzz(func(t *testing.T, b []byte, n int64, root int) {
+	f.Add(seed, int64(64<<10), 1, false)
+	f.Fuzz(func(t *testing.T, b []byte, n int64, root int, big bool) {
 		if len(b) > mib || n <= 0 || n > 1<<40 {
 			return
 		}
@@ -104,12 +104,15 @@ func FuzzParseTable(f *testing.F) {
 		if err != nil {
 			return
 		}
+		if big && tab.useSectors(bigSector) != nil {
+			return
+		}
 		l, err := tab.grow(n, root, 0, mib)
 		if err != nil {
 			return
 		}
 		for _, p := range l.parts {
-			if p.First < 0 || p.Last < p.First || p.Last*512 >= n {
+			if p.Start < 0 || p.Bytes <= 0 || p.End() > n {
 				t.Errorf("partition %+v is outside of a disk of %d bytes", p, n)
 			}
 		}

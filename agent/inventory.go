@@ -99,10 +99,10 @@ func (r Roots) link(elem ...string) string {
 // firmware: a kernel started by UEFI has /sys/firmware/efi; the variable
 // SecureBoot is four bytes of attributes and one of value (UEFI 2.10 §3.3).
 func (r Roots) firmware() wire.Firmware {
-	f := wire.Firmware{Kind: "bios", Vendor: r.text(r.Sys, "class/dmi/id/bios_vendor"), Version: r.text(r.Sys, "class/dmi/id/bios_version")}
+	f := wire.Firmware{Kind: wire.FirmwareBIOS, Vendor: r.text(r.Sys, "class/dmi/id/bios_vendor"), Version: r.text(r.Sys, "class/dmi/id/bios_version")}
 	efi := filepath.Join(r.Sys, "firmware/efi")
 	if st, err := os.Stat(efi); err == nil && st.IsDir() {
-		f.Kind = "uefi"
+		f.Kind = wire.FirmwareUEFI
 		b, err := os.ReadFile(filepath.Join(efi, "efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"))
 		f.SecureBoot = err == nil && len(b) == 5 && b[4] == 1
 	}

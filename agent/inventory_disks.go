@@ -35,7 +35,8 @@ func (r Roots) disks() ([]wire.Disk, error) {
 		}
 		disks = append(disks, wire.Disk{
 			Name: name, Serial: r.diskSerial(dir), Model: r.diskModel(dir), Bytes: n, Transport: r.transport(name, dir),
-			Removable: r.text(dir, "removable") == "1", ReadOnly: r.text(dir, "ro") == "1",
+			SectorSize: int(r.number(dir, "queue/logical_block_size")),
+			Removable:  r.text(dir, "removable") == "1", ReadOnly: r.text(dir, "ro") == "1",
 		})
 	}
 	return disks, nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/cespare/xxhash/v2"
@@ -101,6 +102,12 @@ func (d *deployment) check(i int, buf []byte) (int64, error) {
 	return int64(len(raw)), nil
 }
 
+// patch is bytes that the disk gets in place of the image's.
+type patch struct {
+	b   []byte
+	off int64
+}
+
 // finish writes the partition table and the boot code: only now does the disk
 // boot.
 func (d *deployment) finish(context.Context) error {
@@ -109,10 +116,7 @@ func (d *deployment) finish(context.Context) error {
 		return d.diskError("flushing", 0, err)
 	}
 	head, tail, tailAt := d.table.encode()
-	for _, w := range []struct {
-		b   []byte
-		off int64
-	}{{tail, tailAt}, {head, 0}} {
+	for _, w := range append(slices.Clone(d.patches), patch{tail, tailAt}, patch{head, 0}) {
 		if _, err := d.disk.WriteAt(w.b, w.off); err != nil {
 			return d.diskError("writing the partition table to", w.off, err)
 		}
@@ -124,7 +128,7 @@ func (d *deployment) finish(context.Context) error {
 			return d.diskError("reading back", w.off, err)
 		}
 		if !bytes.Equal(back, w.b) {
-			return fmt.Errorf("disk %s gives back another partition table than was written: replace it before this machine is used", d.name())
+			return fmt.Errorf("disk %s gives back another partition table or boot sector than was written: replace it before this machine is used", d.name())
 		}
 	}
 	if err := d.disk.Reread(); err != nil {

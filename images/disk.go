@@ -15,7 +15,7 @@ import (
 
 // diskRecipe is part of a disk release's inputs: raise it when the way in
 // which an image is made changes.
-const diskRecipe = 5
+const diskRecipe = 6
 
 // basePackages are what every image has beside the boot loaders of its
 // architecture: it configures itself by cloud-init and lets people in by ssh.

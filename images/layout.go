@@ -22,7 +22,7 @@ const (
 	biosStart = 1 * mebi
 	biosSize  = 1 * mebi
 	espStart  = 2 * mebi
-	espSize   = 64 * mebi
+	espSize   = 262 * mebi // see makeESP
 	rootStart = espStart + espSize
 	tailSize  = 1 * mebi // holds the backup of the partition table
 )
@@ -170,6 +170,11 @@ var biosModules = []string{"biosdisk", "part_gpt", "ext2", "search", "search_fs_
 // makeESP makes the EFI system partition: shim where firmware looks for a
 // removable medium's loader, the signed GRUB beside it, and the configuration
 // where the signed GRUB looks (its prefix is /EFI/debian or /EFI/ubuntu).
+//
+// Its clusters, tables and reserved area are multiples of 4096 bytes, so that
+// the agent can make its boot sector count in sectors of 4096. FAT32, which
+// UEFI wants of a disk, has 65525 clusters at least (Microsoft's FAT
+// specification 1.03, "FAT type determination"): hence 262 MiB.
 func (b *Builder) makeESP(ctx context.Context, spec DiskSpec, dir, esp string, boot bootFiles, ids diskIDs) error {
 	of, vendor := archs[spec.Arch], distros[spec.OS].vendor
 	f, err := os.Create(esp)
@@ -179,7 +184,7 @@ func (b *Builder) makeESP(ctx context.Context, spec DiskSpec, dir, esp string, b
 	if err := errors.Join(f.Truncate(espSize), f.Close()); err != nil {
 		return err
 	}
-	if err := b.run(ctx, tool{args: []string{"mkfs.vfat", "--invariant", "-F", "32", "-s", "1", "-n", "ESP", "-i", fmt.Sprintf("%08x", ids.espSerial), esp}, pkg: "dosfstools"}); err != nil {
+	if err := b.run(ctx, tool{args: []string{"mkfs.vfat", "--invariant", "-F", "32", "-S", "512", "-s", "8", "-R", "64", "-n", "ESP", "-i", fmt.Sprintf("%08x", ids.espSerial), esp}, pkg: "dosfstools"}); err != nil {
 		return err
 	}
 	env := []string{"MTOOLS_SKIP_CHECK=1", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", ramdiskTime), "MTOOLSRC=/dev/null"}

@@ -219,14 +219,18 @@ func devices(m MachinePlan, r realization, st start, cd string) *libvirtxml.Doma
 		nics()
 	}
 	for i, d := range m.Disks {
-		dev.Disks = append(dev.Disks, libvirtxml.DomainDisk{
+		disk := libvirtxml.DomainDisk{
 			Device: "disk",
 			Driver: &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "qcow2", Cache: "unsafe", Discard: "unmap", DetectZeros: "unmap"},
 			Source: &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: r.dir.disk(m.Name, i)}},
 			Target: &libvirtxml.DomainDiskTarget{Dev: "vd" + string(rune('a'+i)), Bus: "virtio"},
 			Serial: d.Serial,
 			Boot:   next(),
-		})
+		}
+		if n := uint(d.Sector); n > 512 {
+			disk.BlockIO = &libvirtxml.DomainDiskBlockIO{LogicalBlockSize: n, PhysicalBlockSize: n}
+		}
+		dev.Disks = append(dev.Disks, disk)
 	}
 	if !network {
 		nics()

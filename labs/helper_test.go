@@ -64,7 +64,7 @@ func testSite(t *testing.T) *site.Site {
 			Name: "gpu-02", Rack: "r1", Unit: 9, Serial: "SN-0002", UUID: "4c4c4544-0002-4a10-8035-b1c04f503732", Firmware: site.UEFI,
 			BMC:   bmc("12"),
 			NICs:  []site.NIC{{MAC: mustMAC(t, "b8:3f:d2:00:02:01"), Network: "boot", Address: addr("192.0.2.12"), Boot: true}},
-			Disks: []site.Disk{{Serial: "S6XXNE0T200001"}}, GPUs: []site.GPU{{Model: "NVIDIA A2", PCI: "10de:25b6", Count: 1}}, Profile: "train",
+			Disks: []site.Disk{{Serial: "S6XXNE0T200001", SectorSize: 4096}}, GPUs: []site.GPU{{Model: "NVIDIA A2", PCI: "10de:25b6", Count: 1}}, Profile: "train",
 		},
 	}
 	if err := s.Validate(); err != nil {

@@ -69,6 +69,7 @@ type DiskPlan struct {
 	Serial string // at most 20 bytes: virtio-blk's limit
 	Model  string // as the site names it, for the virtual BMC; a virtio disk has none
 	Bytes  int64
+	Sector int // bytes of a logical sector; 0 = 512
 }
 
 // GPUPlan is one PCI device that stands for a GPU.

@@ -76,7 +76,7 @@ func (p *Plan) planNICs(mp *MachinePlan, nics []site.NIC) error {
 func (p *Plan) planDisks(mp *MachinePlan, disks []site.Disk) {
 	for i := range disks {
 		d := &disks[i]
-		dp := DiskPlan{Serial: shortSerial(d.Serial), Model: d.Model, Bytes: int64(p.Options.DiskSize)}
+		dp := DiskPlan{Serial: shortSerial(d.Serial), Model: d.Model, Bytes: int64(p.Options.DiskSize), Sector: d.SectorSize}
 		if d.Size > 0 && d.Size < p.Options.DiskSize {
 			dp.Bytes = int64(d.Size)
 		}

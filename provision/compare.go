@@ -79,6 +79,9 @@ func Compare(m site.Machine, inv wire.Inventory) []Difference {
 		if want.Size != 0 && got.Bytes < int64(want.Size) {
 			add(field+".size", "at least "+want.Size.String(), site.Bytes(got.Bytes).String())
 		}
+		if want.SectorSize != 0 && got.SectorSize != 0 && got.SectorSize != want.SectorSize {
+			add(field+".sector-size", fmt.Sprint(want.SectorSize), fmt.Sprint(got.SectorSize))
+		}
 		if want.Model != "" && !strings.Contains(got.Model, want.Model) {
 			add(field+".model", want.Model, got.Model)
 		}

@@ -128,7 +128,7 @@ func describe(d *state.Discovery, inv wire.Inventory) {
 		d.NICs = append(d.NICs, state.DiscoveredNIC{MAC: mac, Link: n.Link, Mbps: n.Mbps})
 	}
 	for _, k := range inv.Disks {
-		d.Disks = append(d.Disks, state.DiscoveredDisk{Serial: k.Serial, Model: k.Model, Bytes: k.Bytes, Transport: k.Transport, Removable: k.Removable})
+		d.Disks = append(d.Disks, state.DiscoveredDisk{Serial: k.Serial, Model: k.Model, Bytes: k.Bytes, SectorSize: k.SectorSize, Transport: k.Transport, Removable: k.Removable})
 	}
 	for _, g := range inv.GPUs {
 		if screenOnly(g.PCI) {

@@ -68,7 +68,11 @@ func Draft(s *site.Site, d state.Discovery, o DraftOptions) (site.Machine, error
 	}
 	for _, k := range d.Disks {
 		if k.Serial != "" && !k.Removable && k.Bytes > 0 {
-			m.Disks = append(m.Disks, site.Disk{Serial: k.Serial, Size: DiskSize(k.Bytes)})
+			disk := site.Disk{Serial: k.Serial, Size: DiskSize(k.Bytes)}
+			if k.SectorSize == 4096 { // the usual needs no saying
+				disk.SectorSize = k.SectorSize
+			}
+			m.Disks = append(m.Disks, disk)
 		}
 	}
 	// The system's disk comes first, which is the smallest in practice.

@@ -98,6 +98,10 @@ func TestCompare(t *testing.T) {
 		{"NIC in upper case", func(_ *site.Machine, inv *wire.Inventory) { inv.NICs[0].MAC = strings.ToUpper(inv.NICs[0].MAC) }, nil},
 		{"no link", func(_ *site.Machine, inv *wire.Inventory) { inv.NICs[0].Link = false }, []string{"nics[0]"}},
 		{"disk is another", func(_ *site.Machine, inv *wire.Inventory) { inv.Disks[1].Serial = "X" }, []string{"disks[1].serial"}},
+		{"disk has other sectors", func(m *site.Machine, inv *wire.Inventory) { m.Disks[0].SectorSize, inv.Disks[0].SectorSize = 4096, 512 }, []string{"disks[0].sector-size"}},
+		{"disk has the sectors", func(m *site.Machine, inv *wire.Inventory) {
+			m.Disks[0].SectorSize, inv.Disks[0].SectorSize = 4096, 4096
+		}, nil},
 		{"disk is small", func(_ *site.Machine, inv *wire.Inventory) { inv.Disks[0].Bytes = 1 }, []string{"disks[0].size"}},
 		{"disk model", func(m *site.Machine, inv *wire.Inventory) {
 			m.Disks[0].Model = "PM9A3"

@@ -165,6 +165,47 @@ func (k integer) encode(v reflect.Value) any {
 	return v.Int()
 }
 
+// oneNumber is one of a few whole numbers.
+type oneNumber []int64
+
+func (k oneNumber) label() string {
+	var known []string
+	for _, n := range k {
+		known = append(known, strconv.FormatInt(n, 10))
+	}
+	return strings.Join(known, " or ")
+}
+
+func (k oneNumber) schema() map[string]any {
+	return map[string]any{"type": "integer", "enum": []int64(k)}
+}
+
+func (k oneNumber) decode(p *problems, n *yaml.Node, _, path string, v reflect.Value) {
+	i, err := strconv.ParseInt(n.Value, 10, 64)
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!int" || err != nil {
+		p.add(path, "write "+k.label(), "%s must be a number, not %s", keyOf(path), describe(n))
+		return
+	}
+	v.SetInt(i)
+	if i == 0 || !slices.Contains(k, i) {
+		p.add(path, "write "+k.label(), "%s is %d", keyOf(path), i)
+	}
+}
+
+func (k oneNumber) check(p *problems, path string, v reflect.Value) {
+	// The zero value is "unsaid".
+	if i := v.Int(); i != 0 && !slices.Contains(k, i) {
+		p.add(path, "write "+k.label(), "%s is %d", keyOf(path), i)
+	}
+}
+
+func (k oneNumber) encode(v reflect.Value) any {
+	if v.IsZero() {
+		return nil
+	}
+	return v.Int()
+}
+
 // truth is true or false.
 type truth struct{}
 

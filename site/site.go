@@ -242,6 +242,8 @@ type Disk struct {
 	Serial string
 	Model  string // substring match, "" = any
 	Size   Bytes  // at least this much, 0 = any
+	// SectorSize is that of its logical sectors in bytes, 512 or 4096; 0 = any.
+	SectorSize int
 }
 
 // GPU is a group of like GPUs.

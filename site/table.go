@@ -312,6 +312,7 @@ func tables() *object {
 		{key: "serial", goName: "Serial", kind: numeric(kindText("serial number")), doc: "serial number as the disk reports it"},
 		{key: "model", goName: "Model", kind: numeric(kindText("text")), doc: "part of the model's name"},
 		{key: "size", goName: "Size", kind: kindBytes(), doc: "at least this much"},
+		{key: "sector-size", goName: "SectorSize", kind: oneNumber{512, 4096}, derived: "either; in a lab 512", doc: "bytes of its logical sectors; a BIOS cannot boot from a disk with sectors of 4096 (4K native)"},
 	}}
 	gpu := &object{name: "GPU", doc: "A group of like GPUs.", fields: []field{
 		{key: "model", goName: "Model", kind: kindText("text"), doc: "for people, such as NVIDIA H100 SXM5 80GB"},

@@ -39,6 +39,9 @@ func (v *validator) machine(m *Machine, path string) {
 		if d.Serial == "" && d.Model == "" && d.Size == 0 {
 			v.add(at, "say its serial, model or size", "%s: disk %d says nothing", who, i+1)
 		}
+		if d.SectorSize > 512 && m.Firmware == BIOS && v.boots(m, i) {
+			v.add(at+".sector-size", "write firmware: uefi, or let the profile's layout choose another disk", "%s: its system disk %s has sectors of %d bytes, which a BIOS cannot boot from", who, d.Serial, d.SectorSize)
+		}
 	}
 	v.target(m, who, path)
 }
@@ -137,6 +140,23 @@ func (v *validator) nics(m *Machine, who, path string) {
 	}
 	if boots == 0 && len(m.NICs) > 0 {
 		v.add(path+".nics", "add boot: true to the port that network-boots", "%s has no port that boots", who)
+	}
+}
+
+// boots tells whether disk i of a machine is the one that its profile's layout
+// chooses.
+func (v *validator) boots(m *Machine, i int) bool {
+	p, ok := v.s.Profile(m.Profile)
+	if !ok {
+		return false
+	}
+	switch d := m.Disks[i]; p.Layout.Disk {
+	case "", "first":
+		return i == 0
+	case "smallest":
+		return !slices.ContainsFunc(m.Disks, func(o Disk) bool { return o.Size < d.Size })
+	default:
+		return d.Serial == p.Layout.Disk
 	}
 }
 

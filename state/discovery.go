@@ -123,11 +123,12 @@ type DiscoveredNIC struct {
 
 // DiscoveredDisk is a disk of a machine.
 type DiscoveredDisk struct {
-	Serial    string `json:"serial"`
-	Model     string `json:"model,omitempty"`
-	Bytes     int64  `json:"bytes"`
-	Transport string `json:"transport,omitempty"`
-	Removable bool   `json:"removable,omitempty"`
+	Serial     string `json:"serial"`
+	Model      string `json:"model,omitempty"`
+	Bytes      int64  `json:"bytes"`
+	SectorSize int    `json:"sector_size,omitempty"` // bytes of a logical sector
+	Transport  string `json:"transport,omitempty"`
+	Removable  bool   `json:"removable,omitempty"`
 }
 
 // DiscoveredGPU is a group of like GPUs.

@@ -58,13 +58,14 @@ type CPU struct {
 
 // Disk is a block device.
 type Disk struct {
-	Name      string `json:"name"` // "vda", "nvme0n1"
-	Serial    string `json:"serial"`
-	Model     string `json:"model"`
-	Bytes     int64  `json:"bytes"`
-	Transport string `json:"transport"` // "nvme", "virtio", "sata", "scsi"
-	Removable bool   `json:"removable,omitempty"`
-	ReadOnly  bool   `json:"read_only,omitempty"`
+	Name       string `json:"name"` // "vda", "nvme0n1"
+	Serial     string `json:"serial"`
+	Model      string `json:"model"`
+	Bytes      int64  `json:"bytes"`
+	SectorSize int    `json:"sector_size,omitempty"` // bytes of a logical sector: 512, 4096
+	Transport  string `json:"transport"`             // "nvme", "virtio", "sata", "scsi"
+	Removable  bool   `json:"removable,omitempty"`
+	ReadOnly   bool   `json:"read_only,omitempty"`
 }
 
 // NIC is a network port.
@@ -93,9 +94,15 @@ type GPU struct {
 	Model   string `json:"model,omitempty"`
 }
 
+// Kinds of firmware.
+const (
+	FirmwareBIOS = "bios"
+	FirmwareUEFI = "uefi"
+)
+
 // Firmware is how the machine was started.
 type Firmware struct {
-	Kind       string `json:"kind"` // "bios" or "uefi"
+	Kind       string `json:"kind"` // FirmwareBIOS or FirmwareUEFI
 	Vendor     string `json:"vendor"`
 	Version    string `json:"version"`
 	SecureBoot bool   `json:"secure_boot,omitempty"`

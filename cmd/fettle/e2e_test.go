@@ -129,6 +129,7 @@ func e2eSystem(t *testing.T, r *e2eRig, s *site.Site) {
 				t.Errorf("the installed system of %s lacks %q:\n%s", name, want, res.stdout)
 			}
 		}
+		e2eSectors(t, r, m)
 		res = r.ok(t, "lab", "exec", name, "--", `systemctl list-units --state=failed --plain --no-legend`)
 		if strings.TrimSpace(res.stdout) != "" {
 			t.Errorf("the installed system of %s has failed units:\n%s", name, res.stdout)
@@ -138,6 +139,22 @@ func e2eSystem(t *testing.T, r *e2eRig, s *site.Site) {
 		}
 		if res := r.ok(t, "lab", "exec", name, "--", "cat /etc/fettle/phone-home 2>&1; true"); strings.Contains(res.stdout, "TOKEN=") {
 			t.Errorf("user ops of %s reads the run's token:\n%s", name, res.stdout)
+		}
+	}
+}
+
+// e2eSectors: the disk has the sectors that the site says, of which UEFI and
+// GRUB read the kernel that runs; that kernel reads the EFI system partition,
+// and finds the table's copy at the disk's end in order.
+func e2eSectors(t *testing.T, r *e2eRig, m site.Machine) {
+	want := max(512, m.Disks[0].SectorSize)
+	res := r.ok(t, "lab", "exec", m.Name, "--", `lsblk -dno LOG-SEC; sudo blkid -o value -s TYPE /dev/disk/by-partlabel/esp; sudo mount /boot/efi && sudo ls /boot/efi/EFI/BOOT && sudo umount /boot/efi; sudo dmesg | grep -iE 'GPT:|vfat|fat-fs'; true`)
+	if f := strings.Fields(res.stdout); len(f) == 0 || f[0] != fmt.Sprint(want) || !strings.Contains(res.stdout, "\nvfat\n") || !strings.Contains(res.stdout, "BOOTX64.EFI") {
+		t.Errorf("the disk of %s says %q; want sectors of %d bytes, and an EFI system partition that mounts", m.Name, res.stdout, want)
+	}
+	for _, bad := range []string{"GPT:", "FAT-fs"} {
+		if strings.Contains(res.stdout, bad) {
+			t.Errorf("the kernel of %s complains of its disk:\n%s", m.Name, res.stdout)
 		}
 	}
 }
@@ -203,6 +220,9 @@ func e2eCommands(t *testing.T, r *e2eRig, s *site.Site) {
 	var inv wire.Inventory
 	if err := json.Unmarshal(show.Status.Inventory, &inv); err != nil || inv.BMC == nil || inv.BMC.Address != m.BMC.Address.String() || inv.BMC.MAC == "" || inv.BMC.IPMI != "2.0" || inv.BMC.Firmware != "1.00" {
 		t.Errorf("the inventory of %s tells of the BMC %+v, %v; want address %s, a MAC, firmware 1.00, IPMI 2.0", name, inv.BMC, err, m.BMC.Address)
+	}
+	if want := max(512, m.Disks[0].SectorSize); len(inv.Disks) == 0 || inv.Disks[0].SectorSize != want {
+		t.Errorf("the inventory of %s tells of the disks %+v; want one with sectors of %d", name, inv.Disks, want)
 	}
 	var st e2eStatus
 	r.okJSON(t, &st, "lab", "status", "--output", "json")
