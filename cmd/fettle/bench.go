@@ -52,9 +52,6 @@ unknown_machines: inspect, and lists them afterwards.`,
 
 // stormOf reads a storm from flags.
 func stormOf(c *cli.Context) (s load.Storm, err error) {
-	if err := nargs(c, 0); err != nil {
-		return s, err
-	}
 	addr := func(text, flag string) netip.Addr {
 		a, perr := netip.ParseAddr(text)
 		if err == nil && (perr != nil || !a.Is4()) {

@@ -54,9 +54,6 @@ func setting(v any) string {
 }
 
 func (b *bmcCommand) biosMeanings(c *cli.Context) error {
-	if c.Args().Present() {
-		return usage("bios meanings takes no arguments; got %q", c.Args().First())
-	}
 	all, err := bmc.Meanings()
 	if err != nil {
 		return err

@@ -64,9 +64,6 @@ func virtualInfo() vbmc.Info {
 const ipmiPasswordMax = 20
 
 func serveVirtual(c *cli.Context, e *env) error {
-	if c.Args().Present() {
-		return usage("serve-virtual takes no arguments; got %q", c.Args().First())
-	}
 	if (c.String("cert") == "") != (c.String("key") == "") {
 		return usage("give both --cert and --key, or neither")
 	}

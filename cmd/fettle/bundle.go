@@ -85,9 +85,6 @@ func bundleCommands(e *env) []*cli.Command {
 }
 
 func (e *env) bundleKey(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	path := c.String("key")
 	_, statErr := os.Stat(path)
 	fresh := path != "" && errors.Is(statErr, fs.ErrNotExist)

@@ -31,9 +31,6 @@ func bundleIdentityFlag() cli.Flag {
 }
 
 func (e *env) bundleIdentity(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	keep := e.identityFile
 	if c.Bool("in-secrets") {
 		keep = e.identitySecret
@@ -202,9 +199,6 @@ func createOptions(c *cli.Context, s *site.Site, key *airgap.Key) (airgap.Create
 }
 
 func (e *env) bundleCreate(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	s, err := e.loadSite(c)
 	if err != nil {
 		return err

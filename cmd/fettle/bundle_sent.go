@@ -103,9 +103,6 @@ func (e *env) bundleReceived(c *cli.Context) error {
 }
 
 func (e *env) bundleSent(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	store, err := mirrorStore(c, e)
 	if err != nil {
 		return err
@@ -145,9 +142,6 @@ func withCode(r airgap.Receipt) any {
 }
 
 func (e *env) bundleReceipt(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	store, err := mirrorStore(c, e)
 	if err != nil {
 		return err

@@ -200,9 +200,6 @@ func factsText(r images.Release) string {
 }
 
 func (e *env) imageList(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	s, err := images.OpenStore(storeDir(c, e))
 	if err != nil {
 		return err

@@ -65,7 +65,7 @@ Ctrl-C, or to change nothing.`,
 			{Name: "stop", Usage: "stop a lab's daemon; machines go on, without network", Flags: append([]cli.Flag{yes}, where...), Action: func(c *cli.Context) error { return labStop(c, e) }},
 			{Name: "down", Usage: "remove a lab: its machines, disks and daemon, and nothing else", Flags: append([]cli.Flag{yes}, where...), Action: func(c *cli.Context) error { return labDown(c, e) }},
 			{Name: "daemon", Hidden: true, Flags: []cli.Flag{&cli.StringFlag{Name: "dir", Required: true}}, Action: func(c *cli.Context) error { return labDaemon(c, e) }},
-			{Name: "dial", Hidden: true, Flags: []cli.Flag{&cli.StringFlag{Name: "dir", Required: true}}, Action: func(c *cli.Context) error { return labDial(c, e) }},
+			{Name: "dial", Hidden: true, ArgsUsage: "HOST PORT", Flags: []cli.Flag{&cli.StringFlag{Name: "dir", Required: true}}, Action: func(c *cli.Context) error { return labDial(c, e) }},
 		},
 	}}
 }

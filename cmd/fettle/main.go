@@ -146,7 +146,8 @@ func withFlags(flags func() []cli.Flag, cmds []*cli.Command) []*cli.Command {
 }
 
 // finish gives every command what all have: --output behind its name too, the
-// same handling of wrong flags, and an error for an unknown subcommand.
+// same handling of wrong flags, and an error for an unknown subcommand or an
+// argument that nothing reads.
 func (e *env) finish(cmds []*cli.Command) {
 	for _, c := range cmds {
 		if c.OnUsageError == nil {
@@ -172,14 +173,21 @@ func (e *env) finish(cmds []*cli.Command) {
 }
 
 func (e *env) finishLeaf(c *cli.Command) {
-	has := slices.ContainsFunc(c.Flags, func(f cli.Flag) bool { return slices.Contains(f.Names(), "output") || slices.Contains(f.Names(), "o") })
-	if has || c.Action == nil {
+	if c.Action == nil {
 		return
 	}
-	c.Flags = append(c.Flags, outputFlag())
+	has := slices.ContainsFunc(c.Flags, func(f cli.Flag) bool { return slices.Contains(f.Names(), "output") || slices.Contains(f.Names(), "o") })
+	if !has {
+		c.Flags = append(c.Flags, outputFlag())
+	}
 	action := c.Action
 	c.Action = func(c *cli.Context) error {
-		if c.IsSet("output") {
+		if c.Command.ArgsUsage == "" {
+			if err := nargs(c, 0); err != nil {
+				return err
+			}
+		}
+		if !has && c.IsSet("output") {
 			if err := e.setOutput(c.String("output")); err != nil {
 				return err
 			}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -262,5 +263,47 @@ func TestIsZombie(t *testing.T) {
 	}
 	if isZombie(cmd.Process.Pid) {
 		t.Error("isZombie of a process that was waited for = true; want false")
+	}
+}
+
+// TestArguments gives an argument to every command that has none, each of which
+// must refuse it: who types "lab up gpu-02" must not get all of the site.
+func TestArguments(t *testing.T) {
+	var leaves func(path []string, cmds []*cli.Command) [][]string
+	leaves = func(path []string, cmds []*cli.Command) (out [][]string) {
+		for _, c := range cmds {
+			here := append(slices.Clone(path), c.Name)
+			switch {
+			case len(c.Subcommands) > 0:
+				out = append(out, leaves(here, c.Subcommands)...)
+			case c.ArgsUsage == "":
+				out = append(out, here)
+			}
+		}
+		return out
+	}
+	all := leaves(nil, newApp(&env{getenv: func(string) string { return "" }}).Commands)
+	if len(all) < 20 {
+		t.Fatalf("%d commands have no arguments; want more than 20", len(all))
+	}
+	for _, c := range all {
+		t.Run(strings.Join(c, " "), func(t *testing.T) {
+			args := c
+			if slices.Equal(c, []string{"lab", "daemon"}) {
+				args = append(args, "--dir", t.TempDir())
+			}
+			for _, f := range []struct{ command, flag, value string }{
+				{"bench storm", "--server", "192.0.2.1"}, {"bench storm", "--interface", "none"}, {"bench storm", "--addresses", "192.0.2.0/24"},
+				{"discover bmc", "--prefix", "192.0.2.0/24"}, {"bundle create", "--out", t.TempDir()},
+			} {
+				if f.command == strings.Join(c, " ") {
+					args = append(args, f.flag, f.value)
+				}
+			}
+			status, out, errOut := commandLine(t.Context(), "", false, append(args, "gpu-02")...)
+			if want := "fettle " + strings.Join(c, " ") + " takes no arguments"; status != exitUsage || out != "" || !strings.Contains(errOut, want) {
+				t.Errorf("fettle %s gpu-02 = %d, %q, %q; want %d and %q", strings.Join(args, " "), status, out, errOut, exitUsage, want)
+			}
+		})
 	}
 }

@@ -205,9 +205,6 @@ type mirroring struct {
 }
 
 func (e *env) mirroring(c *cli.Context) (*mirroring, error) {
-	if err := nargs(c, 0); err != nil {
-		return nil, err
-	}
 	s, err := e.loadSite(c)
 	if err != nil {
 		return nil, err

@@ -17,9 +17,6 @@ import (
 
 // mirrorSelftest runs the hostile-upstream drill against this very program.
 func (e *env) mirrorSelftest(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	program := c.String("program")
 	if program == "" {
 		self, err := os.Executable()

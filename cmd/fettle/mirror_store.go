@@ -30,9 +30,6 @@ type snapshotRow struct {
 }
 
 func (e *env) mirrorList(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	s, err := mirrorStore(c, e)
 	if err != nil {
 		return err
@@ -226,9 +223,6 @@ func (e *env) mirrorPin(c *cli.Context) error {
 }
 
 func (e *env) mirrorCollect(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	if c.Int("keep") < 1 {
 		return usage("--keep is at least 1")
 	}
@@ -255,9 +249,6 @@ func (e *env) mirrorCollect(c *cli.Context) error {
 }
 
 func (e *env) mirrorServe(c *cli.Context) (err error) {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	s, err := mirrorStore(c, e)
 	if err != nil {
 		return err

@@ -125,9 +125,6 @@ type secretRow struct {
 }
 
 func (e *env) secretList(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	secrets, err := e.openSecrets(c)
 	if err != nil {
 		return err
@@ -176,9 +173,6 @@ func (e *env) secretRemove(c *cli.Context) error {
 }
 
 func (e *env) secretRotate(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	secrets, err := e.openSecrets(c)
 	if err != nil {
 		return err

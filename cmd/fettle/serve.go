@@ -60,9 +60,6 @@ func storeFlag() cli.Flag {
 }
 
 func serve(c *cli.Context, e *env) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	s, err := site.Load(c.String("site"))
 	if err != nil {
 		return fail(exitInput, err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -64,7 +65,13 @@ func nargs(c *cli.Context, n int) error {
 	}
 	want := c.Command.ArgsUsage
 	if want == "" {
-		want = "no arguments; name a site folder with --site"
+		want = "no arguments"
+		for _, f := range []struct{ flag, hint string }{{"machines", "name machines with --machines"}, {"lab", "name a lab with --lab"}, {"site", "name a site folder with --site"}} {
+			if slices.ContainsFunc(c.Command.Flags, func(have cli.Flag) bool { return slices.Contains(have.Names(), f.flag) }) {
+				want += "; " + f.hint
+				break
+			}
+		}
 	}
 	return usage("%s takes %s", c.Command.HelpName, want)
 }
@@ -116,9 +123,6 @@ type siteProblem struct {
 }
 
 func (e *env) siteCheck(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	s, err := e.loadSite(c)
 	var wrong site.Errors
 	if errors.As(err, &wrong) && e.json {
@@ -223,9 +227,6 @@ func dash(s string) string {
 }
 
 func (e *env) siteSchema(c *cli.Context) error {
-	if err := nargs(c, 0); err != nil {
-		return err
-	}
 	schema := site.Schema()
 	if c.Bool("part") {
 		schema = site.PartSchema()

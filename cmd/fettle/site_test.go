@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"strings"
@@ -9,17 +10,7 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
-	"github.com/urfave/cli/v2"
 )
-
-// siteApp is the command line with the site commands only.
-func siteApp(e *env) *cli.App {
-	return &cli.App{
-		Name: "fettle", Commands: siteCommands(e), Writer: e.stdout, ErrWriter: e.stderr,
-		ExitErrHandler: func(*cli.Context, error) {},
-		Flags:          []cli.Flag{&cli.BoolFlag{Name: "json", Destination: &e.json}},
-	}
-}
 
 // TestSiteScripts runs testdata/site/*.txtar. In them, `fettle ARGS [<FILE]`
 // runs a command and `status N` checks the exit status of the last one.
@@ -51,14 +42,11 @@ func TestSiteScripts(t *testing.T) {
 				}
 				e := &env{stdin: strings.NewReader(stdin), stdout: ts.Stdout(), stderr: ts.Stderr(), getenv: ts.Getenv}
 				one.Lock()
-				err := siteApp(e).Run(append([]string{"fettle"}, args...))
+				status := run(context.Background(), e, append([]string{"fettle"}, args...))
 				one.Unlock()
-				*ts.Value("status").(*int) = exitStatus(err)
-				if err != nil {
-					fmt.Fprintf(ts.Stderr(), "fettle: %v\n", err)
-				}
-				if neg != (err != nil) {
-					ts.Fatalf("fettle %s = %v; want failure: %v", strings.Join(args, " "), err, neg)
+				*ts.Value("status").(*int) = status
+				if neg != (status != exitOK) {
+					ts.Fatalf("fettle %s = %d; want failure: %v", strings.Join(args, " "), status, neg)
 				}
 			},
 			"status": func(ts *testscript.TestScript, _ bool, args []string) {
@@ -74,28 +62,28 @@ func TestSiteScripts(t *testing.T) {
 func TestSecretValueIsShownOnlyByGet(t *testing.T) {
 	dir := t.TempDir() + "/site"
 	config := t.TempDir()
-	run := func(stdin string, args ...string) string {
+	fettle := func(stdin string, args ...string) string {
 		t.Helper()
 		var out bytes.Buffer
 		e := &env{stdin: strings.NewReader(stdin), stdout: &out, stderr: &out, getenv: func(k string) string {
 			return map[string]string{"XDG_CONFIG_HOME": config}[k]
 		}}
-		if err := siteApp(e).Run(append([]string{"fettle"}, args...)); err != nil {
-			t.Fatalf("fettle %v = %v", args, err)
+		if status := run(t.Context(), e, append([]string{"fettle"}, args...)); status != exitOK {
+			t.Fatalf("fettle %v = %d: %s", args, status, &out)
 		}
 		return out.String()
 	}
 	const value = "admin:correct horse"
-	all := run("", "init", dir)
-	all += run(value+"\n", "secret", "set", "--site", dir, "bmc-default")
-	all += run("", "secret", "ls", "--site", dir)
-	all += run("", "--json", "secret", "ls", "--site", dir)
-	all += run("", "secret", "rotate-key", "--site", dir)
-	all += run("", "site", "show", "--site", dir)
+	all := fettle("", "init", dir)
+	all += fettle(value+"\n", "secret", "set", "--site", dir, "bmc-default")
+	all += fettle("", "secret", "ls", "--site", dir)
+	all += fettle("", "--output", "json", "secret", "ls", "--site", dir)
+	all += fettle("", "secret", "rotate-key", "--site", dir)
+	all += fettle("", "site", "show", "--site", dir)
 	if strings.Contains(all, value) || strings.Contains(all, "PRIVATE KEY") || strings.Contains(all, "AGE-SECRET-KEY") {
 		t.Errorf("the commands print a secret:\n%s", all)
 	}
-	if got := run("", "secret", "get", "--site", dir, "bmc-default"); got != value+"\n" {
+	if got := fettle("", "secret", "get", "--site", dir, "bmc-default"); got != value+"\n" {
 		t.Errorf("secret get = %q; want %q", got, value+"\n")
 	}
 }
