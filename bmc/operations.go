@@ -22,12 +22,14 @@ var (
 	OpInventory  = reads("inventory", (*Client).Inventory)
 	OpMedia      = reads("media", (*Client).Media)
 	OpSecureBoot = reads("secure-boot", (*Client).SecureBoot)
-	OpLimit      = reads("limit", (*Client).PowerLimit)
-	OpNetworks   = reads("network", (*Client).Networks)
-	OpUsers      = reads("users", (*Client).Accounts)
-	OpLog        = reads("sel", (*Client).Log)
-	OpFirmware   = reads("firmware", (*Client).Firmware)
-	OpSensors    = Operation[Filter, Readings]{"sensors", Reads, "", func(ctx context.Context, c *Client, f Filter, _ Aid) (Readings, error) {
+	// OpSecureBootList reads the keys.
+	OpSecureBootList = reads("secure-boot-list", (*Client).SecureBootKeys)
+	OpLimit          = reads("limit", (*Client).PowerLimit)
+	OpNetworks       = reads("network", (*Client).Networks)
+	OpUsers          = reads("users", (*Client).Accounts)
+	OpLog            = reads("sel", (*Client).Log)
+	OpFirmware       = reads("firmware", (*Client).Firmware)
+	OpSensors        = Operation[Filter, Readings]{"sensors", Reads, "", func(ctx context.Context, c *Client, f Filter, _ Aid) (Readings, error) {
 		r, err := c.Sensors(ctx)
 		if f.Problems {
 			r.Sensors = problems(r.Sensors)
@@ -116,8 +118,14 @@ var (
 	OpEjectMedia = Operation[None, string]{"media-eject", Changes, "", func(ctx context.Context, c *Client, _ None, _ Aid) (string, error) {
 		return "-", c.EjectMedia(ctx)
 	}}
-	OpSecureBootOn   = secureBoot("secure-boot-on", true, "")
-	OpSecureBootOff  = secureBoot("secure-boot-off", false, "switch Secure Boot off on")
+	OpSecureBootOn  = secureBoot("secure-boot-on", true, "")
+	OpSecureBootOff = secureBoot("secure-boot-off", false, "switch Secure Boot off on")
+	OpSecureBootAdd = Operation[KeyOrder, string]{"secure-boot-add", Changes, "add to the Secure Boot keys of", func(ctx context.Context, c *Client, o KeyOrder, _ Aid) (string, error) {
+		return o.Database, c.AddSecureBootKey(ctx, o)
+	}}
+	OpSecureBootDelete = Operation[KeyName, string]{"secure-boot-delete", Changes, "delete a Secure Boot key of", func(ctx context.Context, c *Client, n KeyName, _ Aid) (string, error) {
+		return n.Database, c.DeleteSecureBootKey(ctx, n)
+	}}
 	OpSecureBootKeys = Operation[Keys, SecureBoot]{"secure-boot-keys", Changes, "reset the Secure Boot keys of", func(ctx context.Context, c *Client, k Keys, _ Aid) (SecureBoot, error) {
 		if err := c.ResetSecureBootKeys(ctx, k.To); err != nil {
 			return SecureBoot{}, err
@@ -197,6 +205,7 @@ func Tasks() []Task {
 		OpPower.Task(), OpPowerOn.Task(), OpPowerOff.Task(), OpShutdown.Task(), OpPowerCycle.Task(), OpReset.Task(), OpInterrupt.Task(),
 		OpBoot.Task(), OpIdentify.Task(), OpStatus.Task(), OpInventory.Task(), OpSensors.Task(), OpTelemetry.Task(), OpLog.Task(), OpClearLog.Task(),
 		OpMedia.Task(), OpInsertMedia.Task(), OpEjectMedia.Task(), OpSecureBoot.Task(), OpSecureBootOn.Task(), OpSecureBootOff.Task(), OpSecureBootKeys.Task(),
+		OpSecureBootList.Task(), OpSecureBootAdd.Task(), OpSecureBootDelete.Task(),
 		OpLimit.Task(), OpSetLimit.Task(), OpNetworks.Task(), OpSetNetwork.Task(), OpClock.Task(), OpSetClock.Task(), OpResetBMC.Task(),
 		OpFirmware.Task(), OpUpdateFirmware.Task(), OpUsers.Task(), OpBIOS.Task(), OpBIOSPlan.Task(), OpBIOSApply.Task(), OpRecord.Task(), OpScreenshot.Task(),
 	}

@@ -13,6 +13,14 @@ type BootOrderer interface {
 	SetBootOrder(ctx context.Context, order []string) error
 }
 
+// BootSwitcher is a BootOrderer whose options can be disabled: those are passed
+// over when it boots.
+type BootSwitcher interface {
+	BootOrderer
+	DisabledBootOptions(ctx context.Context) ([]string, error)
+	SetBootOption(ctx context.Context, id string, enabled bool) error
+}
+
 const bootOptionsPath = systemPath + "/BootOptions"
 
 // bootEntry is an option of the firmware.
@@ -70,21 +78,64 @@ func (s *Server) bootOptionRoutes() []*resource {
 			}
 			return collection(bootOptionsPath, "BootOptionCollection", "Boot Options", paths...), nil
 		}},
-		{pattern: bootOptionsPath + "/{option}", get: func(c *call) (obj, error) {
-			all, err := entries(c)
-			if err != nil {
-				return nil, err
-			}
-			for _, e := range all {
-				if e.reference == c.vars["option"] {
-					return obj{"@odata.id": c.path, "@odata.type": "#BootOption.v1_0_6.BootOption", "Id": e.reference, "Name": e.title, "DisplayName": e.title,
-						"BootOptionReference": e.reference, "BootOptionEnabled": true, "Alias": e.alias, "UefiDevicePath": nullable(e.uefi),
-						"RelatedItem": links(e.related), "RelatedItem@odata.count": 1}, nil
-				}
-			}
-			return nil, msgNotFound(c.path)
-		}},
+		{pattern: bootOptionsPath + "/{option}", priv: privComponents, get: s.bootOption, patch: s.patchBootOption},
 	}
+}
+
+// bootOptionEntry is the option that a request names.
+func (s *Server) bootOptionEntry(c *call) (bootEntry, error) {
+	in, err := s.info(c)
+	if err != nil {
+		return bootEntry{}, err
+	}
+	for _, e := range bootEntries(in) {
+		if e.reference == c.vars["option"] {
+			return e, nil
+		}
+	}
+	return bootEntry{}, msgNotFound(c.path)
+}
+
+func (s *Server) bootOption(c *call) (obj, error) {
+	e, err := s.bootOptionEntry(c)
+	if err != nil {
+		return nil, err
+	}
+	enabled := true
+	if b, ok := s.chassis.(BootSwitcher); ok {
+		off, err := b.DisabledBootOptions(c.ctx)
+		if err != nil {
+			return nil, fmt.Errorf("reading the boot options: %w", err)
+		}
+		enabled = !slices.Contains(off, e.id)
+	}
+	return obj{"@odata.id": c.path, "@odata.type": "#BootOption.v1_0_6.BootOption", "Id": e.reference, "Name": e.title, "DisplayName": e.title,
+		"BootOptionReference": e.reference, "BootOptionEnabled": enabled, "Alias": e.alias, "UefiDevicePath": nullable(e.uefi),
+		"RelatedItem": links(e.related), "RelatedItem@odata.count": 1}, nil
+}
+
+// patchBootOption writes BootOptionEnabled, which is all that DSP0268 lets a
+// client write of a BootOption: Alias and the rest are read-only.
+func (s *Server) patchBootOption(c *call) ([]*message, error) {
+	set := map[string]setter{}
+	if b, ok := s.chassis.(BootSwitcher); ok {
+		e, err := s.bootOptionEntry(c)
+		if err != nil {
+			return nil, err
+		}
+		set["BootOptionEnabled"] = boolSetter("BootOptionEnabled", func(on bool) error {
+			err := b.SetBootOption(c.ctx, e.id, on)
+			if errors.Is(err, ErrUnsupported) {
+				return msgReadOnly("BootOptionEnabled")
+			}
+			if err != nil {
+				return fmt.Errorf("setting the boot option %s: %w", e.reference, err)
+			}
+			s.logEvent("system", "OK", fmt.Sprintf("Boot option %s enabled: %v, by %s.", e.reference, on, c.who.name))
+			return nil
+		})
+	}
+	return patch(c, s.bootOption, set)
 }
 
 // bootOrder is Boot.BootOrder: references of all options, in the chassis' order.
@@ -166,6 +217,31 @@ func (m *Memory) SetBootOrder(ctx context.Context, order []string) error {
 	defer m.mu.Unlock()
 	if !m.fault.Lie {
 		m.order = slices.Clone(order)
+	}
+	return nil
+}
+
+// DisabledBootOptions are the ids of NICs and drives that are passed over.
+func (m *Memory) DisabledBootOptions(ctx context.Context) ([]string, error) {
+	if err := m.enter(ctx); err != nil {
+		return nil, err
+	}
+	defer m.mu.Unlock()
+	return slices.Clone(m.unbootable), nil
+}
+
+// SetBootOption enables or disables one.
+func (m *Memory) SetBootOption(ctx context.Context, id string, enabled bool) error {
+	if err := m.enter(ctx); err != nil {
+		return err
+	}
+	defer m.mu.Unlock()
+	if m.fault.Lie {
+		return nil
+	}
+	m.unbootable = slices.DeleteFunc(slices.Clone(m.unbootable), func(x string) bool { return x == id })
+	if !enabled {
+		m.unbootable = append(m.unbootable, id)
 	}
 	return nil
 }

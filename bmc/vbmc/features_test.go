@@ -111,6 +111,13 @@ func TestBootOrder(t *testing.T) {
 		{"first", "GET", systemPath, "", 200, map[string]any{"Boot/BootOrder": "[Boot0001 Boot0002]"}},
 		{"no such option", "PATCH", systemPath, `{"Boot":{"BootOrder":["Boot0009"]}}`, 400, nil},
 		{"twice", "PATCH", systemPath, `{"Boot":{"BootOrder":["Boot0001","Boot0001"]}}`, 400, nil},
+		{"an option", "GET", bootOptionsPath + "/Boot0002", "", 200, map[string]any{"BootOptionEnabled": true}},
+		{"disabled", "PATCH", bootOptionsPath + "/Boot0002", `{"BootOptionEnabled":false}`, 200, map[string]any{"BootOptionEnabled": false}},
+		{"the other", "GET", bootOptionsPath + "/Boot0001", "", 200, map[string]any{"BootOptionEnabled": true}},
+		{"with what cannot be written", "PATCH", bootOptionsPath + "/Boot0002", `{"BootOptionEnabled":true,"Alias":"Pxe"}`, 200, map[string]any{"BootOptionEnabled": true, "Alias": "Hdd"}},
+		{"its alias alone", "PATCH", bootOptionsPath + "/Boot0002", `{"Alias":"Pxe"}`, 400, nil},
+		{"no boolean", "PATCH", bootOptionsPath + "/Boot0002", `{"BootOptionEnabled":"no"}`, 400, nil},
+		{"another option", "PATCH", bootOptionsPath + "/Boot0009", `{"BootOptionEnabled":false}`, 404, nil},
 		{"disk first", "PATCH", systemPath, `{"Boot":{"BootOrder":["Boot0002","Boot0001"]}}`, 200, map[string]any{"Boot/BootOrder": "[Boot0002 Boot0001]", "Boot/BootSourceOverrideEnabled": "Disabled"}},
 		{"the option", "GET", bootOptionsPath + "/Boot0002", "", 200, map[string]any{"Alias": "Hdd"}},
 	})

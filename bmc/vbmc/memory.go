@@ -45,15 +45,16 @@ type Memory struct {
 	pending []*time.Timer
 	now     func() time.Time
 
-	media     Media
-	secure    SecureBoot
-	keys      map[string][]Key // signature databases that are not as the firmware came
-	keySeq    int
-	lan       LAN
-	limit     float64 // watts; 0: none
-	order     []string
-	volumes   []Volume
-	volumeSeq int
+	media      Media
+	secure     SecureBoot
+	keys       map[string][]Key // signature databases that are not as the firmware came
+	keySeq     int
+	lan        LAN
+	limit      float64 // watts; 0: none
+	order      []string
+	unbootable []string // boot options that are disabled
+	volumes    []Volume
+	volumeSeq  int
 }
 
 // NewMemory makes a chassis that is off, with no boot override.

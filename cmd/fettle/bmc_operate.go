@@ -30,6 +30,7 @@ func (b *bmcCommand) operateCommands(which func(...cli.Flag) []cli.Flag, yes cli
 			{Name: "show", Usage: "show whether it is on, and will be", ArgsUsage: sel, Flags: which(), Action: b.secureBoot(bmc.OpSecureBoot)},
 			{Name: "on", Usage: "switch it on from the next boot", ArgsUsage: sel, Flags: which(), Action: b.secureBoot(bmc.OpSecureBootOn)},
 			{Name: "off", Usage: "switch it off from the next boot", ArgsUsage: sel, Flags: which(yes), Action: b.secureBoot(bmc.OpSecureBootOff)},
+			b.secureBootKeysCommand(which, yes),
 			{Name: "reset-keys", Usage: "put the keys back, or delete them", ArgsUsage: sel,
 				Flags: which(yes, &cli.StringFlag{Name: "to", Value: "default", Usage: "default, none (setup mode), or no-pk"}), Action: b.secureBootKeys},
 		}},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +14,10 @@ import (
 func TestBMCOperate(t *testing.T) {
 	image := filepath.Join(t.TempDir(), "bios.bin")
 	if err := os.WriteFile(image, vbmc.FirmwareImage("BIOS", "2.0"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cert := filepath.Join(t.TempDir(), "cert.pem")
+	if err := os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: strangeCert(t).Certificate[0]}), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {
@@ -30,6 +35,14 @@ func TestBMCOperate(t *testing.T) {
 		{name: "secure boot off needs a yes", args: "secure-boot off gpu-01", status: exitRefused, errs: []string{"switch Secure Boot off on gpu-01: say --yes"}},
 		{name: "keys", args: "secure-boot reset-keys --yes --to none gpu-01", out: []string{"SetupMode"}},
 		{name: "no such keys", args: "secure-boot reset-keys --yes --to all gpu-01", status: exitUsage, errs: []string{"default, none or no-pk"}},
+		{name: "show keys", args: "secure-boot keys show gpu-01", out: []string{"db        1   fettle virtual firmware UEFI CA", "dbx       1   2277"}},
+		{name: "add a key", args: "secure-boot keys add --yes --db db --file " + cert + " gpu-01", out: []string{"gpu-01   db"}},
+		{name: "add a digest", args: "secure-boot keys add --yes --db dbx --digest " + strings.Repeat("ab", 32) + " gpu-01", out: []string{"gpu-01   dbx"}},
+		{name: "a key needs a yes", args: "secure-boot keys add --db db --file " + cert + " gpu-01", status: exitRefused, errs: []string{"add to the Secure Boot database db of gpu-01: say --yes"}},
+		{name: "no key", args: "secure-boot keys add --yes --db db gpu-01", status: exitUsage, errs: []string{"--file with a certificate, or --digest"}},
+		{name: "no certificate", args: "secure-boot keys add --yes --db db --file " + image + " gpu-01", status: exitInput, errs: []string{"BEGIN CERTIFICATE"}},
+		{name: "delete a key", args: "secure-boot keys delete --yes --db PK --id 1 gpu-01", out: []string{"gpu-01   PK"}},
+		{name: "delete no key", args: "secure-boot keys delete --yes --db db --id 9 gpu-01", status: exitFailed, errs: []string{"gpu-01: deleting 9 of the Secure Boot database db: the database has no entry 9"}},
 		{name: "limit", args: "limit set --watts 3000 gpu-01", out: []string{"3000 W"}},
 		{name: "limit off", args: "limit off gpu-01", out: []string{"none"}},
 		{name: "no limit", args: "limit set --watts 0 gpu-01", status: exitUsage, errs: []string{"limit off"}},
