@@ -74,8 +74,11 @@ type exchangeData struct {
 }
 
 // recordLoop writes exchanges until ctx ends, many at a time when they come
-// quickly.
+// quickly, and then what is left.
 func (p *Provisioner) recordLoop(ctx context.Context) {
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(recordRest, stop) })()
 	for {
 		batch := p.gather(ctx)
 		if batch == nil {
@@ -83,32 +86,13 @@ func (p *Provisioner) recordLoop(ctx context.Context) {
 		}
 		// While the state is being opened again exchanges wait, so that the
 		// timeline tells of the outage too; what the queue cannot hold is counted.
-		if p.c.Store.Ready(ctx) != nil {
-			return // ctx or the store ended
+		if err := p.c.Store.Ready(work); err != nil {
+			p.log.Warn("boot exchanges are not on any timeline: the server stopped before the state could be written", "count", len(batch)+len(p.exchanges), "err", err)
+			return
 		}
 		begun := time.Now() // of the work, whatever clock the logic has
-		events := make([]state.Event, 0, len(batch))
-		var seen []state.Sighting
-		for _, e := range batch {
-			events = append(events, p.exchangeEvent(ctx, e))
-			if s, ok := p.strangerIn(e); ok {
-				seen = append(seen, s)
-			}
-		}
-		news := p.sawAll(ctx, seen)
-		if _, err := p.c.Store.Append(ctx, events...); err != nil && ctx.Err() == nil {
-			p.log.Error("boot exchanges lost", "count", len(events), "err", err)
-		}
-		if len(news) > 0 {
-			if _, err := p.c.Store.Append(ctx, news...); err != nil && ctx.Err() == nil {
-				p.log.Error("sightings lost", "count", len(news), "err", err)
-			}
-		}
-		for _, e := range batch {
-			p.learnAddress(ctx, e)
-			p.sawExchange(ctx, e)
-		}
-		if len(batch) < state.MaxAppend {
+		p.recordAll(work, batch)
+		if len(batch) < state.MaxAppend || ctx.Err() != nil {
 			continue
 		}
 		// More wait. Leases are written by the same disk and processor, and
@@ -116,31 +100,59 @@ func (p *Provisioner) recordLoop(ctx context.Context) {
 		select {
 		case <-time.After(max(4*time.Since(begun), recordPause)):
 		case <-ctx.Done():
-			return
 		}
+	}
+}
+
+// recordAll writes exchanges, and what follows from them.
+func (p *Provisioner) recordAll(ctx context.Context, batch []pxe.Exchange) {
+	events := make([]state.Event, 0, len(batch))
+	var seen []state.Sighting
+	for _, e := range batch {
+		events = append(events, p.exchangeEvent(ctx, e))
+		if s, ok := p.strangerIn(e); ok {
+			seen = append(seen, s)
+		}
+	}
+	news := p.sawAll(ctx, seen)
+	if _, err := p.c.Store.Append(ctx, events...); err != nil && ctx.Err() == nil {
+		p.log.Error("boot exchanges lost", "count", len(events), "err", err)
+	}
+	if len(news) > 0 {
+		if _, err := p.c.Store.Append(ctx, news...); err != nil && ctx.Err() == nil {
+			p.log.Error("sightings lost", "count", len(news), "err", err)
+		}
+	}
+	for _, e := range batch {
+		p.learnAddress(ctx, e)
+		p.sawExchange(ctx, e)
 	}
 }
 
 // gather waits for an exchange and, a little, for others: machines that boot
 // together end their transfers one soon after the other, and a sync of the disk
-// for each would hold up those that are not through. It returns nil when ctx
-// ends.
+// for each would hold up those that are not through. When ctx ends it waits as
+// long for the last ones, which end with the server; nil: there are none.
 func (p *Provisioner) gather(ctx context.Context) (batch []pxe.Exchange) {
 	var gathered <-chan time.Time
+	ended := ctx.Done()
 	for len(batch) < state.MaxAppend {
 		select {
 		case e := <-p.exchanges:
-			if batch = append(batch, e); len(batch) == 1 {
+			if batch = append(batch, e); gathered == nil {
 				gathered = time.After(recordGather)
 			}
 		case <-gathered:
 			return batch
-		case <-ctx.Done():
-			return nil
+		case <-ended:
+			ended, gathered = nil, time.After(recordGather)
 		}
 	}
 	return batch
 }
+
+// recordRest is how long a server that stops goes on writing exchanges.
+const recordRest = 3 * time.Second
 
 // recordGather is how long an exchange waits for others.
 const recordGather = 20 * time.Millisecond

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/fettle-dev/fettle/pxe"
+	"github.com/fettle-dev/fettle/state"
 )
 
 // TestFloodIsNotRecorded has strangers send without end, and a machine of the
@@ -57,6 +58,46 @@ func TestFloodIsNotRecorded(t *testing.T) {
 	}
 	if _, _, ok := x.machine(known.MAC); !ok || x.taken[known.Address] == "" || x.byNIC[netip.MustParseAddr("203.0.113.1")] != "" {
 		t.Errorf("the index does not know %v", known)
+	}
+}
+
+// TestRecordsAreWrittenAtTheEnd stops the server with exchanges that wait for
+// others, and some that end with it: all are on the timeline.
+func TestRecordsAreWrittenAtTheEnd(t *testing.T) {
+	b := newBench(t, nil)
+	p, err := New(b.p.c) // the bench's own runs
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := p.index().site.Machines[0]
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); p.recordLoop(ctx) }()
+	const before, after = 3, state.MaxAppend + 2
+	for i := range before {
+		p.Record(pxe.Exchange{Time: p.now(), MAC: known.NICs[0].MAC[:], Kind: "tftp.read", Text: "before", Bytes: int64(i)})
+	}
+	cancel()
+	for i := range after {
+		p.Record(pxe.Exchange{Time: p.now(), MAC: known.NICs[0].MAC[:], Kind: "tftp.read", Text: "the server stopped", Bytes: int64(i)})
+	}
+	select {
+	case <-done:
+	case <-time.After(recordRest + 10*time.Second):
+		t.Fatal("recordLoop does not end")
+	}
+	events, err := p.c.Store.Events(t.Context(), state.Query{Machine: known.Name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, e := range events {
+		if e.Kind == "tftp.read" {
+			n++
+		}
+	}
+	if n != before+after {
+		t.Errorf("%d exchanges are on the timeline; want %d", n, before+after)
 	}
 }
 
