@@ -15,8 +15,9 @@ const (
 	tftpMinRTO   = 100 * time.Millisecond
 	tftpMaxRTO   = 8 * time.Second
 	tftpMinGap   = time.Millisecond
-	tftpGaps     = 50 // times that one block is sent again because it is missing
-	tftpRetries  = 7  // without progress: 1+2+4+8+8+8+8 s at first, less once the round trip is known
+	tftpGaps     = 50   // times that one block is sent again because it is missing
+	tftpUseless  = 4096 // packets in a row that acknowledge nothing new
+	tftpRetries  = 7    // without progress: 1+2+4+8+8+8+8 s at first, less once the round trip is known
 )
 
 // errTFTPProbe means that the client wanted only the file's size and ended the
@@ -44,6 +45,8 @@ type sender struct {
 	at   time.Time // of the latest event
 	due  time.Time
 	done bool
+
+	useless int // packets since the last that acknowledged anything
 
 	open  bool     // the client has accepted the options, if there are any
 	tries int      // without progress
@@ -131,17 +134,33 @@ func (t *sender) packet(b []byte) error {
 		t.heard.Store(t.at.UnixNano())
 	}
 	if len(b) < 4 {
-		return nil
+		return t.noUse()
 	}
 	switch binary.BigEndian.Uint16(b) {
 	case tftpAck:
-		return t.ack(binary.BigEndian.Uint16(b[2:]))
+		acked, open := t.acked, t.open
+		if err := t.ack(binary.BigEndian.Uint16(b[2:])); err != nil {
+			return err
+		}
+		if t.acked != acked || t.open != open {
+			t.useless = 0
+			return nil
+		}
 	case tftpError:
 		abort := &tftpAbort{binary.BigEndian.Uint16(b[2:]), printable(b[4:])}
 		if !t.open && (abort.code == tftpErrOption || abort.code == tftpErrUndefined) {
 			return errTFTPProbe
 		}
 		return abort
+	}
+	return t.noUse()
+}
+
+// noUse counts a packet. A client may send what it likes, as fast as it can: it
+// takes nobody's time for ever with it.
+func (t *sender) noUse() error {
+	if t.useless++; t.useless > tftpUseless {
+		return fmt.Errorf("the client sent %d packets that acknowledge nothing, at block %d", t.useless, t.acked+1)
 	}
 	return nil
 }

@@ -219,3 +219,39 @@ func TestBrokenFile(t *testing.T) {
 		t.Errorf("sent %q; want an ERROR", got)
 	}
 }
+
+// TestSenderUseless: a client that sends without end what acknowledges nothing
+// loses its transfer; what it acknowledges in between counts.
+func TestSenderUseless(t *testing.T) {
+	for _, tc := range []struct {
+		name    string
+		useless []byte
+	}{{"garbage", []byte("garbage")}, {"short", []byte{0}}, {"empty", nil}, {"another block", ackOf(999)}, {"the block before", ackOf(0)}} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := &wireLog{}
+			s := w.sender(strings.NewReader(strings.Repeat("x", 100)), 1)
+			if err := s.start(); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.packet(ackOf(0)); err != nil {
+				t.Fatal(err)
+			}
+			for block := 1; block <= 3; block++ {
+				for i := range tftpUseless {
+					if err := s.packet(tc.useless); err != nil {
+						t.Fatalf("packet %d of no use at block %d: %v", i, block, err)
+					}
+				}
+				if block == 3 {
+					break
+				}
+				if err := s.packet(ackOf(block)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.packet(tc.useless); err == nil || !strings.Contains(err.Error(), "acknowledge nothing, at block 3") {
+				t.Errorf("packet %d of no use = %v; want the end of the transfer at block 3", tftpUseless+1, err)
+			}
+		})
+	}
+}

@@ -64,8 +64,9 @@ func (w *packetWire) run(t *sender) error {
 	buf := make([]byte, tftpMaxAnswer)
 	err := t.start()
 	for err == nil && !t.done {
-		// A socket's deadline is wall time, whatever clock the logic has.
-		if err := w.conn.SetReadDeadline(time.Now().Add(t.due.Sub(t.at))); err != nil {
+		// A socket's deadline is wall time, whatever clock the logic has. What
+		// strangers send puts it off by nothing.
+		if err := w.conn.SetReadDeadline(time.Now().Add(t.due.Sub(t.now()))); err != nil {
 			return err
 		}
 		k, from, rerr := w.receive(buf)

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 	"unsafe"
@@ -27,6 +28,10 @@ type kernelWire struct {
 	armed   time.Time // the deadline; zero: there is none
 	noBurst bool
 }
+
+// tftpTurn is how many packets that are of no use a transfer reads before
+// others have their turn.
+const tftpTurn = 64
 
 // connectedWire connects a socket; nil if it is not of the client's family.
 func connectedWire(conn *net.UDPConn, to netip.AddrPort) tftpCarrier {
@@ -67,7 +72,11 @@ func (w *kernelWire) run(t *sender) error {
 				switch {
 				case errno == 0:
 					sent := t.sent
-					if err = t.packet(w.buf[:k]); t.sent == sent || t.window > 1 {
+					err = t.packet(w.buf[:k])
+					if t.useless%tftpTurn == tftpTurn-1 {
+						runtime.Gosched() // others have clients too
+					}
+					if t.sent == sent || t.window > 1 {
 						continue
 					}
 					at = t.at

@@ -10,6 +10,8 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -234,4 +236,101 @@ func TestTFTPStops(t *testing.T) {
 			t.Fatalf("%d goroutines are left; want %d", runtime.NumGoroutine(), before)
 		}
 	}
+}
+
+// TestTFTPFloodOfItsOwn has clients flood the sockets of their own transfers:
+// these end, though the flood does not, and another client gets its file.
+func TestTFTPFloodOfItsOwn(t *testing.T) {
+	to := netip.MustParseAddrPort(realUDP(t, mapFiles{"f": pattern(1_000_000)}, 1500))
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	var floods sync.WaitGroup
+	for i := range 4 {
+		floods.Go(func() {
+			conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(20 * time.Second))
+			buf := make([]byte, 600)
+			_, err = conn.WriteTo(rrq("f", "tsize", "0"), net.UDPAddrFromAddrPort(to))
+			var from netip.AddrPort
+			if err == nil {
+				_, from, err = conn.ReadFromUDPAddrPort(buf)
+			}
+			if err != nil {
+				t.Errorf("flood %d got no answer: %v", i, err)
+				return
+			}
+			// Connected, it learns that the server's port is closed.
+			own := conn.LocalAddr().(*net.UDPAddr)
+			conn.Close()
+			flood, err := net.DialUDP("udp4", own, net.UDPAddrFromAddrPort(from))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer flood.Close()
+			for n := 0; ctx.Err() == nil; n++ {
+				if _, err := flood.Write([]byte("garbage")); errors.Is(err, syscall.ECONNREFUSED) {
+					t.Logf("flood %d: the transfer ended after %d packets", i, n)
+					return
+				}
+			}
+			t.Errorf("flood %d: the transfer goes on", i)
+		})
+	}
+	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	n, err := load.Fetch{Server: to, Name: "f", Blksize: 1468, Timeout: time.Second, Tries: 10}.Run(ctx, conn)
+	if err != nil || n != 1_000_000 {
+		t.Errorf("the other client got %d bytes, %v; want all", n, err)
+	}
+	floods.Wait()
+}
+
+// TestTFTPStrangersPutNothingOff has strangers send to a transfer's port without
+// end: its client is asked again in time.
+func TestTFTPStrangersPutNothingOff(t *testing.T) {
+	listen := func() *net.UDPConn {
+		conn, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		return conn
+	}
+	server, client, stranger := listen(), listen(), listen()
+	w := &packetWire{conn: server, udp: server, to: client.LocalAddr().(*net.UDPAddr).AddrPort()}
+	s := &sender{to: w, file: bufio.NewReader(strings.NewReader("x")), now: time.Now, blksize: 8, window: 1, oack: []byte{0, tftpOack}}
+	done := make(chan error, 1)
+	go func() { done <- w.run(s) }()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(tftpFirstRTO / 20)
+		defer tick.Stop()
+		for range 20 * 10 { // bounded by what the client waits
+			<-tick.C
+			if _, err := stranger.WriteTo([]byte("x"), server.LocalAddr()); err != nil {
+				return
+			}
+		}
+	}()
+	client.SetReadDeadline(time.Now().Add(6 * tftpFirstRTO))
+	buf := make([]byte, 600)
+	for i := range 3 { // sent, and again after one and two waits
+		if _, _, err := client.ReadFrom(buf); err != nil {
+			t.Fatalf("the OACK came %d times, then: %v", i, err)
+		}
+	}
+	stranger.Close()
+	server.Close()
+	<-done
+	<-ended
 }
