@@ -37,6 +37,10 @@ type chassisFile struct {
 	Identify  bool      `json:"identify,omitempty"`
 	LastReset time.Time `json:"last_reset,omitzero"`
 	Media     string    `json:"media,omitempty"` // URI of what is in the CD drive
+
+	SecureBoot   *bool `json:"secure_boot,omitempty"`   // what the BMC was told; else it is the site's
+	SecureBooted bool  `json:"secure_booted,omitempty"` // at the last start
+	NewKeys      bool  `json:"new_keys,omitempty"`      // at the next start
 }
 
 // Values of vbmc.Boot.Enabled (DSP0268, BootSourceOverrideEnabled).
@@ -283,7 +287,11 @@ func (m *machine) powerOn() error {
 	if m.kept.Media != "" {
 		cd = m.lab.r.dir.media(m.plan.Name)
 	}
-	text, err := domainXML(m.lab.plan.Name, m.plan, m.lab.r, st, cd)
+	plan, err := m.planNow()
+	if err != nil {
+		return err
+	}
+	text, err := domainXML(m.lab.plan.Name, plan, m.lab.r, st, cd)
 	if err != nil {
 		return err
 	}
@@ -295,6 +303,7 @@ func (m *machine) powerOn() error {
 	}
 	f := m.kept
 	f.LastReset = m.lab.now().UTC()
+	f.SecureBooted, f.NewKeys = plan.SecureBoot, false
 	if boot.Enabled == once {
 		f.Boot = m.noOverride()
 		f.Boot.Mode = boot.Mode

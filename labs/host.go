@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,21 +53,28 @@ func (r *realization) findTools(ctx context.Context, p *Plan) error {
 	if _, err := exec.LookPath("qemu-img"); err != nil {
 		return because(ErrMissing, err, "qemu-img is not installed: apt-get install qemu-utils")
 	}
+	// Both, where they are there: a BMC can switch Secure Boot on and off.
+	r.plain, r.secure = installed(firmwares[:]), installed(secureFirmwares[:])
 	for _, m := range p.Machines {
-		if m.Firmware != site.UEFI {
-			continue
-		}
-		what, to, from := "UEFI firmware", &r.plain, firmwares[:]
+		what, fw := "UEFI firmware", r.plain
 		if m.SecureBoot {
-			what, to, from = "UEFI firmware with Secure Boot and Microsoft's keys", &r.secure, secureFirmwares[:]
+			what, fw = "UEFI firmware with Secure Boot and Microsoft's keys", r.secure
 		}
-		i := slices.IndexFunc(from, func(f ovmf) bool { return readable(f.code) && readable(f.vars) })
-		if i < 0 {
+		if m.Firmware == site.UEFI && fw.code == "" {
 			return because(ErrMissing, nil, "machine %s boots by UEFI and no %s for QEMU is installed: apt-get install ovmf", m.Name, what)
 		}
-		*to = from[i]
 	}
 	return nil
+}
+
+// installed is the first of the firmwares that this machine has, if any.
+func installed(of []ovmf) ovmf {
+	for _, f := range of {
+		if readable(f.code) && readable(f.vars) {
+			return f
+		}
+	}
+	return ovmf{}
 }
 
 var qemuVersion = regexp.MustCompile(`version (\d+)\.(\d+)`)

@@ -331,10 +331,14 @@ func (l *Lab) Console(machine string) *Console { return l.consoles[machine] }
 // Chassis is what a virtual BMC of the machine drives; nil for a machine that
 // the lab does not have.
 func (l *Lab) Chassis(machine string) vbmc.Chassis {
-	if m := l.machines[machine]; m != nil {
-		return m
+	m := l.machines[machine]
+	switch {
+	case m == nil:
+		return nil
+	case m.plan.Firmware == site.UEFI:
+		return uefiMachine{m}
 	}
-	return nil
+	return m
 }
 
 // hostFor finds the host on the network that holds a.

@@ -155,7 +155,7 @@ func (p *Provisioner) postInventory(w http.ResponseWriter, req *http.Request, r 
 		return err
 	}
 	if d := r.doc(); d.Phase == state.Agent {
-		text := fmt.Sprintf("agent reports %d CPUs, %s of memory, %d disks, %d NICs, %d GPUs", inv.CPU.Threads, site.Bytes(inv.Memory), len(inv.Disks), len(inv.NICs), len(inv.GPUs))
+		text := fmt.Sprintf("agent reports %d CPUs, %s of memory; disks %d, NICs %d, GPUs %d", inv.CPU.Threads, site.Bytes(inv.Memory), len(inv.Disks), len(inv.NICs), len(inv.GPUs))
 		if err := p.event(ctx, d, state.KindInventory, "agent", text, inv); err != nil {
 			return err
 		}

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/urfave/cli/v2"
 
@@ -206,27 +205,23 @@ func report[T any](e *env, res []bmc.Result[T], what string, head []string, row 
 			return err
 		}
 	} else {
-		w := tabwriter.NewWriter(e.stdout, 0, 8, 2, ' ', 0)
-		fmt.Fprintln(w, strings.Join(head, "\t"))
+		text := [][]string{head}
 		for _, r := range res {
+			lines := [][]string{{"failed"}}
 			switch {
 			case r.Err != nil:
-				fmt.Fprintf(w, "%s\tfailed\n", r.Target.Name)
 			case row != nil:
-				fmt.Fprintf(w, "%s\t%s\n", r.Target.Name, strings.Join(row(r.Value), "\t"))
+				lines = [][]string{row(r.Value)}
 			default:
-				lines := rows(r.Value)
-				if len(lines) == 0 {
+				if lines = rows(r.Value); len(lines) == 0 {
 					lines = [][]string{{"none"}} // it was asked, and has none
 				}
-				for _, l := range lines {
-					fmt.Fprintf(w, "%s\t%s\n", r.Target.Name, strings.Join(l, "\t"))
-				}
+			}
+			for _, l := range lines {
+				text = append(text, append([]string{r.Target.Name}, l...))
 			}
 		}
-		if err := w.Flush(); err != nil {
-			return err
-		}
+		table(e.stdout, text)
 		for _, r := range res {
 			if r.Err != nil && len(res) > 1 {
 				fmt.Fprintln(e.stderr, r.Err)
