@@ -49,22 +49,14 @@ func (s *Server) originOf(log string) (path, kind string) {
 	return managerPath, "Manager"
 }
 
-// origins are all resources that logs tell of.
-func (s *Server) origins() []string {
-	if s.nodes == nil {
-		return []string{systemPath, managerPath}
-	}
-	return append(s.nodeURIs(root+"/Systems"), managerPath)
-}
-
 // traits are what filters ask of an entry of a log.
 func (s *Server) traits(log string) obj {
 	path, kind := s.originOf(log)
 	return obj{"EventFormatType": formatEvent, "MessageId": eventMessage, "OriginResource": path, "RegistryPrefix": ownPrefix, "ResourceType": kind}
 }
 
-func reportTraits() obj {
-	return obj{"EventFormatType": formatReport, "MetricReportDefinition": reportDefs + "/" + platformReport}
+func (d *reportDef) traits() obj {
+	return obj{"EventFormatType": formatReport, "MetricReportDefinition": reportDefs + "/" + d.id}
 }
 
 // eventFilter reads $filter of a stream; nil for none.
@@ -113,16 +105,17 @@ func allOf(cs ...condition) condition {
 
 // publish hands a new log entry to whoever listens. s.mu is held.
 func (s *Server) publish(log string, e event) {
-	f := s.shared()
-	if len(f.streams)+len(f.subscriptions) == 0 {
-		return
-	}
-	traits := s.traits(log)
 	origin, _ := s.originOf(log)
+	s.hand(s.traits(log), func(context string) []byte { return eventBody(origin, e, context) })
+}
+
+// hand hands something to whoever wants what has these traits. s.mu is held.
+func (s *Server) hand(traits obj, body func(context string) []byte) {
+	f := s.shared()
 	for _, r := range f.streams {
 		if r.wants(traits) {
 			select {
-			case r.queue <- eventBody(origin, e, r.sub.Context):
+			case r.queue <- body(r.sub.Context):
 			default:
 				r.lost = true // the stream ends when it sees this
 			}
@@ -133,7 +126,7 @@ func (s *Server) publish(log string, e event) {
 			continue
 		}
 		select {
-		case f.pushes <- delivery{r.sub, eventBody(origin, e, r.sub.Context)}:
+		case f.pushes <- delivery{r.sub, body(r.sub.Context)}:
 		default: // the receiver reads the log
 		}
 	}
@@ -141,9 +134,12 @@ func (s *Server) publish(log string, e event) {
 
 // eventBody is an Event (DSP0268, Event.v1_10); origin is what it tells of.
 func eventBody(origin string, e event, context string) []byte {
-	id := strconv.Itoa(e.id)
+	id, message, args := strconv.Itoa(e.id), eventMessage, []string{e.text}
+	if e.args != nil {
+		message, args = ownRegistry+"TriggerCrossed", e.args
+	}
 	record := obj{"MemberId": "0", "EventId": id, "EventType": "Other", "EventTimestamp": e.at.UTC().Format(time.RFC3339), "Message": e.text,
-		"MessageId": eventMessage, "MessageArgs": []string{e.text}, "MessageSeverity": e.severity, "Severity": e.severity, "OriginOfCondition": link(origin)}
+		"MessageId": message, "MessageArgs": args, "MessageSeverity": e.severity, "Severity": e.severity, "OriginOfCondition": link(origin)}
 	o := obj{"@odata.type": "#Event.v1_10_1.Event", "Id": id, "Name": "Event", "Events": []obj{record}}
 	if context != "" {
 		o["Context"] = context
@@ -155,11 +151,14 @@ func eventBody(origin string, e event, context string) []byte {
 	return b
 }
 
-// reportBody is the metric report, as streams and subscriptions get it.
-func (s *Server) reportBody(ctx context.Context, context string) ([]byte, error) {
-	o, err := s.metricReport(ctx)
+// reportBody is a metric report, as streams and subscriptions get it.
+func (s *Server) reportBody(ctx context.Context, d *reportDef, context string) ([]byte, error) {
+	o, err := s.metricReport(ctx, d)
 	if err != nil {
 		return nil, err
+	}
+	if s.node != nil {
+		o = s.node.told(o)
 	}
 	if context != "" {
 		o["Context"] = context

@@ -54,14 +54,15 @@ func (s *Server) DeliverEvents(ctx context.Context, deliver func(ctx context.Con
 	pushes := s.pushes
 	s.mu.Unlock()
 	defer func() { s.mu.Lock(); defer s.mu.Unlock(); s.delivering-- }()
-	tick := time.NewTicker(reportEvery)
+	tick := time.NewTicker(telemetryTick)
 	defer tick.Stop()
+	due := dueReports{}
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-			s.pushReports(ctx)
+			s.pushReports(ctx, due)
 		case d := <-pushes:
 			for try := range 3 {
 				c, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -76,25 +77,29 @@ func (s *Server) DeliverEvents(ctx context.Context, deliver func(ctx context.Con
 	}
 }
 
-// pushReports queues the metric report for the subscriptions that want it.
-func (s *Server) pushReports(ctx context.Context) {
-	s.mu.Lock()
-	var to []Subscription
-	for _, r := range s.subscriptions {
-		if r.wants(reportTraits()) {
-			to = append(to, r.sub)
+// pushReports queues the metric reports that are due for the subscriptions that
+// want them, and looks at what triggers look at.
+func (s *Server) pushReports(ctx context.Context, due dueReports) {
+	s.lookAtTriggers(ctx)
+	for _, d := range due.now(s) {
+		s.mu.Lock()
+		var to []Subscription
+		for _, r := range s.subscriptions {
+			if r.wants(d.traits()) {
+				to = append(to, r.sub)
+			}
 		}
-	}
-	s.mu.Unlock()
-	for _, x := range to {
-		b, err := s.reportBody(ctx, x.Context)
-		if err != nil {
-			s.log.DebugContext(ctx, "virtual BMC: no metric report", "err", err)
-			return
-		}
-		select {
-		case s.pushes <- delivery{x, b}:
-		default: // the receiver reads the report
+		s.mu.Unlock()
+		for _, x := range to {
+			b, err := s.reportBody(ctx, d, x.Context)
+			if err != nil {
+				s.log.DebugContext(ctx, "virtual BMC: no metric report", "err", err)
+				return
+			}
+			select {
+			case s.pushes <- delivery{x, b}:
+			default: // the receiver reads the report
+			}
 		}
 	}
 }

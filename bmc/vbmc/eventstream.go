@@ -9,9 +9,6 @@ import (
 	"time"
 )
 
-// reportEvery is how often metric reports go to those that asked for them.
-const reportEvery = 10 * time.Second
-
 // openStream makes the EventDestination of a stream (DSP0266 §13.6.2.1).
 func (s *Server) openStream(filter condition) (*receiver, error) {
 	s.mu.Lock()
@@ -75,15 +72,25 @@ func (s *Server) serveEvents(w http.ResponseWriter, c *call) error {
 		n++
 		return send(fmt.Sprintf("id: %d\ndata: %s\n\n", n, b))
 	}
-	var reports <-chan time.Time
-	if r.wants(reportTraits()) {
-		tick := time.NewTicker(reportEvery)
-		defer tick.Stop()
-		reports = tick.C
-		if b, err := s.reportBody(c.ctx, r.sub.Context); err == nil && data(b) != nil {
-			return nil
+	due := dueReports{}
+	report := func(ds []*reportDef) error {
+		for _, d := range ds {
+			if !r.wants(d.traits()) {
+				continue
+			}
+			if b, err := s.reportBody(c.ctx, d, r.sub.Context); err == nil {
+				if err := data(b); err != nil {
+					return err
+				}
+			}
 		}
+		return nil
 	}
+	if report(due.first(s)) != nil {
+		return nil
+	}
+	tick := time.NewTicker(telemetryTick)
+	defer tick.Stop()
 	alive := time.NewTicker(30 * time.Second)
 	defer alive.Stop()
 	for {
@@ -95,10 +102,9 @@ func (s *Server) serveEvents(w http.ResponseWriter, c *call) error {
 			return nil
 		case <-alive.C:
 			err = send(": alive\n\n")
-		case <-reports:
-			if b, rerr := s.reportBody(c.ctx, r.sub.Context); rerr == nil {
-				err = data(b)
-			}
+		case <-tick.C:
+			s.lookAtTriggers(c.ctx)
+			err = report(due.now(s))
 		case b := <-r.queue:
 			err = data(b)
 		}

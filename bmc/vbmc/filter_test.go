@@ -184,7 +184,7 @@ func TestSubscriptionFilters(t *testing.T) {
 		s.mu.Lock()
 		got := s.subscriptions[len(s.subscriptions)-1]
 		s.mu.Unlock()
-		if a, b, c := got.wants(system), got.wants(manager), got.wants(reportTraits()); a != tc.system || b != tc.manager || c != tc.report {
+		if a, b, c := got.wants(system), got.wants(manager), got.wants(platform().traits()); a != tc.system || b != tc.manager || c != tc.report {
 			t.Errorf("%s gets events of the system %v, of the manager %v, reports %v; want %v, %v, %v", tc.name, a, b, c, tc.system, tc.manager, tc.report)
 		}
 		s.do("DELETE", r.Header.Get("Location"), admin, "")

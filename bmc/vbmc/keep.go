@@ -54,7 +54,7 @@ func (s *Server) restore() error {
 	for _, x := range k.Subscriptions[:min(len(k.Subscriptions), maxSubscriptions)] {
 		sub := Subscription{ID: x.ID, Destination: x.Destination, Context: x.Context, Headers: x.Headers, Format: x.Format,
 			choice: choice{x.Prefixes, x.Messages, x.Kinds, x.Origins, x.Below}}
-		s.subscriptions = append(s.subscriptions, &receiver{sub: sub, filter: sub.condition(s)})
+		s.subscriptions = append(s.subscriptions, &receiver{sub: sub, filter: sub.condition()})
 		if n, err := strconv.Atoi(x.ID); err == nil {
 			s.nextID = max(s.nextID, n)
 		}

@@ -107,8 +107,9 @@ type event struct {
 	at       time.Time
 	severity string
 	text     string
-	sel      [6]byte // as IPMI tells it: sensor type and number, event type, three bytes of data
-	raw      []byte  // what IPMI added: the record behind its id and, where it has one, its time
+	sel      [6]byte  // as IPMI tells it: sensor type and number, event type, three bytes of data
+	args     []string // of a trigger's message; nil: a log entry
+	raw      []byte   // what IPMI added: the record behind its id and, where it has one, its time
 }
 
 // maxEvents bounds each log; the oldest go first.

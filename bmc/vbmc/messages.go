@@ -9,6 +9,7 @@ import (
 // ownMessages is our own registry: what DMTF's has no words for.
 var ownMessages = map[string]entry{
 	"LogEntryAdded":         {"OK", "%1", "None."},
+	"TriggerCrossed":        {"Warning", "%1 reads %2: %3 the threshold %4 (%5) of trigger %6.", "Look at what the metric measures."},
 	"TaskFailed":            {"Critical", "The task failed: %1.", "Mend what the message names, and start the task again."},
 	"NotImplemented":        {"Critical", "This service does not implement %1.", "Do without it."},
 	"MediaTypeNotSupported": {"Critical", "The request body has the media type '%1', which this service does not read.", "Send application/json."},

@@ -40,7 +40,7 @@ var serviceAssertions = []assertion{
 		return nil
 	}},
 	{name: "SERV_EVENT_METRIC_REPORT_FORMAT", asks: "a pushed metric report is a MetricReport", check: func(j *protocolJudge) []string {
-		b, err := j.s.reportBody(j.t.Context(), "x")
+		b, err := j.s.reportBody(j.t.Context(), platform(), "x")
 		var o obj
 		if err != nil || json.Unmarshal(b, &o) != nil || !strings.HasSuffix(fmt.Sprint(o["@odata.type"]), ".MetricReport") || o["Context"] != "x" {
 			return wrongf("%s, %v", b, err)

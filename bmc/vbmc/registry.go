@@ -61,6 +61,7 @@ var schemas = []string{
 	"CertificateCollection", "Certificate.v1_8_2", "SignatureCollection", "Signature.v1_0_3", "BootOptionCollection", "BootOption.v1_0_6", "Volume.v1_10_0", "ControlCollection", "Control.v1_5_0",
 	"TaskService.v1_2_1", "TaskCollection", "Task.v1_7_4", "EventService.v1_10_2", "EventDestinationCollection", "EventDestination.v1_14_1", "Event.v1_10_1",
 	"TelemetryService.v1_3_4", "MetricReportCollection", "MetricReport.v1_5_1", "MetricReportDefinitionCollection", "MetricReportDefinition.v1_4_6",
+	"TriggersCollection", "Triggers.v1_4_0",
 	"CertificateService.v1_0_5", "CertificateLocations.v1_0_4", "SerialInterfaceCollection", "SerialInterface.v1_2_0",
 }
 

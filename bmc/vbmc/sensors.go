@@ -59,7 +59,9 @@ func (s *Server) sensors(ctx context.Context) ([]Sensor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the sensors: %w", err)
 	}
-	return s.limited(s.Trouble().afflict(all)), nil
+	all = s.limited(s.Trouble().afflict(all))
+	s.crossed(all)
+	return all, nil
 }
 
 // resource is a Sensor (DSP0268).

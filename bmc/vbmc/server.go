@@ -119,7 +119,9 @@ type Server struct {
 	subscriptions []*receiver
 	delivering    int // runs of DeliverEvents
 	keep          Keeper
-	ssdp          int // runs of ServeSSDP
+	ssdp          int          // runs of ServeSSDP
+	reports       []*reportDef // that clients made; what one points to never changes
+	triggers      []*trigger
 	ssdpOff       bool
 }
 

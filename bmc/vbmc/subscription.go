@@ -9,7 +9,18 @@ import (
 )
 
 // eventKinds are the types of the resources that events tell of.
-var eventKinds = []string{"ComputerSystem", "Manager"}
+var eventKinds = []string{"ComputerSystem", "Manager", "Triggers"}
+
+// eventMessages are the messages that events have.
+var eventMessages = []string{"LogEntryAdded", "TriggerCrossed"}
+
+// under is a condition that the origin is below a resource.
+type under string
+
+func (u under) holds(o obj) bool {
+	at, _ := o["OriginResource"].(string)
+	return strings.HasPrefix(at, string(u)+"/")
+}
 
 // formats are what can be sent.
 func (s *Server) formats() []string {
@@ -48,23 +59,20 @@ func (x Subscription) resource() obj {
 }
 
 // condition is what the choice means for events.
-func (x Subscription) condition(s *Server) condition {
+func (x Subscription) condition() condition {
 	var messages []string
-	if len(x.choice.messages) > 0 { // they name the one message that there is
-		messages = []string{eventMessage}
+	for _, id := range x.choice.messages {
+		_, key := keyOf(id)
+		messages = append(messages, ownRegistry+key)
 	}
-	origins := x.choice.origins
+	origins := anyOf("OriginResource", x.choice.origins)
 	if x.choice.below {
 		for _, o := range x.choice.origins {
-			for _, at := range s.origins() {
-				if strings.HasPrefix(at, o+"/") {
-					origins = append(slices.Clone(origins), at)
-				}
-			}
+			origins = either{origins, under(o)}
 		}
 	}
 	return allOf(anyOf("EventFormatType", []string{x.Format}), anyOf("RegistryPrefix", x.choice.prefixes), anyOf("MessageId", messages),
-		anyOf("ResourceType", x.choice.kinds), anyOf("OriginResource", origins))
+		anyOf("ResourceType", x.choice.kinds), origins)
 }
 
 // texts reads an array of texts, each of which ok lets pass.
@@ -125,8 +133,10 @@ func (x *Subscription) parse(s *Server, k string, v any) error {
 	case "RegistryPrefixes":
 		x.choice.prefixes, err = texts(k, v, func(t string) bool { return t == ownPrefix })
 	case "MessageIds":
-		_, want := keyOf(eventMessage)
-		x.choice.messages, err = texts(k, v, func(t string) bool { p, key := keyOf(t); return key == want && (p == ownPrefix || p == key) })
+		x.choice.messages, err = texts(k, v, func(t string) bool {
+			p, key := keyOf(t)
+			return slices.Contains(eventMessages, key) && (p == ownPrefix || p == key)
+		})
 	case "ResourceTypes":
 		x.choice.kinds, err = texts(k, v, func(t string) bool { return slices.Contains(eventKinds, t) })
 	case "OriginResources":
@@ -243,7 +253,7 @@ func (s *Server) subscribe(c *call) (reply, error) {
 	}
 	s.nextID++
 	x.ID = strconv.Itoa(s.nextID)
-	if err := s.change(append(slices.Clone(s.subscriptions), &receiver{sub: x, filter: x.condition(s)})); err != nil {
+	if err := s.change(append(slices.Clone(s.subscriptions), &receiver{sub: x, filter: x.condition()})); err != nil {
 		return reply{}, err
 	}
 	body := x.resource()

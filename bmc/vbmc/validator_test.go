@@ -268,6 +268,8 @@ func (s service) furnish(t *testing.T) {
 		{volumesPath, `{"RAIDType":"RAID0","Links":{"Drives":[{"@odata.id":"` + storagePath + `/Drives/Disk.Bay_0_1"}]}}`},
 		{subscriptionsPath, `{"Destination":"http://listener.example.org/","Protocol":"Redfish"}`},
 		{sessionsPath, `{"UserName":"op","Password":"op"}`},
+		{reportDefs, `{"Id":"Heat","MetricReportDefinitionType":"Periodic","Schedule":{"RecurrenceInterval":"PT1M"},"ReportActions":["LogToMetricReportsCollection","RedfishEvent"],"Metrics":[{"MetricId":"T","MetricProperties":["` + sensorsPath + `/{S}/Reading"]}],"Wildcards":[{"Name":"S","Values":["CPU1Temp"]}]}`},
+		{triggersPath, `{"Id":"Hot","MetricType":"Numeric","TriggerActions":["RedfishEvent","LogToLogService"],"MetricProperties":["` + sensorsPath + `/CPU1Temp/Reading"],"NumericThresholds":{"UpperCritical":{"Reading":90,"Activation":"Increasing","DwellTime":"PT2S"}}}`},
 		{updatePath + "/push", string(FirmwareImage("BIOS", "2"))},
 	} {
 		ct := "application/json"
