@@ -63,7 +63,7 @@ func startMember(ctx context.Context, dir string, lock *os.File, need uint64, lo
 	died := newFatal(dead)
 	e, err := startEtcd(ctx, memberConfig(data, log, died), died)
 	if err != nil {
-		return nil, errors.Join(notOpened(data, err), fenceData(data))
+		return nil, leftBehind{errors.Join(notOpened(data, err), fenceData(data))}
 	}
 	return &member{etcd: e, data: data, lock: lock, died: died}, nil
 }

@@ -77,6 +77,12 @@ func (w *storm) kept(t *testing.T, dir string) {
 	if err := w.s.Close(); err != nil {
 		t.Fatalf("Close() = %v; want nil", err)
 	}
+	w.found(t, dir)
+}
+
+// found is kept of a store that was closed.
+func (w *storm) found(t *testing.T, dir string) {
+	t.Helper()
 	s := openConfig(t, Config{Dir: dir})
 	n := 0
 	w.acked.Range(func(a, mac any) bool {
@@ -430,6 +436,66 @@ func TestFrozenDisk(t *testing.T) {
 		t.Errorf("Err() = %v; want nil: a slow disk is no failure", err)
 	}
 	w.kept(t, dir)
+}
+
+// TestReopensSoOften has etcd fail again and again: it is opened so many times,
+// and then the store ends and says so.
+func TestReopensSoOften(t *testing.T) {
+	dir := t.TempDir()
+	s, err := Open(t.Context(), Config{Dir: dir, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	const often = 3
+	// Before the first failure: nobody reads it yet.
+	s.reopening = reopening{first: time.Millisecond, most: 10 * time.Millisecond, slow: 20 * time.Millisecond, many: 1, left: often, steady: time.Minute}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Wait(t.Context()) }()
+	w := startStorm(t, s)
+	for i := range often + 1 {
+		w.grows(t, 20*time.Second)
+		spoil(t, dir, ".wal", "/dev/full", unix.O_RDWR)
+		until(t, 30*time.Second, "the store says that it failed", func() bool { return s.Err() != nil })
+		ready, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		err := s.Ready(ready)
+		cancel()
+		if want := i < often; (err == nil) != want || !want && !errors.Is(err, ErrWornOut) {
+			t.Fatalf("Ready() after failure %d = %v; want %v to be opened again", i+1, err, want)
+		}
+	}
+	select {
+	case err := <-ended:
+		if !errors.Is(err, ErrWornOut) || !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("Wait() = %v; want %v and what the disk said", err, ErrWornOut)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("Wait does not return")
+	}
+	if err := s.Err(); !errors.Is(err, ErrWornOut) {
+		t.Errorf("Err() = %v; want %v", err, ErrWornOut)
+	}
+	w.end()
+	_ = s.Close() // its error is of the last etcd, which was told
+	w.found(t, dir)
+}
+
+// TestReopenWaits: the waits of a store whose etcd fails as soon as it is opened
+// grow, and some more once much was left behind.
+func TestReopenWaits(t *testing.T) {
+	r := newReopening()
+	wait, all := r.first, time.Duration(0)
+	for left := 1; left <= r.left; left++ {
+		all += wait
+		next := r.next(wait, left)
+		if next < wait || next > r.slow || left <= r.many && next > r.most {
+			t.Fatalf("next(%v, %d) = %v; want no less, and %v at most, or %v after %d", wait, left, next, r.most, r.slow, r.many)
+		}
+		wait = next
+	}
+	if all < time.Hour {
+		t.Errorf("an etcd that fails at once is given up after %v; want an hour at least", all)
+	}
 }
 
 // TestSlowIsNotDamaged tells nobody to move a directory away that only takes

@@ -13,6 +13,7 @@ import (
 // of an embedded etcd ends when etcd fails, and the next one begins when it was
 // opened again.
 type session struct {
+	began    time.Time
 	ctx      context.Context // ends when etcd fails or the store is closed; its cause says which
 	cancel   context.CancelCauseFunc
 	cli      *clientv3.Client
@@ -21,7 +22,7 @@ type session struct {
 }
 
 func (s *Store) newSession() *session {
-	x := &session{replaced: make(chan struct{})}
+	x := &session{began: time.Now(), replaced: make(chan struct{})} // of waiting, whatever clock the logic has
 	x.ctx, x.cancel = context.WithCancelCause(s.ctx)
 	return x
 }
@@ -29,9 +30,28 @@ func (s *Store) newSession() *session {
 func (s *Store) embedded() bool { return s.dir != "" }
 
 // Err is nil while the store can be read and written, [ErrUnavailable] with the
-// reason while its etcd has failed and is being opened again, and [ErrClosed]
-// after Close.
-func (s *Store) Err() error { return context.Cause(s.session.Load().ctx) }
+// reason while its etcd has failed and is being opened again, [ErrClosed] after
+// Close, and [ErrWornOut].
+func (s *Store) Err() error {
+	if s.ctx.Err() != nil {
+		return context.Cause(s.ctx)
+	}
+	return context.Cause(s.session.Load().ctx)
+}
+
+// Wait waits until the store has ended by itself, and says why; it returns nil
+// when ctx ends or the store is closed.
+func (s *Store) Wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-s.ctx.Done():
+	}
+	if err := context.Cause(s.ctx); !errors.Is(err, ErrClosed) {
+		return err
+	}
+	return nil
+}
 
 // Ready waits until the store can be read and written: for as long as a failed
 // etcd is being opened again. Its error is that ctx or the store ended.
@@ -101,15 +121,37 @@ func do[T any](ctx context.Context, s *Store, request func(context.Context, *cli
 	}
 }
 
-// Waits between two tries to open a failed etcd again.
-const (
-	reopenFirst = 200 * time.Millisecond
-	reopenMost  = 10 * time.Second
-)
+// reopening says how a failed etcd is opened again. Each that failed leaves
+// goroutines, files and memory behind, some 2 MB of which nobody else can use: it
+// waits for goroutines of its own that have ended.
+type reopening struct {
+	first, most time.Duration // between two tries, twice as long after each
+	steady      time.Duration // one that ran for so long was not opened in vain
+	slow        time.Duration // most, once many were left behind
+	many, left  int           // what many are, and how many may be
+}
+
+func newReopening() reopening {
+	return reopening{first: 200 * time.Millisecond, most: 10 * time.Second, steady: time.Minute, slow: time.Minute, many: 10, left: 100}
+}
+
+// next is the wait after one, with so many left behind.
+func (r reopening) next(wait time.Duration, left int) time.Duration {
+	if left > r.many {
+		return min(2*wait, r.slow)
+	}
+	return min(2*wait, r.most)
+}
+
+// leftBehind is an error after which something is left of an etcd.
+type leftBehind struct{ error }
+
+func (e leftBehind) Unwrap() error { return e.error }
 
 // supervise opens an embedded etcd again whenever it failed, until the store is
-// closed.
+// closed, or too much was left behind.
 func (s *Store) supervise() {
+	left, wait := 0, time.Duration(0)
 	for {
 		failed := s.session.Load()
 		select {
@@ -120,8 +162,12 @@ func (s *Store) supervise() {
 			return
 		}
 		begun := time.Now() // of the log line, whatever clock the logic has
+		if wait == 0 || begun.Sub(failed.began) >= s.reopening.steady {
+			wait = s.reopening.first
+		}
 		s.log.Error("state cannot be written: machines get no addresses and runs stand still until its disk works again; fettle goes on by itself then", "err", context.Cause(failed.ctx))
-		next := s.reopen(failed)
+		left++
+		next := s.reopen(failed, &left, &wait)
 		if next == nil {
 			return
 		}
@@ -132,22 +178,32 @@ func (s *Store) supervise() {
 }
 
 // reopen ends what is left of a session and begins the next; nil when the store
-// is closed meanwhile.
-func (s *Store) reopen(failed *session) *session {
+// is closed meanwhile, or ends.
+func (s *Store) reopen(failed *session, left *int, wait *time.Duration) *session {
 	// Its error is why it failed, which was told.
 	_ = failed.member.close(failed.cli)
 	said := ""
-	for wait := reopenFirst; ; wait = min(2*wait, reopenMost) {
-		timer := time.NewTimer(wait)
+	for {
+		if *left > s.reopening.left {
+			err := fmt.Errorf("%s: %w: it failed %d times, the last time because of: %w", s.where, ErrWornOut, *left, context.Cause(failed.ctx))
+			s.log.Error("state is opened no more", "err", err)
+			s.cancel(err)
+			return nil
+		}
+		timer := time.NewTimer(*wait)
 		select {
 		case <-timer.C:
 		case <-s.ctx.Done():
 			timer.Stop()
 			return nil
 		}
+		*wait = s.reopening.next(*wait, *left)
 		x, err := s.again()
 		if err == nil {
 			return x
+		}
+		if errors.As(err, &leftBehind{}) {
+			*left++
 		}
 		if text := err.Error(); text != said && s.ctx.Err() == nil {
 			said = text

@@ -40,6 +40,9 @@ var (
 	// error. It is opened again until that works: nothing is lost that was
 	// acknowledged, and nothing else is acknowledged meanwhile.
 	ErrUnavailable = errors.New("the state store has failed and is being opened again")
+	// ErrWornOut is of an embedded store whose etcd failed so often that what is
+	// left of it would fill the memory: the store has ended.
+	ErrWornOut = errors.New("the state's etcd failed too often in this process: mend its disk and start fettle again")
 )
 
 // Keys in etcd. STATE.md describes what is under each.
@@ -82,8 +85,9 @@ type Store struct {
 	// cluster, which others write to as well.
 	book      *leaseBook
 	committer *leaseCommitter
-	elapsed   func() time.Duration   // a clock that nobody sets
-	boot      string                 // which start of the machine that clock is of
+	elapsed   func() time.Duration // a clock that nobody sets
+	boot      string               // which start of the machine that clock is of
+	reopening reopening
 	free      func() (uint64, error) // bytes that the directory's disk has left; nil for a cluster
 
 	// ctx ends when the store is closed.
@@ -117,7 +121,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	s := &Store{log: c.Logger, now: c.Now, elapsed: c.Elapsed, boot: boot, queue: make(chan *appendRequest, maxBatchEvents)}
+	s := &Store{log: c.Logger, now: c.Now, elapsed: c.Elapsed, boot: boot, queue: make(chan *appendRequest, maxBatchEvents), reopening: newReopening()}
 	s.ctx, s.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
 	ctx, stop := context.WithTimeout(ctx, openTimeout)
 	defer stop()
@@ -190,7 +194,11 @@ func (s *Store) openSession(ctx context.Context, lock *os.File, need uint64) (*s
 			err = context.Cause(x.ctx)
 		}
 		x.cancel(err)
-		return nil, errors.Join(fmt.Errorf("clearing old locks: %w", err), m.close(x.cli))
+		err = errors.Join(fmt.Errorf("clearing old locks: %w", err), m.close(x.cli))
+		if m.died.Err() != nil {
+			err = leftBehind{err}
+		}
+		return nil, err
 	}
 	return x, nil
 }

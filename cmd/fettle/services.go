@@ -123,6 +123,7 @@ func (s *services) run(ctx context.Context) error {
 		return errors.Join(err, g.Wait())
 	}
 	g.Go(func() error { return p.Run(ctx) })
+	g.Go(func() error { return st.Wait(ctx) })
 	if s.started != nil {
 		s.started(p, st)
 	}
