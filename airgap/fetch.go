@@ -29,7 +29,6 @@ const (
 	backoffCeiling  = 30 * time.Second
 	defaultParallel = 24  // files that are asked for or come
 	defaultAtOnce   = 256 // with those that wait for the disk
-	copyBuffer      = 128 << 10
 )
 
 // Progress is how far a fetch is. Total may grow while sizes become known.
@@ -65,8 +64,7 @@ type Fetcher struct {
 	mu     sync.Mutex
 	hosts  map[string]chan struct{}
 	coming chan struct{} // a place for each file that is asked for or comes
-	bufs   sync.Pool
-	reqs   int // requests made, for tests and figures
+	reqs   int           // requests made, for tests and figures
 }
 
 // permanent is an error that trying again does not mend.
@@ -81,7 +79,6 @@ func (f *Fetcher) init() {
 	f.once.Do(func() {
 		f.hosts = map[string]chan struct{}{}
 		f.coming = make(chan struct{}, defaultParallel)
-		f.bufs.New = func() any { b := make([]byte, copyBuffer); return &b }
 		if f.Log == nil {
 			f.Log = slog.New(slog.DiscardHandler)
 		}
@@ -393,11 +390,7 @@ func (f *Fetcher) transfer(ctx context.Context, it Item, sink sink, limit int64,
 	default:
 		return statusError(resp)
 	}
-	body := io.LimitReader(resp.Body, limit-sink.size()+1)
-	buf := f.bufs.Get().(*[]byte)
-	defer f.bufs.Put(buf)
-	// The sink would choose smaller pieces.
-	n, err := io.CopyBuffer(struct{ io.Writer }{countWriter{sink, add}}, struct{ io.Reader }{body}, *buf)
+	n, err := sink.pour(countReader{io.LimitReader(resp.Body, limit-sink.size()+1), add})
 	if err != nil {
 		return err
 	}
@@ -419,13 +412,13 @@ func rangeStart(v string) int64 {
 	return n
 }
 
-type countWriter struct {
-	w   io.Writer
+type countReader struct {
+	r   io.Reader
 	add func(int64)
 }
 
-func (c countWriter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
+func (c countReader) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
 	c.add(int64(n))
 	return n, err
 }

@@ -12,7 +12,7 @@ import (
 
 // sink is where the bytes of one item gather.
 type sink interface {
-	io.Writer
+	pour(r io.Reader) (int64, error)
 	size() int64
 	resumed() bool // it began with bytes of an earlier transfer
 	reset() error
@@ -61,16 +61,10 @@ type blobSink struct {
 	calls int
 }
 
-func (s *blobSink) Write(p []byte) (int, error) {
-	n, err := s.w.Write(p)
-	if err != nil {
-		err = permanent{err}
-	}
-	return n, err
-}
-func (s *blobSink) size() int64   { return s.w.Size() }
-func (s *blobSink) resumed() bool { return s.calls > 1 }
-func (s *blobSink) close()        { s.w.Abort() }
+func (s *blobSink) pour(r io.Reader) (int64, error) { return pour(s.w, r) }
+func (s *blobSink) size() int64                     { return s.w.Size() }
+func (s *blobSink) resumed() bool                   { return s.calls > 1 }
+func (s *blobSink) close()                          { s.w.Abort() }
 func (s *blobSink) reset() (err error) {
 	if s.w != nil {
 		s.w.Abort()
@@ -96,16 +90,10 @@ type partSink struct {
 	before bool
 }
 
-func (s *partSink) Write(p []byte) (int, error) {
-	n, err := s.w.Write(p)
-	if err != nil {
-		err = permanent{err}
-	}
-	return n, err
-}
-func (s *partSink) size() int64   { return s.w.Size() }
-func (s *partSink) resumed() bool { return s.before }
-func (s *partSink) close()        { s.w.Abort() }
+func (s *partSink) pour(r io.Reader) (int64, error) { return pour(s.w, r) }
+func (s *partSink) size() int64                     { return s.w.Size() }
+func (s *partSink) resumed() bool                   { return s.before }
+func (s *partSink) close()                          { s.w.Abort() }
 func (s *partSink) reset() (err error) {
 	s.before = false
 	if s.closed {
@@ -123,4 +111,28 @@ func (s *partSink) commit(_ context.Context, it Item) error {
 		return permanent{err}
 	}
 	return err
+}
+
+// pour appends what r yields. What a disk refuses is no better the next time.
+func pour(w *blob.Writer, r io.Reader) (int64, error) {
+	from := &failing{r: r}
+	n, err := w.Pour(from)
+	if err != nil && from.err == nil {
+		err = permanent{err}
+	}
+	return n, err
+}
+
+// failing remembers the reader's own error.
+type failing struct {
+	r   io.Reader
+	err error
+}
+
+func (f *failing) Read(p []byte) (int, error) {
+	n, err := f.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		f.err = err
+	}
+	return n, err
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -330,17 +331,25 @@ func TestNoSpace(t *testing.T) {
 		t.Skipf("no /dev/full: %v", err)
 	}
 	s := newStore(t)
-	w, err := s.Create()
-	if err != nil {
-		t.Fatal(err)
+	for _, size := range []int{5, gatherSize + 5, directMost + gatherSize + 5} {
+		dup, err := syscall.Dup(int(f.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w, err := s.Create()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.f.Close()
+		w.f = os.NewFile(uintptr(dup), "/dev/full") // w.path stays: Abort removes the temporary file, not the device
+		// A few bytes are written when the blob is committed.
+		if _, err := w.Pour(bytes.NewReader(make([]byte, size))); size >= gatherSize && (err == nil || !strings.Contains(err.Error(), "no space left in "+s.Dir())) {
+			t.Errorf("Pour of %d bytes = %v; want a sentence about the space", size, err)
+		}
+		if _, _, err := w.Commit(""); err == nil || !strings.Contains(err.Error(), "no space left in "+s.Dir()) {
+			t.Errorf("Commit of %d bytes = %v; want a sentence about the space", size, err)
+		}
 	}
-	w.f.Close()
-	w.f = f // w.path stays: Abort removes the temporary file, not the device
-	if _, err := io.WriteString(w, "hello"); err == nil || !strings.Contains(err.Error(), "no space left in "+s.Dir()) {
-		t.Errorf("Write = %v; want a sentence about the space", err)
-	}
-	if _, _, err := w.Commit(""); err == nil || !strings.Contains(err.Error(), "no space left") {
-		t.Errorf("Commit = %v; want the error of the Write", err)
-	}
+	f.Close()
 	leftovers(t, s)
 }

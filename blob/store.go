@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -32,6 +33,11 @@ type Store struct {
 	gathers *round     // whose files are synced when the round before is done
 	rounds  sync.Mutex // held by the leader of a round
 
+	spare    chan *gather // memory of writers, that none has now
+	gathered atomic.Int32 // how much of it there is
+
+	plain sync.Pool // *[]byte of plainSize
+
 	flushing sync.Mutex // who flushes waits for what others began to make durable
 }
 
@@ -43,7 +49,7 @@ func Open(dir string) (*Store, error) {
 			return nil, fmt.Errorf("opening blob store %s: %w", dir, err)
 		}
 	}
-	return &Store{dir: dir, root: filepath.Join(dir, "sha256") + string(filepath.Separator), synced: map[string]bool{}, dirty: map[string]bool{}}, nil
+	return &Store{dir: dir, root: filepath.Join(dir, "sha256") + string(filepath.Separator), synced: map[string]bool{}, dirty: map[string]bool{}, spare: make(chan *gather, gathersOnce)}, nil
 }
 
 // makeDir is os.MkdirAll of which the names are durable.

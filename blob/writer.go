@@ -29,7 +29,8 @@ type Writer struct {
 	n    int64
 	err  error
 
-	flushed int64 // bytes that the disk was told to begin with
+	g       *gather // nil: bytes are written as they come
+	flushed int64   // bytes that the disk was told to begin with
 	done    bool
 	keep    bool // Abort leaves the file: see Continue
 }
@@ -62,11 +63,19 @@ func (w *Writer) Write(p []byte) (int, error) {
 	if w.done {
 		return 0, os.ErrClosed
 	}
-	if w.err != nil {
-		return 0, w.err
+	total := 0
+	for w.gathers() {
+		n := copy(w.g.room(), p[total:])
+		w.took(n)
+		if total += n; total == len(p) {
+			return total, w.err
+		}
 	}
-	n, err := w.f.Write(p)
-	w.sum.Write(p[:n])
+	if w.err != nil {
+		return total, w.err
+	}
+	n, err := w.f.Write(p[total:])
+	w.sum.Write(p[total : total+n])
 	w.n += int64(n)
 	if w.n-w.flushed >= flushEvery {
 		flush(w.f, w.flushed, w.n-w.flushed)
@@ -75,7 +84,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	if err != nil {
 		w.err = w.explain(err)
 	}
-	return n, w.err
+	return total + n, w.err
 }
 
 // Size is the number of bytes written so far.
@@ -116,6 +125,13 @@ func (w *Writer) commit(want Digest, name bool) (Digest, int64, error) {
 }
 
 func (w *Writer) place(d Digest, name bool) error {
+	if w.g != nil {
+		err := w.g.spill(w.f)
+		w.release()
+		if err != nil {
+			return err
+		}
+	}
 	if err := w.f.Chmod(0o444); err != nil {
 		return err
 	}
@@ -156,6 +172,7 @@ func (w *Writer) Abort() {
 		return
 	}
 	w.done = true
+	w.release()
 	if !w.keep {
 		os.Remove(w.path)
 	}

@@ -376,6 +376,7 @@ func (e *env) mirrorSync(c *cli.Context) error {
 	} else if lock, err = e.resolve(c, m); err != nil {
 		return err
 	}
+	defer waitForDisks()()
 	snap, made, err := m.Sync(c.Context, lock, c.String("name"))
 	m.bar.end()
 	if err != nil {
