@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv6"
@@ -47,16 +48,7 @@ func (n *network) configure6(ctx context.Context, p netlink.Link, server netip.A
 	}
 	lease, err := n.solicit(ctx, p, tries(quick))
 	if err == nil {
-		if err := n.apply6(ctx, p, lease, server); err != nil {
-			return err
-		}
-		given := func(a netlink.Addr) bool { return a.IP.Equal(lease.addr.IPv6Addr) }
-		if _, err := awaitAddr(ctx, p, linkLocalWait, given); errors.Is(err, errDuplicate) {
-			if _, e := n.about(ctx, lease, dhcpv6.MessageTypeDecline); e != nil {
-				n.log.Warn("declining the address", "port", n.port, "error", e)
-			}
-			return err
-		} else if err != nil {
+		if err := n.take6(ctx, p, lease, server); err != nil {
 			return err
 		}
 		go n.keep6(ctx, p, lease, server)
@@ -71,6 +63,22 @@ func (n *network) configure6(ctx context.Context, p netlink.Link, server netip.A
 	}
 	n.has(ip.String())
 	return nil
+}
+
+// take6 configures the port with a lease whose address nobody else has. Another
+// machine's is declined (RFC 8415 §18.2.10.1).
+func (n *network) take6(ctx context.Context, p netlink.Link, l *lease6, server netip.Addr) error {
+	if err := n.apply6(ctx, p, l, server); err != nil {
+		return err
+	}
+	given := func(a netlink.Addr) bool { return a.IP.Equal(l.addr.IPv6Addr) }
+	_, err := awaitAddr(ctx, p, linkLocalWait, given)
+	if errors.Is(err, errDuplicate) {
+		if _, e := n.about(ctx, l, dhcpv6.MessageTypeDecline); e != nil {
+			n.log.Warn("declining the address", "port", n.port, "error", e)
+		}
+	}
+	return err
 }
 
 // errDuplicate says that another machine has an address.
@@ -197,11 +205,10 @@ func (n *network) apply6(ctx context.Context, p netlink.Link, l *lease6, server 
 	if err := netlink.AddrReplace(p, &netlink.Addr{IPNet: ip}); err != nil {
 		return fmt.Errorf("giving %s the address %s: %w", n.port, ip, err)
 	}
-	if routed, err := awaitRoute(ctx, server, routeWait); err != nil {
+	if routed, err := awaitRoute(ctx, p, server, routeWait); err != nil {
 		return err
 	} else if !routed {
-		at := &net.IPNet{IP: server.AsSlice(), Mask: net.CIDRMask(128, 128)}
-		if err := netlink.RouteReplace(&netlink.Route{LinkIndex: p.Attrs().Index, Dst: at}); err != nil {
+		if err := routeBy(p, server, nil); err != nil {
 			return fmt.Errorf("no router tells how to reach %s, and it cannot be looked for on %s: %w", server, n.port, err)
 		}
 	}
@@ -210,14 +217,33 @@ func (n *network) apply6(ctx context.Context, p netlink.Link, l *lease6, server 
 	return nil
 }
 
-// awaitRoute waits until some router or prefix on a link tells how to reach the
-// server, and tells whether one did. A route to the server alone, of an earlier
-// lease, counts too.
-func awaitRoute(ctx context.Context, server netip.Addr, wait time.Duration) (bool, error) {
+// routeBy makes the server be reached by a port, through a router or on its link.
+func routeBy(p netlink.Link, server netip.Addr, router net.IP) error {
+	at := &net.IPNet{IP: server.AsSlice(), Mask: net.CIDRMask(128, 128)}
+	return netlink.RouteReplace(&netlink.Route{LinkIndex: p.Attrs().Index, Dst: at, Gw: router})
+}
+
+// awaitRoute waits until some router or prefix on the port's link tells how to
+// reach the server, and tells whether one did. A route to the server alone, of an
+// earlier lease, counts too. Routers on other ports, which are up for their
+// links, speak as well: where the kernel likes the way by one of them better,
+// the server gets a route of its own by the port that has the address.
+func awaitRoute(ctx context.Context, p netlink.Link, server netip.Addr, wait time.Duration) (bool, error) {
 	deadline := time.Now().Add(wait)
+	index := p.Attrs().Index
 	for {
-		if _, err := netlink.RouteGet(server.AsSlice()); err == nil {
+		best, err := netlink.RouteGet(server.AsSlice())
+		if err == nil && slices.ContainsFunc(best, func(r netlink.Route) bool { return r.LinkIndex == index }) {
 			return true, nil
+		}
+		if err == nil {
+			own, err := netlink.RouteGetWithOptions(server.AsSlice(), &netlink.RouteGetOptions{OifIndex: index})
+			if i := slices.IndexFunc(own, func(r netlink.Route) bool { return r.LinkIndex == index }); err == nil && i >= 0 {
+				if err := routeBy(p, server, own[i].Gw); err != nil {
+					return false, fmt.Errorf("reaching %s by %s and not by another port: %w", server, p.Attrs().Name, err)
+				}
+				return true, nil
+			}
 		}
 		if time.Now().After(deadline) {
 			return false, nil
@@ -230,7 +256,8 @@ func awaitRoute(ctx context.Context, server netip.Addr, wait time.Duration) (boo
 	}
 }
 
-// keep6 renews at T1 (RFC 8415 §18.2.4), and asks anew when that fails; see keep.
+// keep6 renews at T1 (RFC 8415 §18.2.4), and asks anew when that fails or the
+// answer names an address that another machine has; see keep.
 func (n *network) keep6(ctx context.Context, p netlink.Link, l *lease6, server netip.Addr) {
 	for {
 		t := l.na.T1
@@ -256,7 +283,15 @@ func (n *network) keep6(ctx context.Context, p netlink.Link, l *lease6, server n
 			continue
 		}
 		l = next
-		if err := n.apply6(ctx, p, l, server); err != nil {
+		err = n.take6(ctx, p, l, server)
+		if errors.Is(err, errDuplicate) {
+			n.log.Warn("the new address is another machine's; asking anew", "port", n.port, "error", err)
+			if next, err = n.solicit(ctx, p, dhcpTries); err == nil {
+				l = next
+				err = n.take6(ctx, p, l, server)
+			}
+		}
+		if err != nil {
 			n.log.Error("configuring the network", "error", err)
 		}
 	}
