@@ -3,9 +3,11 @@ package bmc
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -24,11 +26,13 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -81,7 +85,8 @@ func benchPart() bool {
 }
 
 // serveRack serves FETTLE_BENCH_MANY BMCs that look like FETTLE_BENCH_TREE,
-// until its input ends.
+// until its input ends. Each has its Redfish at a loopback address of its own,
+// because keys of TLS are kept by address.
 func serveRack(in io.Reader, out io.Writer) error {
 	many, err := strconv.Atoi(os.Getenv("FETTLE_BENCH_MANY"))
 	if err != nil {
@@ -93,12 +98,17 @@ func serveRack(in io.Reader, out io.Writer) error {
 			return err
 		}
 	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	var key crypto.Signer
+	if os.Getenv("FETTLE_BENCH_KEY") == "rsa" {
+		key, err = rsa.GenerateKey(rand.Reader, 2048)
+	} else {
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	}
 	if err != nil {
 		return err
 	}
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour)},
-		&x509.Certificate{SerialNumber: big.NewInt(1)}, &key.PublicKey, key)
+		&x509.Certificate{SerialNumber: big.NewInt(1)}, key.Public(), key)
 	if err != nil {
 		return err
 	}
@@ -118,7 +128,7 @@ func serveRack(in io.Reader, out io.Writer) error {
 		if err != nil {
 			return err
 		}
-		tcp, err := net.Listen("tcp4", "127.0.0.1:0")
+		tcp, err := net.Listen("tcp4", fmt.Sprintf("127.9.%d.%d:0", i/250, 1+i%250))
 		if err != nil {
 			return err
 		}
@@ -136,7 +146,9 @@ func serveRack(in io.Reader, out io.Writer) error {
 }
 
 // pollRack reads a rack and asks each BMC for its power state by
-// FETTLE_BENCH_PROTOCOL, one session each.
+// FETTLE_BENCH_PROTOCOL, one session each. With FETTLE_BENCH_AGAIN it does so
+// three times, going on with the keys of the time before, as fettle serve does,
+// and says what the last time took.
 func pollRack(in io.Reader, out io.Writer) error {
 	var r rack
 	if err := json.NewDecoder(in).Decode(&r); err != nil {
@@ -151,13 +163,39 @@ func pollRack(in io.Reader, out io.Writer) error {
 	for _, a := range addrs {
 		ts = append(ts, Target{Name: a.String(), Address: a, Protocol: p, User: "root", Password: "s3cret", Fingerprint: r.Fingerprint})
 	}
-	for _, x := range Each(context.Background(), ts, EachOptions{Parallel: parallel}, func(ctx context.Context, c *Client) (Power, error) { return c.Power(ctx) }) {
+	ask := func() []Result[Power] {
+		return Each(context.Background(), ts, EachOptions{Parallel: parallel}, func(ctx context.Context, c *Client) (Power, error) { return c.Power(ctx) })
+	}
+	if os.Getenv("FETTLE_BENCH_AGAIN") != "" {
+		kept := tls.NewLRUClientSessionCache(2 * len(ts))
+		for i := range ts {
+			ts[i].TLSSessions = kept
+		}
+		ask()
+		ask()
+	}
+	if os.Getenv("GOGC") == "" { // as fettle bmc does
+		debug.SetGCPercent(400)
+	}
+	before, start := used(), time.Now()
+	all := ask()
+	fmt.Fprintf(out, "took %d %d\n", (used() - before).Milliseconds(), time.Since(start).Milliseconds())
+	for _, x := range all {
 		if x.Err != nil {
 			return x.Err
 		}
 		fmt.Fprintf(out, "%s: %s\n", x.Target.Name, x.Value)
 	}
 	return nil
+}
+
+// used is the CPU time of this process.
+func used() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // part starts this program again as one of its parts.
@@ -299,6 +337,13 @@ func TestBenchBMC(t *testing.T) {
 		{"fettle, IPMI, 8 at once", poll("ipmi", "8")},
 		{"fettle, IPMI, 128 at once", poll("ipmi", "128")},
 		{"fettle, Redfish", poll("redfish", "")},
+		{"fettle, Redfish, once more with the keys of before", func() (*exec.Cmd, error) {
+			cmd, err := poll("redfish", "")()
+			if err == nil {
+				cmd.Env = append(cmd.Env, "FETTLE_BENCH_AGAIN=1")
+			}
+			return cmd, err
+		}},
 	}
 	got := make([]figures, len(programs))
 	for range rounds {
@@ -317,9 +362,14 @@ func TestBenchBMC(t *testing.T) {
 			if n := strings.Count(out.String(), ": off"); err != nil || n != many {
 				t.Fatalf("%s: %d of %d answered off: %v", p.name, n, many, err)
 			}
-			got[i].wall = append(got[i].wall, wall)
-			got[i].cpu = append(got[i].cpu, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
-			got[i].server = append(got[i].server, cpuOf(t, pid)-before)
+			cpu, server := cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime(), cpuOf(t, pid)-before
+			if slices.Contains(cmd.Env, "FETTLE_BENCH_AGAIN=1") { // the last of three times; the BMCs' CPU is of all
+				m := regexp.MustCompile(`(?m)^took (\d+) (\d+)$`).FindStringSubmatch(out.String())
+				c, _ := strconv.Atoi(m[1])
+				w, _ := strconv.Atoi(m[2])
+				cpu, wall, server = time.Duration(c)*time.Millisecond, time.Duration(w)*time.Millisecond, server/3
+			}
+			got[i].wall, got[i].cpu, got[i].server = append(got[i].wall, wall), append(got[i].cpu, cpu), append(got[i].server, server)
 		}
 	}
 	say("| power status of %d BMCs | wall | CPU | the BMCs' CPU | wall to ipmipower's | CPU to ipmipower's |\n|---|---|---|---|---|---|", many)

@@ -30,8 +30,12 @@ var redfishFeatures = registrar.Features{providers.FeaturePowerState, providers.
 // parallelRequests bounds the requests at once to one BMC (FIELD-NOTES: 1 to 4).
 const parallelRequests = 4
 
-// maxAnswer bounds what is read of one answer.
-const maxAnswer = 16 << 20
+// maxAnswer bounds what is read of one answer. Most that do not say how long
+// they are are below usualAnswer.
+const (
+	maxAnswer   = 16 << 20
+	usualAnswer = 4 << 10
+)
 
 // redfishDriver is a generic Redfish client: resources are found by following
 // links, and read leniently. Error answers are read as gofish reads them.
@@ -252,14 +256,15 @@ func readAnswer(resp *http.Response) ([]byte, error) {
 		_, err := io.ReadFull(resp.Body, b)
 		return b, err
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err != nil {
+	var b bytes.Buffer
+	b.Grow(usualAnswer)
+	if _, err := b.ReadFrom(io.LimitReader(resp.Body, maxAnswer+1)); err != nil {
 		return nil, err
 	}
-	if len(b) > maxAnswer {
+	if b.Len() > maxAnswer {
 		return nil, fmt.Errorf("the BMC's answer to %s is longer than %d bytes", resp.Request.URL.Path, maxAnswer)
 	}
-	return b, nil
+	return b.Bytes(), nil
 }
 
 // answer is a BMC's answer to one request.

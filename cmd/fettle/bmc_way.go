@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -173,6 +174,11 @@ func do[A, T any](b *bmcCommand, c *cli.Context, w way, o bmcOrder[A, T]) ([]bmc
 	var open func() (io.ReadSeekCloser, error)
 	if o.file != "" {
 		open = func() (io.ReadSeekCloser, error) { return os.Open(o.file) }
+	}
+	if b.e.getenv("GOGC") == "" { // else somebody knows better
+		// A session each makes 90 kB of garbage a BMC and keeps little of it: an
+		// eighth of the work was collecting it (bmc/BENCH.md).
+		defer debug.SetGCPercent(debug.SetGCPercent(400))
 	}
 	return bmc.Each(c.Context, targets, bmc.EachOptions{Parallel: c.Int("parallel"), Again: o.op.Effect == bmc.Reads, Done: func(string, error) { p.done() }},
 		func(ctx context.Context, cl *bmc.Client) (T, error) {
