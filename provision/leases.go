@@ -108,13 +108,14 @@ func (p *Provisioner) Offer(ctx context.Context, c pxe.Client, want netip.Addr) 
 		l.Addr = old.Addr
 		return l, nil
 	}
+	now := p.now()
 	if want.IsValid() && p.inPool(n, want) {
-		if ok, err := p.hold(ctx, n, want, mac); err != nil || ok {
+		if ok, err := p.hold(ctx, n, want, mac, now); err != nil || ok {
 			l.Addr, l.Unproven = want, true
 			return l, err
 		}
 	}
-	a, ok, err := p.freeAddr(ctx, n, c.IPv6, mac)
+	a, ok, err := p.freeAddr(ctx, n, c.IPv6, mac, now)
 	if err != nil {
 		return pxe.Lease{}, err
 	}
@@ -138,12 +139,12 @@ type poolSearch struct {
 const poolFull = time.Second
 
 // freeAddr holds the next free address of the network's pools for a client.
-func (p *Provisioner) freeAddr(ctx context.Context, n *site.Network, six bool, mac site.MAC) (netip.Addr, bool, error) {
+func (p *Provisioner) freeAddr(ctx context.Context, n *site.Network, six bool, mac site.MAC, now time.Time) (netip.Addr, bool, error) {
 	key, pools := poolsOf{n.Name, six}, poolsFor(n, six)
 	p.mu.Lock()
 	s := p.pools[key]
 	p.mu.Unlock()
-	if len(pools) == 0 || p.now().Before(s.full) {
+	if len(pools) == 0 || now.Before(s.full) {
 		return netip.Addr{}, false, nil
 	}
 	// From where the last search ended, through every pool, and that one again.
@@ -160,7 +161,7 @@ func (p *Provisioner) freeAddr(ctx context.Context, n *site.Network, six bool, m
 			if !p.inPool(n, a) {
 				continue
 			}
-			ok, err := p.hold(ctx, n, a, mac)
+			ok, err := p.hold(ctx, n, a, mac, now)
 			if err != nil {
 				return netip.Addr{}, false, err
 			}
@@ -175,7 +176,7 @@ func (p *Provisioner) freeAddr(ctx context.Context, n *site.Network, six bool, m
 			}
 		}
 	}
-	s.full = p.now().Add(poolFull)
+	s.full = now.Add(poolFull)
 	p.setPool(key, s)
 	return netip.Addr{}, false, nil
 }
@@ -219,8 +220,8 @@ func (p *Provisioner) reservedAddr(a netip.Addr) bool {
 
 // hold keeps an address for a client that it is offered to, unless somebody
 // has it or was offered it.
-func (p *Provisioner) hold(ctx context.Context, n *site.Network, a netip.Addr, mac site.MAC) (bool, error) {
-	now, k := p.now(), offerKey{n.Name, a}
+func (p *Provisioner) hold(ctx context.Context, n *site.Network, a netip.Addr, mac site.MAC, now time.Time) (bool, error) {
+	k := offerKey{n.Name, a}
 	p.mu.Lock()
 	if o, ok := p.offers[k]; ok && o.mac != mac && now.Before(o.until) {
 		p.mu.Unlock()

@@ -139,7 +139,7 @@ type Provisioner struct {
 	log    *slog.Logger
 	now    func() time.Time
 
-	exchanges chan pxe.Exchange
+	exchanges chan *pxe.Exchange
 	starts    chan *run
 
 	loaded  chan struct{} // closed when runs are what the state remembers
@@ -184,7 +184,7 @@ func New(c Config) (*Provisioner, error) {
 	}
 	return &Provisioner{
 		c: c, limits: c.Limits.withDefaults(), log: c.Logger, now: c.Now,
-		exchanges: make(chan pxe.Exchange, 16384),
+		exchanges: make(chan *pxe.Exchange, 16384),
 		starts:    make(chan *run, 64),
 		loaded:    make(chan struct{}),
 		stopped:   make(chan struct{}),

@@ -30,8 +30,9 @@ func (p *Provisioner) Record(e pxe.Exchange) {
 	now := p.now()
 	ok, tell := p.recording.allow(p.index(), &e, now)
 	if ok {
+		kept := e
 		select {
-		case p.exchanges <- e:
+		case p.exchanges <- &kept:
 			return
 		default:
 			tell = p.recording.lost(now)
@@ -41,8 +42,8 @@ func (p *Provisioner) Record(e pxe.Exchange) {
 }
 
 // Wants is a [pxe.RecordLimit]: in a flood nothing is put into words.
-func (p *Provisioner) Wants(mac net.HardwareAddr, addr netip.Addr) bool {
-	ok, tell := p.recording.look(p.index(), mac, addr, p.now(), 0)
+func (p *Provisioner) Wants(mac net.HardwareAddr, addr netip.Addr, now time.Time) bool {
+	ok, tell := p.recording.look(p.index(), mac, addr, now, 0)
 	p.tellShed(tell, mac)
 	return ok
 }
@@ -139,7 +140,7 @@ func (p *Provisioner) gather(ctx context.Context) (batch []pxe.Exchange) {
 	for len(batch) < state.MaxAppend {
 		select {
 		case e := <-p.exchanges:
-			if batch = append(batch, e); gathered == nil {
+			if batch = append(batch, *e); gathered == nil {
 				gathered = time.After(recordGather)
 			}
 		case <-gathered:

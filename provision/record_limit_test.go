@@ -105,10 +105,10 @@ func TestRecordsAreWrittenAtTheEnd(t *testing.T) {
 // share a write: a sync for each would hold up the others' transfers.
 func TestRecordsAreGathered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := &Provisioner{exchanges: make(chan pxe.Exchange, 100)}
+		p := &Provisioner{exchanges: make(chan *pxe.Exchange, 100)}
 		go func() {
 			for i := range 30 {
-				p.exchanges <- pxe.Exchange{Bytes: int64(i)}
+				p.exchanges <- &pxe.Exchange{Bytes: int64(i)}
 				if i < 10 {
 					time.Sleep(recordGather / 10) // of the bubble's clock
 				}
@@ -129,7 +129,7 @@ func TestRecordsAreGathered(t *testing.T) {
 			t.Errorf("batches of %v exchanges; want those of %v together", sizes, recordGather)
 		}
 		start := time.Now()
-		p.exchanges <- pxe.Exchange{}
+		p.exchanges <- &pxe.Exchange{}
 		if batch := p.gather(t.Context()); len(batch) != 1 || time.Since(start) != recordGather {
 			t.Errorf("a lone exchange was kept in a batch of %d after %v; want 1 after %v", len(batch), time.Since(start), recordGather)
 		}

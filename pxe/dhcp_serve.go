@@ -187,6 +187,7 @@ func (v *service) now(ctx context.Context, j *job, start time.Time) (p *reply, o
 		return nil, true
 	}
 	j.read = true
+	x.at = start
 	if x.n.Proxy || r.client.boots() {
 		// Deciding what a machine boots that nobody knows yet writes the state.
 		return nil, false
@@ -245,6 +246,7 @@ func (v *service) do(j *job) {
 	packet := j.buf[:j.n]
 	switch {
 	case j.read:
+		j.x.at = time.Time{}
 		j.p = j.x.answer(ctx)
 	default:
 		v.s.captureRequest(v.conn, v.n, packet, j.from)
@@ -294,8 +296,10 @@ func (v *service) send(ctx context.Context, stop <-chan struct{}) {
 		}
 		runtime.Gosched() // let those who are about to answer do so
 		jobs = v.out.take(jobs[:0])
+		at := v.s.now()
 		for _, j := range jobs {
 			if j.waits {
+				j.x.at = at
 				j.p = j.x.committed(ctx, j.lease, j.err)
 			}
 			if j.p == nil {

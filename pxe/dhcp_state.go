@@ -17,11 +17,20 @@ type exchange struct {
 	r     *request
 	probe Prober // may be nil
 
+	at time.Time // what it is now, for all of a batch; zero: the clock knows
+
 	// Of a REQUEST: the address that it asks for, in which of its states, and
 	// whether it answers an offer of ours and waits for us alone.
 	addr     netip.Addr
 	how      string
 	selected bool
+}
+
+func (x *exchange) now() time.Time {
+	if x.at.IsZero() {
+		return x.s.now()
+	}
+	return x.at
 }
 
 func (x *exchange) record(kind, text string, err error) {
@@ -35,7 +44,7 @@ func (x *exchange) told(kind, file, text string) {
 
 // wanted reports whether there is any use in saying what is going on.
 func (x *exchange) wanted() bool {
-	return x.s.limit == nil || x.s.limit.Wants(x.r.client.MAC, x.r.client.Addr)
+	return x.s.limit == nil || x.s.limit.Wants(x.r.client.MAC, x.r.client.Addr, x.now())
 }
 
 // discover answers DHCPDISCOVER (RFC 2131 §4.3.1).
@@ -56,7 +65,7 @@ func (x *exchange) discover(ctx context.Context) *reply {
 		return nil
 	}
 	p := x.reply(msgOffer, lease, boot)
-	x.s.noteStage(*c, stageOffered, boot.file)
+	x.s.noteStageAt(*c, stageOffered, boot.file, x.now())
 	if x.wanted() {
 		x.told("dhcp.offer", boot.file, fmt.Sprintf("was offered %v%s", lease.Addr, boot.sentence()))
 	}
@@ -156,7 +165,7 @@ func (x *exchange) committed(ctx context.Context, lease Lease, err error) *reply
 	if err != nil {
 		return nil
 	}
-	x.s.noteStage(*c, boot.stage(*c), boot.file)
+	x.s.noteStageAt(*c, boot.stage(*c), boot.file, x.now())
 	if x.wanted() {
 		x.told("dhcp.ack", boot.file, fmt.Sprintf("has %v for %v (%s)%s", x.addr, lease.Duration, x.how, boot.sentence()))
 	}

@@ -276,9 +276,9 @@ type Recorder interface {
 // what it does not want of a client is not put into words, which would be a
 // good part of the work in a flood. Record may still be called.
 type RecordLimit interface {
-	// Wants reports whether an exchange with a client would be kept now; one
-	// that is not wanted has been counted.
-	Wants(mac net.HardwareAddr, addr netip.Addr) bool
+	// Wants reports whether an exchange with a client would be kept at that
+	// time; one that is not wanted has been counted.
+	Wants(mac net.HardwareAddr, addr netip.Addr, now time.Time) bool
 }
 
 // Prober is an optional extra of a DHCP socket: it asks whether an address is

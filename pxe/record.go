@@ -105,7 +105,10 @@ func (s *Server) noteRefusal(n *Network, c Client, d Decision) {
 
 // noteStage remembers how far a client came.
 func (s *Server) noteStage(c Client, st stage, what string) {
-	now := s.now()
+	s.noteStageAt(c, st, what, s.now())
+}
+
+func (s *Server) noteStageAt(c Client, st stage, what string, now time.Time) {
 	s.clients.update(c.MAC, func(e *seen) {
 		if c.Network == "" {
 			c.Network = e.client.Network
@@ -153,7 +156,6 @@ func (s *Server) noteRefused(c Client, server netip.Addr) {
 
 func (s *Server) noteRefusedBy(c Client, server string) {
 	s.clients.update(c.MAC, func(e *seen) {
-		e.client.MAC = c.MAC
 		e.refused, e.asked = server, 0
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 )
@@ -14,7 +15,7 @@ type sparing struct {
 	known net.HardwareAddr
 }
 
-func (s sparing) Wants(mac net.HardwareAddr, _ netip.Addr) bool {
+func (s sparing) Wants(mac net.HardwareAddr, _ netip.Addr, _ time.Time) bool {
 	return string(mac) == string(s.known)
 }
 

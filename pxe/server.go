@@ -1,6 +1,7 @@
 package pxe
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -209,12 +210,12 @@ type clients struct {
 	mu     sync.Mutex
 	max    int
 	byMAC  map[uint64]*seen // by macKey
-	byAddr map[netip.Addr]*seen
+	byAddr addrIndex
 	root   seen
 }
 
 func newClients(max int) *clients {
-	c := &clients{max: max, byMAC: map[uint64]*seen{}, byAddr: map[netip.Addr]*seen{}}
+	c := &clients{max: max, byMAC: map[uint64]*seen{}, byAddr: addrIndex{four: map[uint32]*seen{}, six: map[netip.Addr]*seen{}}}
 	c.root.prev, c.root.nx = &c.root, &c.root
 	return c
 }
@@ -227,6 +228,11 @@ func (c *clients) update(mac net.HardwareAddr, f func(*seen)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	key := macKey(mac)
+	if e := c.root.nx; e != &c.root && e.key == key { // twice for one packet
+		f(e)
+		c.known(e)
+		return
+	}
 	e := c.byMAC[key]
 	if e == nil {
 		if len(c.byMAC) >= c.max {
@@ -243,6 +249,12 @@ func (c *clients) update(mac net.HardwareAddr, f func(*seen)) {
 	e.prev, e.nx = &c.root, c.root.nx
 	e.prev.nx, e.nx.prev = e, e
 	f(e)
+	c.known(e)
+}
+
+// known makes a client be found by the address that it has now.
+func (c *clients) known(e *seen) {
+	e.client.MAC = nil // it is the entry's key
 	a := e.client.Addr
 	if !a.IsValid() {
 		return
@@ -253,21 +265,64 @@ func (c *clients) update(mac net.HardwareAddr, f func(*seen)) {
 		if e.addrs[family] == a {
 			return
 		}
-		delete(c.byAddr, e.addrs[family])
+		c.byAddr.drop(e.addrs[family])
 	}
-	if former := c.byAddr[a]; former != nil {
+	if former := c.byAddr.at(a); former != nil {
 		former.owns[family] = false
 		if former.client.Addr == a { // or its next packet would take it back
 			former.client.Addr = netip.Addr{}
 		}
 	}
 	e.addrs[family], e.owns[family] = a, true
-	c.byAddr[a] = e
+	c.byAddr.set(a, e)
+}
+
+// addrIndex finds clients by address: numbers are what maps are quickest with.
+type addrIndex struct {
+	four map[uint32]*seen
+	six  map[netip.Addr]*seen
+}
+
+func addrKey(a netip.Addr) uint32 {
+	b := a.As4()
+	return binary.BigEndian.Uint32(b[:])
+}
+
+func (x addrIndex) at(a netip.Addr) *seen {
+	if a.Is4() {
+		return x.four[addrKey(a)]
+	}
+	return x.six[a]
+}
+
+func (x addrIndex) set(a netip.Addr, e *seen) {
+	if a.Is4() {
+		x.four[addrKey(a)] = e
+		return
+	}
+	x.six[a] = e
+}
+
+func (x addrIndex) drop(a netip.Addr) {
+	if a.Is4() {
+		delete(x.four, addrKey(a))
+		return
+	}
+	delete(x.six, a)
 }
 
 // macKey is a MAC as a number, which maps are quickest with.
 func macKey(mac net.HardwareAddr) uint64 {
 	return uint64(mac[0])<<40 | uint64(mac[1])<<32 | uint64(mac[2])<<24 | uint64(mac[3])<<16 | uint64(mac[4])<<8 | uint64(mac[5])
+}
+
+// known is the client as it was seen last. An entry keeps no MAC: thousands of
+// small objects are what the collector is slowest with.
+func (e *seen) known() Client {
+	c := e.client
+	k := e.key
+	c.MAC = net.HardwareAddr{byte(k >> 40), byte(k >> 32), byte(k >> 24), byte(k >> 16), byte(k >> 8), byte(k)}
+	return c
 }
 
 // familyOf is an index: 0 for IPv4, 1 for IPv6.
@@ -283,7 +338,7 @@ func (c *clients) forget(e *seen) {
 	delete(c.byMAC, e.key)
 	for f, a := range e.addrs {
 		if e.owns[f] {
-			delete(c.byAddr, a)
+			c.byAddr.drop(a)
 		}
 	}
 }
@@ -293,14 +348,14 @@ func (c *clients) forget(e *seen) {
 func (c *clients) at(a netip.Addr) (Client, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.byAddr[a]
+	e := c.byAddr.at(a)
 	if mac := eui64MAC(a); e == nil && mac != nil {
 		e = c.byMAC[macKey(mac)]
 	}
 	if e == nil {
 		return Client{}, false
 	}
-	found := e.client
+	found := e.known()
 	found.Addr, found.IPv6 = a, a.Is6()
 	return found, true
 }
@@ -358,7 +413,7 @@ func (c *clients) of(mac net.HardwareAddr) (Client, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.byMAC[macKey(mac)]; e != nil {
-		return e.client, true
+		return e.known(), true
 	}
 	return Client{}, false
 }

@@ -39,8 +39,8 @@ func TestClientsAreBounded(t *testing.T) {
 		c.update(mac(i), func(e *seen) { e.client.MAC, e.client.Addr = mac(i), addr(i) })
 		c.update(mac(0), func(e *seen) { e.client.MAC, e.client.Addr = mac(0), addr(i+2000) })
 	}
-	if len(c.byMAC) != 3 || len(c.byAddr) != 3 {
-		t.Errorf("%d clients, %d addresses; want 3 each", len(c.byMAC), len(c.byAddr))
+	if len(c.byMAC) != 3 || len(c.byAddr.four) != 3 {
+		t.Errorf("%d clients, %d addresses; want 3 each", len(c.byMAC), len(c.byAddr.four))
 	}
 	if _, ok := c.of(mac(0)); !ok {
 		t.Error("the client seen most often was forgotten")
