@@ -298,6 +298,7 @@ func (p *Provisioner) committed(l state.Lease, err error) (pxe.Lease, error) {
 	if err != nil {
 		return pxe.Lease{}, fmt.Errorf("writing the lease of %s: %w", l.Addr, err)
 	}
+	p.leased.Add(1)
 	p.endOffer(offerKey{l.Network, l.Addr}, l.MAC)
 	return pxe.Lease{Addr: l.Addr, Hostname: l.Hostname, Duration: l.Expires.Sub(l.Granted)}, nil
 }

@@ -155,12 +155,14 @@ type Provisioner struct {
 	seen    map[string]state.Sighting // by MAC, or by address
 	stored  map[string]time.Time      // their Last as it is in the state
 
-	sighting sync.Mutex // one change of what was seen at a time
-	scanning sync.Mutex // one search for BMCs at a time
+	sighting  sync.Mutex // one change of what was seen at a time
+	forgotten []string   // documents of sightings that are to be removed; of sighting
+	scanning  sync.Mutex // one search for BMCs at a time
 
 	indexed   atomic.Pointer[siteIndex]
 	recording recordLimit
 	soon      sync.Pool // of *soonLease
+	leased    atomic.Int64
 }
 
 // New checks c and makes a Provisioner.

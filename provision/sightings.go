@@ -19,6 +19,11 @@ const (
 	// seenEvery is how old the time of the last sighting may become in the
 	// state: a machine that asks on and on costs a write a minute.
 	seenEvery = time.Minute
+	// forgetTogether is how many forgotten sightings are taken out of the state
+	// at once. etcd brings its file up to date at each removal, two syncs of the
+	// disk, while the leases of machines that boot wait. What a server that is
+	// stopped before has not removed, the next one does.
+	forgetTogether = 128
 )
 
 // strangerIn is what an exchange tells of a client that the site does not know.
@@ -106,10 +111,19 @@ func (p *Provisioner) sawAll(ctx context.Context, all []state.Sighting) (news []
 		}
 		return nil // they are new when they are seen again
 	}
-	if forgotten := p.keepSeen(latest, docs); len(forgotten) > 0 {
-		if err := p.c.Store.PutAll(ctx, nil, forgotten...); err != nil && ctx.Err() == nil {
-			p.log.Error("sightings not forgotten", "count", len(forgotten), "err", err)
+	p.forgotten = append(p.forgotten, p.keepSeen(latest, docs)...)
+	if len(p.forgotten) >= forgetTogether {
+		gone := slices.DeleteFunc(p.forgotten, func(key string) bool { // seen again since
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			_, back := p.seen[strings.TrimPrefix(key, seenPrefix)]
+			return back
+		})
+		slices.Sort(gone)
+		if err := p.c.Store.PutAll(ctx, nil, slices.Compact(gone)...); err != nil && ctx.Err() == nil {
+			p.log.Error("sightings not forgotten", "count", len(gone), "err", err)
 		}
+		p.forgotten = p.forgotten[:0]
 	}
 	return news
 }

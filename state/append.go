@@ -190,13 +190,15 @@ func (w *writer) load(ctx context.Context, batch []*appendRequest) error {
 	if !w.loaded {
 		w.records = map[string]record{}
 	}
-	ops = append(ops, clientv3.OpGet(keySeq))
+	// What this process wrote it reads; what another one wrote meanwhile makes
+	// the transaction fail.
+	ops = append(ops, clientv3.OpGet(keySeq, s.reads()...))
 	var names []string
 	for _, r := range batch {
 		for _, e := range r.events {
 			if _, ok := w.records[e.Machine]; !ok && e.Machine != "" && !slices.Contains(names, e.Machine) {
 				names = append(names, e.Machine)
-				ops = append(ops, clientv3.OpGet(statusKey(e.Machine)))
+				ops = append(ops, clientv3.OpGet(statusKey(e.Machine), s.reads()...))
 			}
 		}
 	}
