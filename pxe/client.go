@@ -76,9 +76,6 @@ type request struct {
 	encode encoder
 }
 
-// opt returns an option's bytes, nil if it is absent.
-func (r *request) opt(code uint8) []byte { return r.opts[code] }
-
 // parseRequest decodes a packet. It returns an error for what is no request
 // of a client, in words fit for a log.
 func parseRequest(b []byte, longest int) (*request, error) {
@@ -134,14 +131,14 @@ func addrOf(b []byte) netip.Addr {
 func clientOf(p *packet) (c Client, http bool) {
 	c = Client{
 		MAC:         append(net.HardwareAddr(nil), p.chaddr()...),
-		VendorClass: printable(p.opts[optVendorClass]),
-		UserClass:   printable([]byte(quirkUserClass(p.opts[optUserClass]))),
-		Hostname:    printable(p.opts[optHostname]),
-		UUID:        uuidOf(p.opts[optUUID]),
+		VendorClass: printable(p.opt(optVendorClass)),
+		UserClass:   printable([]byte(quirkUserClass(p.opt(optUserClass)))),
+		Hostname:    printable(p.opt(optHostname)),
+		UUID:        uuidOf(p.opt(optUUID)),
 	}
 	c.PXE = strings.HasPrefix(c.VendorClass, "PXEClient")
 	c.HTTP = strings.HasPrefix(c.VendorClass, "HTTPClient")
-	c.Arch, c.ArchKnown = archOf(p.opts[optArch], c.VendorClass)
+	c.Arch, c.ArchKnown = archOf(p.opt(optArch), c.VendorClass)
 	if c.ArchKnown {
 		c.Arch = quirkArch(c.MAC, c.Arch)
 	}
@@ -149,7 +146,7 @@ func clientOf(p *packet) (c Client, http bool) {
 	c.UEFI = c.ArchKnown && info.uefi
 	// An architecture of HTTP boot under "PXEClient" is still an HTTP client
 	// only if it says so in option 60: the answer's form follows option 60.
-	features := p.opts[optIPXE]
+	features := p.opt(optIPXE)
 	c.IPXE = strings.HasPrefix(c.UserClass, "iPXE") || len(features) > 0
 	http = len(features) == 0 || hasTag(features, ipxeHTTP)
 	return c, http

@@ -11,8 +11,9 @@ import (
 // comes in pieces.
 type packet struct {
 	raw  []byte
-	opts [256][]byte // values, by code
-	set  []byte      // the codes that opts has
+	at   [256]uint8 // by code: one more than the place in vals; 0: not there
+	set  []byte     // the codes that are there
+	vals [][]byte   // and their values
 }
 
 // Why a packet is dropped unread; each is counted.
@@ -29,9 +30,9 @@ var (
 // read takes b, which must stay as it is while p is used.
 func (p *packet) read(b []byte) error {
 	for _, code := range p.set {
-		p.opts[code] = nil
+		p.at[code] = 0
 	}
-	p.raw, p.set = b, p.set[:0]
+	p.raw, p.set, p.vals = b, p.set[:0], p.vals[:0]
 	if len(b) < dhcpHeader {
 		return errTooShort
 	}
@@ -64,18 +65,19 @@ func (p *packet) options(b []byte) error {
 }
 
 func (p *packet) option(code byte, v []byte) {
-	if p.opts[code] == nil {
-		p.set = append(p.set, code)
-		p.opts[code] = v
+	if p.at[code] == 0 { // codes are 1 to 254
+		p.set, p.vals = append(p.set, code), append(p.vals, v)
+		p.at[code] = uint8(len(p.vals)) //nolint:gosec // as many as there are codes
 		return
 	}
-	p.opts[code] = append(p.opts[code], v...) // v has no spare room: a copy
+	was := &p.vals[p.at[code]-1]
+	*was = append(*was, v...) // it has no spare room: a copy
 }
 
 // unfold takes in the options in the file and sname fields (option 52,
 // RFC 2131 §4.1; order of RFC 3396 §5).
 func (p *packet) unfold() error {
-	o := p.opts[optOverload]
+	o := p.opt(optOverload)
 	if len(o) != 1 {
 		return nil
 	}
@@ -87,6 +89,14 @@ func (p *packet) unfold() error {
 	}
 	if which&2 != 0 {
 		return p.options(p.raw[44:108])
+	}
+	return nil
+}
+
+// opt is an option's value, nil if it is not there.
+func (p *packet) opt(code uint8) []byte {
+	if i := p.at[code]; i != 0 {
+		return p.vals[i-1]
 	}
 	return nil
 }
