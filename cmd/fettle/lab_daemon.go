@@ -151,12 +151,7 @@ func planLab(f labFile, dir string) (*labKeys, *labs.Plan, error) {
 	if err != nil {
 		return nil, nil, fail(exitInput, err)
 	}
-	keys.bmcOwner = func(machine string) string {
-		if nodes := plan.SharedBMC(machine); len(nodes) > 0 {
-			return nodes[0].Name
-		}
-		return machine
-	}
+	keys.ownersOf(plan)
 	return keys, plan, nil
 }
 

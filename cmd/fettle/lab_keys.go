@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/fettle-dev/fettle/labs"
 	"github.com/fettle-dev/fettle/site"
 )
 
@@ -72,6 +73,16 @@ type labPasswords struct {
 
 // Secret implements provision.Passwords.
 func (p labPasswords) Secret(machine string) string { return p.keys.bmcSecret(machine) }
+
+// ownersOf takes from a plan which machines share a BMC.
+func (k *labKeys) ownersOf(plan *labs.Plan) {
+	k.bmcOwner = func(machine string) string {
+		if nodes := plan.SharedBMC(machine); len(nodes) > 0 {
+			return nodes[0].Name
+		}
+		return machine
+	}
+}
 
 func (k *labKeys) bmcSecret(machine string) string {
 	if k.bmcOwner != nil {
