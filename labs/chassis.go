@@ -91,10 +91,10 @@ func (m *machine) Info(context.Context) (vbmc.Info, error) {
 	p := m.plan
 	info := vbmc.Info{
 		Name: p.Name, UUID: p.UUID, Serial: p.Serial, Manufacturer: p.Manufacturer, Model: p.Product,
-		BIOSVersion: "SeaBIOS", CPUs: p.CPUs, CPUModel: "QEMU virtual CPU", MemoryMiB: p.MemoryMiB,
+		BIOSVersion: "SeaBIOS", CPUs: p.CPUs, CPUModel: p.board().cpuModel, Arch: p.Arch, MemoryMiB: p.MemoryMiB,
 	}
 	if p.Firmware == site.UEFI {
-		info.BIOSVersion = "OVMF"
+		info.BIOSVersion = p.board().biosVersion
 	}
 	for i, n := range p.NICs {
 		info.NICs = append(info.NICs, vbmc.NIC{ID: "NIC" + strconv.Itoa(i+1), MAC: n.MAC.String(), Link: n.Network != ""})

@@ -35,15 +35,12 @@ const (
 // realization is what a plan does not know: found on this machine, or chosen
 // when the lab is opened.
 type realization struct {
-	dir      folder
-	accel    Accel
-	emulator string // path of qemu-system-x86_64
-	msec     bool   // it knows a socket's reconnect-ms, and perhaps no longer reconnect
-	plain    ovmf
-	secure   ovmf   // with Secure Boot on and Microsoft's keys enrolled
-	dac      string // user:group that QEMU runs as; empty = libvirt's choice
-	bridge   string // for the boot network; empty = fabric
-	ports    map[string][]portPair
+	dir     folder
+	accel   Accel             // of machines of this machine's architecture; others are emulated
+	engines map[string]engine // by architecture
+	dac     string            // user:group that QEMU runs as; empty = libvirt's choice
+	bridge  string            // for the boot network; empty = fabric
+	ports   map[string][]portPair
 }
 
 // portPair is the two ends of one NIC's link on 127.0.0.1.
@@ -64,6 +61,7 @@ func domainXML(lab string, m MachinePlan, r realization, st start, cd string) (s
 	if err != nil {
 		return "", fmt.Errorf("machine %s: metadata: %w", m.Name, err)
 	}
+	board, engine := m.board(), r.engines[m.Arch]
 	d := &libvirtxml.Domain{
 		Type:     "qemu",
 		Name:     m.Domain,
@@ -74,28 +72,34 @@ func domainXML(lab string, m MachinePlan, r realization, st start, cd string) (s
 		VCPU:     &libvirtxml.DomainVCPU{Placement: "static", Value: uint(m.CPUs)},
 		SysInfo:  sysinfo(m, st),
 		OS: &libvirtxml.DomainOS{
-			Type:   &libvirtxml.DomainOSType{Arch: "x86_64", Machine: "q35", Type: "hvm"},
+			Type:   &libvirtxml.DomainOSType{Arch: board.arch, Machine: board.machine, Type: "hvm"},
 			SMBios: &libvirtxml.DomainSMBios{Mode: "sysinfo"},
 		},
-		Features: &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}, APIC: &libvirtxml.DomainFeatureAPIC{}},
+		Features: &libvirtxml.DomainFeatureList{ACPI: &libvirtxml.DomainFeature{}},
 		Clock:    &libvirtxml.DomainClock{Offset: "utc"},
 		// A lab's guests must not come back by themselves: power is the BMC's.
 		OnPoweroff: "destroy", OnReboot: "restart", OnCrash: "destroy",
 		Devices: devices(m, r, st, cd),
 	}
-	if r.accel == KVM {
+	if board.apic {
+		d.Features.APIC = &libvirtxml.DomainFeatureAPIC{}
+	}
+	if board.cpu != "" {
+		d.CPU = &libvirtxml.DomainCPU{Mode: "custom", Match: "exact", Check: "none", Model: &libvirtxml.DomainCPUModel{Value: board.cpu}}
+	}
+	if r.accel == KVM && runsKVM(m.Arch) {
 		d.Type = "kvm"
 		d.CPU = &libvirtxml.DomainCPU{Mode: "host-passthrough"}
 	}
 	switch m.Firmware {
 	case site.UEFI:
-		fw := r.plain
+		fw := engine.plain
 		if m.SecureBoot {
-			fw = r.secure
+			fw = engine.secure
 		}
 		d.OS.Loader = &libvirtxml.DomainLoader{Path: fw.code, Readonly: "yes", Type: "pflash"}
 		d.OS.NVRam = &libvirtxml.DomainNVRam{NVRam: r.dir.nvram(m.Name, m.SecureBoot), Template: fw.vars}
-		if m.SecureBoot {
+		if m.SecureBoot && board.smm {
 			// The keys are in variables that only the firmware, in SMM, may write.
 			d.OS.Loader.Secure = "yes"
 			d.Features.SMM = &libvirtxml.DomainFeatureSMM{State: "on"}
@@ -159,14 +163,16 @@ func commandline(m MachinePlan, r realization) *libvirtxml.DomainQEMUCommandline
 	if m.UUID != "" {
 		add("-smbios", "type=1,uuid="+m.UUID)
 	}
-	// A comma in a value is written twice. Without its daemon QEMU tries again
-	// each second, and tells the guest that the BMC is not ready.
-	again := "reconnect=1"
-	if r.msec {
-		again = "reconnect-ms=1000"
+	if kcs := m.board().kcs; kcs != "" {
+		// A comma in a value is written twice. Without its daemon QEMU tries again
+		// each second, and tells the guest that the BMC is not ready.
+		again := "reconnect=1"
+		if r.engines[m.Arch].msec {
+			again = "reconnect-ms=1000"
+		}
+		add("-chardev", "socket,id=ipmi,path="+strings.ReplaceAll(r.dir.ipmi(m.Name), ",", ",,")+","+again,
+			"-device", "ipmi-bmc-extern,id=bmc,chardev=ipmi", "-device", kcs+",id=kcs,bmc=bmc")
 	}
-	add("-chardev", "socket,id=ipmi,path="+strings.ReplaceAll(r.dir.ipmi(m.Name), ",", ",,")+","+again,
-		"-device", "ipmi-bmc-extern,id=bmc,chardev=ipmi", "-device", "isa-ipmi-kcs,id=kcs,bmc=bmc")
 	for i := range m.GPUs {
 		add("-device", fmt.Sprintf("%s,id=gpu%d,max_outputs=1,bus=pcie.0,addr=%#x", standInDevice, i, firstGPUSlot+i))
 	}
@@ -175,7 +181,7 @@ func commandline(m MachinePlan, r realization) *libvirtxml.DomainQEMUCommandline
 
 func devices(m MachinePlan, r realization, st start, cd string) *libvirtxml.DomainDeviceList {
 	dev := &libvirtxml.DomainDeviceList{
-		Emulator:    r.emulator,
+		Emulator:    r.engines[m.Arch].emulator,
 		Controllers: []libvirtxml.DomainController{{Type: "usb", Model: "none"}},
 		MemBalloon:  &libvirtxml.DomainMemBalloon{Model: "none"},
 		RNGs: []libvirtxml.DomainRNG{{Model: "virtio",
@@ -196,13 +202,16 @@ func devices(m MachinePlan, r realization, st start, cd string) *libvirtxml.Doma
 			Device:   "cdrom",
 			Driver:   &libvirtxml.DomainDiskDriver{Name: "qemu", Type: "raw"},
 			Source:   &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: cd}},
-			Target:   &libvirtxml.DomainDiskTarget{Dev: "sda", Bus: "sata"},
+			Target:   &libvirtxml.DomainDiskTarget{Dev: "sda", Bus: m.board().cd},
 			ReadOnly: &libvirtxml.DomainDiskReadOnly{},
 		}
 		if st == startCD {
 			drive.Boot = next()
 		}
 		dev.Disks = append(dev.Disks, drive)
+		if m.board().cd == "scsi" { // libvirt's own choice has no driver in the firmware
+			dev.Controllers = append(dev.Controllers, libvirtxml.DomainController{Type: "scsi", Index: ptr(uint(0)), Model: "virtio-scsi"})
+		}
 	}
 	dev.Interfaces = make([]libvirtxml.DomainInterface, len(m.NICs))
 	nics := func() {

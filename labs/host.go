@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ovmf is UEFI firmware for QEMU: code, and the template of its variables.
+// ovmf is UEFI firmware for QEMU (OVMF, AAVMF): code, and the template of its
+// variables.
 type ovmf struct{ code, vars string }
 
 // firmwares are where distributions keep OVMF. Debian, Ubuntu; Fedora; Arch;
@@ -40,28 +42,29 @@ var secureFirmwares = [...]ovmf{
 
 // findTools fills what the plan's machines need of this machine's programs.
 func (r *realization) findTools(ctx context.Context, p *Plan) error {
-	var err error
-	if r.emulator, err = exec.LookPath("qemu-system-x86_64"); err != nil {
-		return because(ErrMissing, err, "QEMU is not installed: apt-get install qemu-system-x86")
-	}
-	if r.emulator, err = filepath.EvalSymlinks(r.emulator); err != nil {
-		return fmt.Errorf("finding QEMU: %w", err)
-	}
-	if r.msec, err = knowsMilliseconds(ctx, r.emulator); err != nil {
-		return err
-	}
 	if _, err := exec.LookPath("qemu-img"); err != nil {
 		return because(ErrMissing, err, "qemu-img is not installed: apt-get install qemu-utils")
 	}
-	// Both, where they are there: a BMC can switch Secure Boot on and off.
-	r.plain, r.secure = installed(firmwares[:]), installed(secureFirmwares[:])
+	r.engines = map[string]engine{}
 	for _, m := range p.Machines {
-		what, fw := "UEFI firmware", r.plain
+		board := m.board()
+		e, ok := r.engines[m.Arch]
+		if !ok {
+			var err error
+			if e, err = findEngine(ctx, board); err != nil {
+				return err
+			}
+			// Both firmwares, where they are there: a BMC can switch Secure Boot on
+			// and off.
+			e.plain, e.secure = installed(board.uefi), installed(board.secure)
+			r.engines[m.Arch] = e
+		}
+		what, fw := "UEFI firmware", e.plain
 		if m.SecureBoot {
-			what, fw = "UEFI firmware with Secure Boot and Microsoft's keys", r.secure
+			what, fw = "UEFI firmware with Secure Boot and Microsoft's keys", e.secure
 		}
 		if m.Firmware == site.UEFI && fw.code == "" {
-			return because(ErrMissing, nil, "machine %s boots by UEFI and no %s for QEMU is installed: apt-get install ovmf", m.Name, what)
+			return because(ErrMissing, nil, "machine %s boots by UEFI and no %s for QEMU is installed: apt-get install %s", m.Name, what, board.firmwarePkg)
 		}
 	}
 	return nil
@@ -75,6 +78,18 @@ func installed(of []ovmf) ovmf {
 		}
 	}
 	return ovmf{}
+}
+
+// findEngine finds QEMU for a board.
+func findEngine(ctx context.Context, b board) (e engine, err error) {
+	if e.emulator, err = exec.LookPath(b.emulator); err != nil {
+		return e, because(ErrMissing, err, "QEMU is not installed: apt-get install %s", b.pkg)
+	}
+	if e.emulator, err = filepath.EvalSymlinks(e.emulator); err != nil {
+		return e, fmt.Errorf("finding QEMU: %w", err)
+	}
+	e.msec, err = knowsMilliseconds(ctx, e.emulator)
+	return e, err
 }
 
 var qemuVersion = regexp.MustCompile(`version (\d+)\.(\d+)`)
@@ -148,11 +163,22 @@ type accelFile struct {
 	Reason string `json:"reason,omitempty"`
 }
 
+// runsKVM tells whether this machine could run an architecture's machines by KVM:
+// its own. The probe's guest is x86's, so that on arm64 all are emulated.
+func runsKVM(arch string) bool { return arch == site.AMD64 && runtime.GOARCH == site.AMD64 }
+
 // chooseAccel decides between KVM and TCG: KVM when a guest runs with it and
-// libvirt offers it. reason says why not.
+// libvirt offers it. reason says why not. emulator is "" where no machine could.
 func chooseAccel(ctx context.Context, want Accel, emulator string, dir folder, hv hypervisor) (accel Accel, reason string, err error) {
 	if want == TCG {
 		return TCG, "", nil
+	}
+	if emulator == "" {
+		reason := "none of them is of a kind that this " + runtime.GOARCH + " machine's KVM is used for"
+		if want == KVM {
+			return "", "", because(ErrMissing, nil, "KVM was asked for, and the lab's machines cannot run by it: %s", reason)
+		}
+		return TCG, reason, nil
 	}
 	b, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	boot := strings.TrimSpace(string(b))

@@ -7,9 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/fettle-dev/fettle/site"
 )
 
 // fakeKVM is a hypervisor that only says whether it offers KVM.
@@ -294,4 +297,21 @@ func chassisUnderTest(t *testing.T, n int) (*machine, *deafHypervisor) {
 		t.Fatal(err)
 	}
 	return m, hv
+}
+
+// TestAccelOfARM64: machines of another architecture than this one's are
+// emulated, and who asks for KVM hears why not.
+func TestAccelOfARM64(t *testing.T) {
+	if runsKVM(site.ARM64) || runsKVM(site.AMD64) != (runtime.GOARCH == site.AMD64) {
+		t.Errorf("runsKVM(arm64) = %v, runsKVM(amd64) = %v on %s", runsKVM(site.ARM64), runsKVM(site.AMD64), runtime.GOARCH)
+	}
+	if accel, reason, err := chooseAccel(t.Context(), AccelAuto, "", folder(t.TempDir()), nil); accel != TCG || reason == "" || err != nil {
+		t.Errorf("chooseAccel of arm64 machines alone = %s, %q, %v; want tcg with a reason", accel, reason, err)
+	}
+	if accel, reason, err := chooseAccel(t.Context(), TCG, "", folder(t.TempDir()), nil); accel != TCG || reason != "" || err != nil {
+		t.Errorf("chooseAccel of tcg = %s, %q, %v; want it without a word", accel, reason, err)
+	}
+	if _, _, err := chooseAccel(t.Context(), KVM, "", folder(t.TempDir()), nil); !errors.Is(err, ErrMissing) {
+		t.Errorf("chooseAccel of kvm = %v; want ErrMissing", err)
+	}
 }

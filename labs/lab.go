@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -115,13 +116,20 @@ func (l *Lab) open(ctx context.Context, o Options) error {
 	if l.lock, err = l.r.dir.hold(l.plan.Name); err != nil {
 		return err
 	}
-	accel, reason, err := chooseAccel(ctx, o.Accel, l.r.emulator, l.r.dir, l.hv)
+	native := ""
+	if runsKVM(site.AMD64) {
+		native = l.r.engines[site.AMD64].emulator
+	}
+	accel, reason, err := chooseAccel(ctx, o.Accel, native, l.r.dir, l.hv)
 	if err != nil {
 		return err
 	}
 	l.r.accel = accel
 	if reason != "" {
 		l.step("", "machines run without KVM, several times slower: "+reason)
+	}
+	if i := slices.IndexFunc(l.plan.Machines, func(m MachinePlan) bool { return !runsKVM(m.Arch) }); i >= 0 && accel == KVM {
+		l.step("", l.plan.Machines[i].Arch+" machines are emulated here, several times slower than the others")
 	}
 	if l.owner, err = l.chooseUser(o.URI); err != nil {
 		return err

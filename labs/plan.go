@@ -45,6 +45,7 @@ type MachinePlan struct {
 	Serial       string
 	Manufacturer string
 	Product      string
+	Arch         string
 	Firmware     site.Firmware
 	SecureBoot   bool
 	MemoryMiB    int
@@ -195,9 +196,6 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 	for _, m := range s.Clone().Machines {
 		if !slices.ContainsFunc(selected, func(x site.Machine) bool { return x.Name == m.Name }) {
 			continue
-		}
-		if m.Arch == site.ARM64 {
-			return nil, fmt.Errorf("lab %s: machine %s is arm64, and a lab's machines are amd64: leave it out with --machines", o.Name, m.Name)
 		}
 		mp, scaled, err := p.planMachine(m)
 		if err != nil {

@@ -84,14 +84,17 @@ func TestDomainXMLGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := realization{dir: "/lab", accel: TCG, emulator: "/usr/bin/qemu-system-x86_64",
-		plain: firmwares[0], secure: secureFirmwares[0],
+	r := realization{dir: "/lab", accel: TCG, engines: map[string]engine{
+		site.AMD64: {emulator: "/usr/bin/qemu-system-x86_64", plain: firmwares[0], secure: secureFirmwares[0]},
+		site.ARM64: {emulator: "/usr/bin/qemu-system-aarch64", plain: armFirmwares[0], secure: armSecureFirmwares[0]}},
 		ports: map[string][]portPair{"gpu-01": {{20480, 20481}, {20482, 20483}, {20484, 20485}}, "gpu-02": {{20486, 20487}}}}
 	kvm := r
 	kvm.accel, kvm.dac = KVM, "+0:+0"
 	secure := p.Machines[1]
 	secure.SecureBoot = true
-	p.Machines = append(p.Machines, secure)
+	arm, armSecure := p.Machines[1], secure
+	arm.Arch, armSecure.Arch = site.ARM64, site.ARM64
+	p.Machines = append(p.Machines, secure, arm, armSecure)
 	bridged := r
 	bridged.bridge = "br0"
 	for _, tt := range []struct {
@@ -99,17 +102,20 @@ func TestDomainXMLGolden(t *testing.T) {
 		machine int
 		r       realization
 		start   start
+		cd      string
 	}{
-		{"bios-disk", 0, r, startDisk},
-		{"bios-network", 0, r, startNetwork},
-		{"uefi-disk", 1, r, startDisk},
-		{"uefi-network-kvm", 1, kvm, startNetwork},
-		{"uefi-http", 1, r, startHTTP},
-		{"uefi-secure-network", 2, r, startNetwork},
-		{"uefi-bridge", 1, bridged, startDisk},
+		{"bios-disk", 0, r, startDisk, ""},
+		{"bios-network", 0, r, startNetwork, ""},
+		{"uefi-disk", 1, r, startDisk, ""},
+		{"uefi-network-kvm", 1, kvm, startNetwork, ""},
+		{"uefi-http", 1, r, startHTTP, ""},
+		{"uefi-secure-network", 2, r, startNetwork, ""},
+		{"uefi-bridge", 1, bridged, startDisk, ""},
+		{"arm64-network", 3, kvm, startNetwork, ""}, // emulated all the same
+		{"arm64-secure-cd", 4, r, startCD, "/lab/disks/gpu-02.iso"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			got, err := domainXML(p.Name, p.Machines[tt.machine], tt.r, tt.start, "")
+			got, err := domainXML(p.Name, p.Machines[tt.machine], tt.r, tt.start, tt.cd)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,6 +1,7 @@
 package labs
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -27,7 +28,7 @@ func (p *Plan) planMachine(m site.Machine) (MachinePlan, site.Machine, error) {
 	mp := MachinePlan{
 		Name: m.Name, Domain: DomainName(p.Name, m.Name), DomainUUID: domainUUID(p.Name, m.Name),
 		UUID: m.UUID, Serial: m.Serial, Manufacturer: manufacturer, Product: product,
-		Firmware: m.Firmware, SecureBoot: m.SecureBoot, CPUs: o.CPUs,
+		Arch: cmp.Or(m.Arch, site.AMD64), Firmware: m.Firmware, SecureBoot: m.SecureBoot, CPUs: o.CPUs,
 	}
 	if mp.Firmware == "" {
 		mp.Firmware = site.UEFI

@@ -36,8 +36,8 @@ func (u uefiMachine) SecureBoot(context.Context) (vbmc.SecureBoot, error) {
 
 // SetSecureBoot implements vbmc.SecureBooter.
 func (u uefiMachine) SetSecureBoot(_ context.Context, on bool) error {
-	if r := u.lab.r; on && r.secure.code == "" || !on && r.plain.code == "" {
-		return fmt.Errorf("no such firmware for QEMU is installed on this machine (apt-get install ovmf): %w", vbmc.ErrUnsupported)
+	if e := u.lab.r.engines[u.plan.Arch]; on && e.secure.code == "" || !on && e.plain.code == "" {
+		return fmt.Errorf("no such firmware for QEMU is installed on this machine (apt-get install %s): %w", u.plan.board().firmwarePkg, vbmc.ErrUnsupported)
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 
 func TestSecureBoot(t *testing.T) {
 	m, hv := chassisUnderTest(t, 1)
-	m.lab.r.plain = firmwares[0]
+	m.lab.r.engines = map[string]engine{m.plan.Arch: {plain: firmwares[0]}}
 	m.lab.machines = map[string]*machine{m.plan.Name: m}
 	u, ok := m.lab.Chassis(m.plan.Name).(vbmc.SecureBooter)
 	if !ok {
@@ -22,7 +22,7 @@ func TestSecureBoot(t *testing.T) {
 	if err := u.SetSecureBoot(t.Context(), true); !errors.Is(err, vbmc.ErrUnsupported) {
 		t.Errorf("without such a firmware on this machine, switching it on = %v; want ErrUnsupported", err)
 	}
-	m.lab.r.secure = secureFirmwares[0]
+	m.lab.r.engines[m.plan.Arch] = engine{plain: firmwares[0], secure: secureFirmwares[0]}
 	want := func(when string, w vbmc.SecureBoot) {
 		t.Helper()
 		if got, err := u.SecureBoot(t.Context()); got != w || err != nil {
