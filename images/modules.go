@@ -33,6 +33,9 @@ var agentModules = []string{
 	"virtio_pci", "virtio_rng", "virtio_console", "ipmi_si", "ipmi_ssif", "ipmi_devintf", "ipmi_poweroff", "ipmi_watchdog",
 	"efivarfs", "efi_pstore", "qemu_fw_cfg", "dmi_sysfs", "msr", "i2c_i801", "i2c_piix4", "hv_vmbus", "hv_utils",
 	"usbhid", "hid_generic", "atkbd", "i8042", "edac_mce_amd", "tpm_tis", "tpm_crb", "sp5100_tco", "iTCO_wdt",
+	// arm64's servers: NICs and disks of Kunpeng, disks and USB that are no PCI
+	// functions, and the I2C controllers behind which the BMC of Grace and Altra is
+	"hns3", "hisi_sas_v2_hw", "hisi_sas_v3_hw", "ahci_platform", "xhci_plat_hcd", "virtio_mmio", "i2c_tegra", "i2c_designware_platform",
 	// file systems
 	"ext4", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8",
 	// checksums that file systems ask the kernel's crypto layer for
