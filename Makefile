@@ -123,3 +123,12 @@ proof-installer:
 .PHONY: proof-ubuntu
 proof-ubuntu:
 	FETTLE_E2E_UBUNTU=both go test $(TAGS) ./cmd/fettle -count=1 -timeout 60m -run '^TestUbuntu$$' -v
+
+# arm64 machines (QEMU's virt, emulated) from firmware to ready, on a rack with
+# Secure Boot on and in a lab, with an OS image that is built here: takes
+# qemu-user-static and binfmt-support, 10 minutes or, beside other work, 30 for the
+# image, and 5 for each machine.
+.PHONY: proof-arm64
+proof-arm64: bin/fettle
+	@labs/libvirtd.sh start
+	FETTLE_E2E_ARM64=1 go test $(TAGS) ./cmd/fettle -count=1 -timeout 150m -run '^Test(Rack|Lab)ARM64$$' -v

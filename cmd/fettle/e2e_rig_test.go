@@ -29,13 +29,14 @@ const (
 	e2eCommandWait = 3 * time.Minute  // everything else
 )
 
-// e2eRig is a lab of examples/two-gpu in a folder of its own, used through the
+// e2eRig is a lab of a site (examples/two-gpu) in a folder of its own, used through the
 // built binary as a person would.
 type e2eRig struct {
 	t        *testing.T
 	bin      string
 	root     string // FETTLE_LABS
 	name     string
+	site     string
 	store    string
 	machines []string
 }
@@ -79,7 +80,7 @@ func newE2ERig(t *testing.T) *e2eRig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &e2eRig{t: t, name: fmt.Sprintf("e2e-%d", os.Getpid()), store: os.Getenv("FETTLE_STORE"), machines: []string{"gpu-02"}}
+	r := &e2eRig{t: t, name: fmt.Sprintf("e2e-%d", os.Getpid()), site: "../../examples/two-gpu", store: os.Getenv("FETTLE_STORE"), machines: []string{"gpu-02"}}
 	if os.Getenv("CI") == "true" || os.Getenv("FETTLE_E2E") == "both" {
 		r.machines = []string{"gpu-01", "gpu-02"}
 	}
@@ -218,7 +219,7 @@ func (r *e2eRig) up(t *testing.T, on func(ev state.Event, interrupt func())) e2e
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), e2eUpWait)
 	defer cancel()
-	cmd := r.command(ctx, "lab", "up", "--output", "json", "--site", "../../examples/two-gpu", "--machines", strings.Join(r.machines, ","))
+	cmd := r.command(ctx, "lab", "up", "--output", "json", "--site", r.site, "--machines", strings.Join(r.machines, ","))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var errOut bytes.Buffer
 	cmd.Stderr = &errOut
