@@ -77,6 +77,13 @@ func TestImport(t *testing.T) {
 	if data[0] != data[1] || data[0] != data[2] {
 		t.Errorf("one disk as raw, qcow2 and zst gives the data %v; want one", data)
 	}
+	// The same file for other machines is another release.
+	if r, cached, err := b.Import(t.Context(), "img0", arm64, raw); err != nil || cached || r.Arch != arm64 {
+		t.Errorf("Import for arm64 = %s, %v, %v; want a new release for arm64", r.Arch, cached, err)
+	}
+	if _, _, err := b.Import(t.Context(), "img0", "riscv64", raw); err == nil || !strings.Contains(err.Error(), "want amd64 or arm64") {
+		t.Errorf("Import for riscv64 = %v; want an error that names what there is", err)
+	}
 	left, err := os.ReadDir(filepath.Join(b.Cache, "work"))
 	if err != nil || len(left) != 0 {
 		t.Errorf("work holds %v, %v; want nothing", left, err)
@@ -103,6 +110,7 @@ func TestImportRefuses(t *testing.T) {
 	}
 	for _, tt := range []struct{ name, image, file, want string }{
 		{"name taken", "agent", good, "taken"},
+		{"name taken by arm64", "agent-arm64", good, "taken"},
 		{"name climbs", "../x", good, "image name"},
 		{"no file", "x", filepath.Join(dir, "none"), "no such file"},
 		{"a folder", "x", dir, "regular file"},
