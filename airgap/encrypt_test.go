@@ -242,3 +242,52 @@ func TestReadmeCommands(t *testing.T) {
 		}
 	}
 }
+
+// TestRealCosign runs the commands of README.txt for cosign. No Debian package
+// has it, so that CI does not ask for it (airgap/oci has how to build it).
+func TestRealCosign(t *testing.T) {
+	for _, tool := range []string{"cosign", "openssl"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skip(tool + " is not here")
+		}
+	}
+	s, k := testStore(t), testKey(t, "A")
+	addSnapshot(t, s, "one", 1, contents())
+	dir, _ := create(t, s, k, CreateOptions{Cosign: true})
+	text, err := os.ReadFile(filepath.Join(dir, ReadmeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := strings.TrimPrefix(k.Public().String(), publicKeyPrefix)
+	script := []string{`KEY=` + key}
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimPrefix(strings.TrimSpace(line), "Or: ")
+		if strings.HasPrefix(line, "{ printf") || strings.HasPrefix(line, "openssl pkey ") || strings.HasPrefix(line, "cosign ") {
+			script = append(script, strings.ReplaceAll(line, "/tmp/", "$TMP/"))
+		}
+	}
+	if len(script) != 4 {
+		t.Fatalf("README.txt has other commands than were expected: %q", script)
+	}
+	run := func() (string, error) {
+		cmd := exec.CommandContext(t.Context(), "sh", "-e", "-c", strings.Join(script, "\n"))
+		tmp := t.TempDir()
+		cmd.Dir, cmd.Env = dir, append(os.Environ(), "TMP="+tmp, "HOME="+tmp, "LC_ALL=C")
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := run(); err != nil || !strings.Contains(out, "Verified OK") {
+		t.Fatalf("the commands of README.txt = %v:\n%s\n%s", err, strings.Join(script, "\n"), out)
+	}
+	path := filepath.Join(dir, SumsFile)
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, append(good, "\n"...), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(); err == nil {
+		t.Errorf("cosign accepts a changed SHA256SUMS:\n%s", out)
+	}
+}
