@@ -79,6 +79,10 @@ func (b Bundle) volumeFile(n int) string {
 	return fmt.Sprintf("volume-%04d.fvol", n)
 }
 
+// Files is how many files of mirrors the bundle holds: its blobs, less the
+// snapshot and the documents.
+func (b Bundle) Files() int { return b.Blobs - 1 - len(b.Documents) }
+
 // bundleID is the id: FORMAT.md.
 func bundleID(b Bundle) blob.Digest {
 	base := blob.Digest("")
@@ -209,10 +213,15 @@ func readLimited(path string, limit int64) ([]byte, error) {
 type MissingVolumeError struct {
 	Missing []string
 	Of      int
+	Kept    bool // what the others hold was imported
 }
 
 func (e *MissingVolumeError) Error() string {
-	return fmt.Sprintf("the bundle has %d volumes and lacks %s: bring the media that have them, and name their folders in the same command too", e.Of, strings.Join(e.Missing, ", "))
+	next := "name the folders of all its media in one command"
+	if e.Kept {
+		next = "import again from the media that have them; what the others hold is kept"
+	}
+	return fmt.Sprintf("the bundle has %d volumes and lacks %s: %s", e.Of, strings.Join(e.Missing, ", "), next)
 }
 
 // missing names the volumes that are neither present nor in done.

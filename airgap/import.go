@@ -193,6 +193,10 @@ func (im *importer) run(ctx context.Context) error {
 		done = append(done, v.Number)
 	}
 	if err := im.b.missing(done); err != nil {
+		var lack *MissingVolumeError
+		if errors.As(err, &lack) {
+			lack.Kept = len(done) > 0
+		}
 		return err
 	}
 	return im.joinParts(ctx)

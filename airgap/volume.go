@@ -181,7 +181,7 @@ func readFrames(ctx context.Context, f medium, t table, buf *buffers, next *int,
 		}
 		at += fr.Stored
 		if got := blob.FromBytes(stored); got != fr.SHA256 {
-			return fmt.Errorf("%w: frame %d, of blob %s, has %s; it was signed with %s", ErrDamaged, i, fr.Blob.Short(), got.Short(), fr.SHA256.Short())
+			return fmt.Errorf("%w: frame %d, of blob %s, has %s; it was signed with %s: copy the volume anew, and if it is the same again ask for another", ErrDamaged, i, fr.Blob.Short(), got.Short(), fr.SHA256.Short())
 		}
 		data := stored
 		if fr.Encoding == encodingZstd {

@@ -35,7 +35,7 @@ type Report struct {
 	Volumes    int               `json:"volumes"`
 	Stored     int64             `json:"storedBytes"`
 	Bytes      int64             `json:"bytes"`
-	Blobs      int               `json:"blobs"`
+	Files      int               `json:"files"` // of mirrors
 	Parity     int               `json:"parity"`
 	Recipients []string          `json:"recipients,omitempty"`
 	Programs   []airgap.Program  `json:"programs,omitempty"`
@@ -89,7 +89,7 @@ func NewReport(ctx context.Context, b *airgap.OpenedBundle) (Report, error) {
 	key := b.Key()
 	r := Report{
 		Site: b.Site, Snapshot: snap.Name, Serial: snap.Serial, Created: snap.Created.UTC(), Fingerprint: b.Fingerprint(), Words: Words(b.Fingerprint()),
-		KeyID: key.ID(), KeyWords: Words(key.Fingerprint()), Volumes: len(b.Volumes), Bytes: b.Bytes, Blobs: b.Blobs,
+		KeyID: key.ID(), KeyWords: Words(key.Fingerprint()), Volumes: len(b.Volumes), Bytes: b.Bytes, Files: b.Files(),
 		Recipients: b.Recipients, Programs: b.Programs, Carried: b.Documents, Changes: []string{}, Licences: []LicenceReport{}, Entering: []EnteringThing{},
 	}
 	if b.Base != nil {

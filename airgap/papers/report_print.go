@@ -115,9 +115,9 @@ func (r Report) Text() []byte {
 	row("as words", "%s", r.Words)
 	row("signed by", "site key %s", r.KeyID)
 	row("as words", "%s", r.KeyWords)
-	row("holds", "%d files, %s; %d volumes, %s", r.Blobs, size(r.Bytes), r.Volumes, size(r.Stored))
+	row("holds", "%s and these papers, %s; %s, %s", counted(r.Files, "file"), size(r.Bytes), counted(r.Volumes, "volume"), size(r.Stored))
 	if r.Parity > 0 {
-		row("parity", "%d volumes may be lost", r.Parity)
+		row("parity", "%s may be lost", counted(r.Parity, "volume"))
 	}
 	if len(r.Recipients) > 0 {
 		row("encrypted to", "%s", strings.Join(r.Recipients, ", "))
@@ -157,4 +157,12 @@ func (r Report) Text() []byte {
 	section("CHECK, BEFORE ANYTHING OF THE BUNDLE RUNS")
 	b.WriteString("  README.txt beside the volumes says how to verify with openssl and sha256sum.\n  Compare the words of the key with those that the site gave you by another way.\n")
 	return b.Bytes()
+}
+
+// counted is a number of things, of which the name takes an s.
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -65,7 +65,7 @@ func TestReport(t *testing.T) {
 		t.Errorf("words = %q and %q; want twelve each", r.Words, r.KeyWords)
 	}
 	text := string(r.Text())
-	for _, want := range []string{"ABCDEF", "mirror.example.org", "became 2:2.36-9+deb12u2", "LGPL-2.1-or-later", "not known", r.Words, "1 volumes may be lost"} {
+	for _, want := range []string{"ABCDEF", "mirror.example.org", "became 2:2.36-9+deb12u2", "LGPL-2.1-or-later", "not known", r.Words, "1 volume may be lost"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the text lacks %q:\n%s", want, text)
 		}

@@ -216,7 +216,7 @@ func (e *env) bundleVerify(c *cli.Context) error {
 	if e.json {
 		return e.printJSON(b.Bundle)
 	}
-	fmt.Fprintf(e.stdout, "The bundle is whole and signed: site %s, snapshot %s (serial %d), %d files, %s, %d volumes\n", b.Site, b.Snapshot.Name, b.Serial, b.Blobs-1, bytesText(b.Bytes), len(b.Volumes))
+	fmt.Fprintf(e.stdout, "The bundle is whole and signed: site %s, snapshot %s (serial %d), %s, %s with its papers, %s\n", b.Site, b.Snapshot.Name, b.Serial, counted(b.Files(), "file"), bytesText(b.Bytes), counted(len(b.Volumes), "volume"))
 	if b.Base != nil {
 		fmt.Fprintf(e.stdout, "It builds on snapshot %s, which the other side must have.\n", b.Base.Name)
 	}
@@ -271,7 +271,7 @@ func (e *env) bundleList(c *cli.Context) error {
 	if e.json {
 		return e.printJSON(map[string]any{"bundle": b.Bundle, "trees": snap.Trees})
 	}
-	fmt.Fprintf(e.stdout, "site %s, snapshot %s (serial %d), %d volumes\n", b.Site, b.Snapshot.Name, b.Serial, len(b.Volumes))
+	fmt.Fprintf(e.stdout, "site %s, snapshot %s (serial %d), %s\n", b.Site, b.Snapshot.Name, b.Serial, counted(len(b.Volumes), "volume"))
 	rows := [][]string{{"MIRROR", "FORMAT", "SIZE", "DIGEST", "PATH"}}
 	for _, t := range snap.Trees {
 		for _, f := range t.Files {

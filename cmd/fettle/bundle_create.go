@@ -254,10 +254,10 @@ func (e *env) bundleCreate(c *cli.Context) error {
 		more = fmt.Sprintf(" and %d of parity", len(b.Parity.Files))
 	}
 	if b.Encrypted() {
-		more += fmt.Sprintf(", encrypted to %d recipients", len(b.Recipients))
+		more += ", encrypted to " + counted(len(b.Recipients), "recipient")
 	}
-	fmt.Fprintf(e.stdout, "%s: snapshot %s (serial %d)%s: %d files, %s in %d volumes%s\nsigned by %s\n",
-		c.String("out"), b.Snapshot.Name, b.Serial, since, b.Blobs-1-len(b.Documents), bytesText(size), len(b.Volumes), more, key.Public())
+	fmt.Fprintf(e.stdout, "%s: snapshot %s (serial %d)%s: %s, %s in %s%s\nsigned by %s\n",
+		c.String("out"), b.Snapshot.Name, b.Serial, since, counted(b.Files(), "file"), bytesText(size), counted(len(b.Volumes), "volume"), more, key.Public())
 	return nil
 }
 

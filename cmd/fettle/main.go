@@ -180,8 +180,14 @@ func (e *env) finishLeaf(c *cli.Command) {
 	if !has {
 		c.Flags = append(c.Flags, outputFlag())
 	}
+	needed := takeRequired(c)
 	action := c.Action
 	c.Action = func(c *cli.Context) error {
+		for _, name := range needed {
+			if !c.IsSet(name) {
+				return usage("%s needs --%s: see %s --help", c.Command.HelpName, name, c.Command.HelpName)
+			}
+		}
 		if c.Command.ArgsUsage == "" {
 			if err := nargs(c, 0); err != nil {
 				return err
@@ -194,6 +200,29 @@ func (e *env) finishLeaf(c *cli.Command) {
 		}
 		return action(c)
 	}
+}
+
+// takeRequired gives the names of a command's required flags, which are looked
+// for here: the library's own error is no wrong usage, and with arguments it
+// speaks of commands that they are not.
+func takeRequired(c *cli.Command) []string {
+	var names []string
+	c.Flags = slices.Clone(c.Flags)
+	for i, f := range c.Flags { // commands share flags: each gets a copy
+		switch f := f.(type) {
+		case *cli.StringFlag:
+			if own := *f; own.Required {
+				own.Required, own.Usage = false, own.Usage+" (required)"
+				names, c.Flags[i] = append(names, own.Name), &own
+			}
+		case *cli.Float64Flag:
+			if own := *f; own.Required {
+				own.Required, own.Usage = false, own.Usage+" (required)"
+				names, c.Flags[i] = append(names, own.Name), &own
+			}
+		}
+	}
+	return names
 }
 
 // confirm asks a person; without a terminal to ask, or with a no, it refuses.

@@ -104,7 +104,7 @@ func builtFiles(store *images.Store) func(ctx context.Context, name string) ([]b
 			return nil, err
 		}
 		if !ok {
-			return nil, fail(exitInput, fmt.Errorf("image %s is to travel and is not in %s: fettle image build makes it", name, store.Dir()))
+			return nil, fail(exitInput, fmt.Errorf("image %s travels with what machines need and is not in %s yet: fettle image build all makes it and the others", name, store.Dir()))
 		}
 		description, err := images.Describe(r)
 		if err != nil {

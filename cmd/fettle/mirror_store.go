@@ -76,6 +76,9 @@ func lockNamed(s *airgap.Store, name string) (airgap.Lock, error) {
 		return l, fail(exitInput, err)
 	}
 	snap, _, err := s.Snapshot(name)
+	if errors.Is(err, airgap.ErrNoSnapshot) {
+		err = fail(exitInput, fmt.Errorf("%s is neither a lock file nor a snapshot of %s: %w", name, s.Dir(), err))
+	}
 	return snap.Lock, err
 }
 
@@ -208,7 +211,11 @@ func (e *env) mirrorUse(c *cli.Context) error {
 	if err := s.Use(c.Args().First()); err != nil {
 		return err
 	}
-	return e.adoptNamed(c, s, c.Args().First())
+	if err := e.adoptNamed(c, s, c.Args().First()); err != nil || e.json {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "snapshot %s is served\n", c.Args().First())
+	return nil
 }
 
 func (e *env) mirrorPin(c *cli.Context) error {
@@ -219,7 +226,15 @@ func (e *env) mirrorPin(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return s.Pin(c.Args().First(), !c.Bool("off"))
+	name, what := c.Args().First(), "is kept whatever gc removes"
+	if c.Bool("off") {
+		what = "is not pinned"
+	}
+	if err := s.Pin(name, !c.Bool("off")); err != nil || e.json {
+		return err
+	}
+	fmt.Fprintf(e.stdout, "snapshot %s %s\n", name, what)
+	return nil
 }
 
 func (e *env) mirrorCollect(c *cli.Context) error {
@@ -241,7 +256,7 @@ func (e *env) mirrorCollect(c *cli.Context) error {
 	if c.Bool("dry-run") {
 		verb = "would remove"
 	}
-	fmt.Fprintf(e.stdout, "%s %d snapshots and %d files with %s\n", verb, len(got.Snapshots), got.Blobs, bytesText(got.Bytes))
+	fmt.Fprintf(e.stdout, "%s %s and %s with %s\n", verb, counted(len(got.Snapshots), "snapshot"), counted(got.Blobs, "file"), bytesText(got.Bytes))
 	for _, n := range got.Snapshots {
 		fmt.Fprintln(e.stdout, "  "+n)
 	}

@@ -138,8 +138,8 @@ func (e *env) siteCheck(c *cli.Context) error {
 	if e.json {
 		return e.printJSON(map[string]any{"ok": true, "name": s.Name, "revision": s.Revision(), "machines": len(s.Machines), "errors": []siteProblem{}})
 	}
-	fmt.Fprintf(e.stdout, "Site %s is right: %d machines, %d networks, %d profiles, %d images.\nRevision %s\n",
-		s.Name, len(s.Machines), len(s.Networks), len(s.Profiles), len(s.Images), s.Revision())
+	fmt.Fprintf(e.stdout, "Site %s is right: %s, %s, %s, %s.\nRevision %s\n",
+		s.Name, counted(len(s.Machines), "machine"), counted(len(s.Networks), "network"), counted(len(s.Profiles), "profile"), counted(len(s.Images), "image"), s.Revision())
 	return nil
 }
 

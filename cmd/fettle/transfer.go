@@ -57,3 +57,11 @@ func (b *transferBar) end() {
 	}
 	b.start = time.Time{}
 }
+
+// counted is a number of things, of which the name takes an s.
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
