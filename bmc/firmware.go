@@ -2,6 +2,7 @@ package bmc
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,7 +11,6 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/textproto"
-	"os"
 	"path"
 	"strings"
 	"time"
@@ -294,7 +294,7 @@ func (d *redfishDriver) followTask(ctx context.Context, location string, poll ti
 				break
 			}
 			if st.Task != "Completed" || t.Status == "Critical" {
-				return fmt.Errorf("the BMC's task ended as %s: %s", st.Task, orText(st.Message, "it says no more; look at its log"))
+				return fmt.Errorf("the BMC's task ended as %s: %s", st.Task, cmp.Or(st.Message, "it says no more; look at its log"))
 			}
 			return nil
 		case s == http.StatusUnauthorized:
@@ -316,18 +316,6 @@ func (d *redfishDriver) followTask(ctx context.Context, location string, poll ti
 		case <-timer.C:
 		}
 	}
-}
-
-func orText(s, or string) string {
-	if s == "" {
-		return or
-	}
-	return s
-}
-
-// FileSource is an image in a file of this machine.
-func FileSource(name string, targets []string) UpdateSource {
-	return UpdateSource{Name: name, Targets: targets, Open: func() (io.ReadSeekCloser, error) { return os.Open(name) }}
 }
 
 // upload posts a stream whose length is known.

@@ -229,7 +229,7 @@ func TestUpdateFirmware(t *testing.T) {
 		t.Fatal(err)
 	}
 	var states []UpdateState
-	u, err := c.UpdateFirmware(t.Context(), FileSource(file, []string{"BIOS"}), func(s UpdateState) { states = append(states, s) })
+	u, err := c.UpdateFirmware(t.Context(), fileSource(file, []string{"BIOS"}), func(s UpdateState) { states = append(states, s) })
 	if err != nil || strings.Join(u.Changed(), ";") != "BIOS 1.2 → 2.0" || u.Pending {
 		t.Errorf("UpdateFirmware = %q, pending %v, %v", u.Changed(), u.Pending, err)
 	}
@@ -252,13 +252,18 @@ func TestUpdateFirmware(t *testing.T) {
 		src  UpdateSource
 		want string
 	}{
-		{"no image", FileSource(junk, nil), "the image is not one"},
-		{"for another part", FileSource(file, []string{"BMC"}), "the image is for BIOS"},
-		{"no file", FileSource(junk+"x", nil), "no such file"},
+		{"no image", fileSource(junk, nil), "the image is not one"},
+		{"for another part", fileSource(file, []string{"BMC"}), "the image is for BIOS"},
+		{"no file", fileSource(junk+"x", nil), "no such file"},
 		{"not to be fetched", UpdateSource{URI: "http://files.example.org/nope"}, "404"},
 	} {
 		if _, err := c.UpdateFirmware(t.Context(), tc.src, nil); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("UpdateFirmware(%s): %v; want %q", tc.name, err, tc.want)
 		}
 	}
+}
+
+// fileSource is an image in a file of this machine.
+func fileSource(name string, targets []string) UpdateSource {
+	return UpdateSource{Name: name, Targets: targets, Open: func() (io.ReadSeekCloser, error) { return os.Open(name) }}
 }

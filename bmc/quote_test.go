@@ -65,7 +65,7 @@ func TestQuotedAtTheCut(t *testing.T) {
 			return c.InsertMedia(t.Context(), "http://files:uR1-sEcret_9@files.example.org/rescue.iso")
 		}},
 		{"to a firmware push", login, func(c *Client) error {
-			_, err := c.UpdateFirmware(t.Context(), FileSource(image, nil), nil)
+			_, err := c.UpdateFirmware(t.Context(), fileSource(image, nil), nil)
 			return err
 		}},
 	} {
