@@ -59,6 +59,7 @@ var matrixRows = [...]matrixRow{
 	{fwSecure, "PXE, switched on again after that → shim → GRUB → kernel, 2 ramdisks"},
 	{fwSecure, "iPXE in the NIC's ROM → script → shim → GRUB → kernel, 2 ramdisks"},
 	{fwSecure, "iPXE in the NIC's ROM → script → kernel (nobody said secure-boot)"},
+	{fwSecure, "ProxyDHCP beside dnsmasq, iPXE in the NIC's ROM → script → shim → GRUB"},
 	{fwAAVMF, "PXE → shim → GRUB → kernel, 2 ramdisks"},
 	{fwAAVMF, "HTTP boot → unified kernel image"},
 	{fwUBoot, "boot target dhcp → boot.scr.uimg → pxelinux.cfg → kernel, 2 ramdisks"},

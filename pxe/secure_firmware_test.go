@@ -133,6 +133,15 @@ func TestFirmwareSecureROM(t *testing.T) {
 		}
 		m.saw(t, fwSecure, "iPXE in the NIC's ROM → script → kernel (nobody said secure-boot)", "refused by the firmware; the next script gets shim, and GRUB its configuration")
 	})
+	// What iPXE shows shim is made from two answers then.
+	t.Run("ProxyDHCP", func(t *testing.T) {
+		ns, f := proxyRig(t)
+		f.decision.Loader = LoaderSigned
+		ns.serve(t, f.Server, "br0")
+		m := qemu(t, ns, withROM(uefiSecure(t, f), false)...)
+		m.await(t, f, "GRUB asked for its configuration", grub(f))
+		m.saw(t, fwSecure, "ProxyDHCP beside dnsmasq, iPXE in the NIC's ROM → script → shim → GRUB", "GRUB gets its configuration")
+	})
 }
 
 // signedDisk is a disk as Debian installs itself on one: shim, the signed GRUB
