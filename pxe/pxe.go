@@ -73,11 +73,12 @@ type Loader int
 // Loaders. Firmware for which there is no loader of the kind gets the default.
 const (
 	// LoaderDefault is snponly.efi, or as the network's NativeDrivers says; and
-	// LoaderSigned for firmware that fetched one of these and started again.
+	// LoaderSigned for firmware that fetched one of these and started again, or
+	// did not let iPXE start a kernel.
 	LoaderDefault Loader = iota
 	LoaderSNP            // snponly.efi: iPXE over the firmware's own NIC driver
 	LoaderNative         // ipxe.efi: iPXE with NIC drivers of its own
-	LoaderSigned         // shim and a signed GRUB, for Secure Boot
+	LoaderSigned         // shim and a signed GRUB, for Secure Boot; UEFI iPXE starts them too
 	LoaderUnified        // none: kernel and ramdisks in one EFI program (unified kernel image)
 )
 

@@ -213,7 +213,7 @@ func (n *Network) troubleScript(c Client, try int, why string) string {
 func (n *Network) autoexec(v6 bool) string {
 	return fmt.Sprintf(`#!ipxe
 isset ${netX/ip} || isset ${netX/ip6} || dhcp || goto failed
-chain --replace %s/script/${netX/mac}?platform=${platform}&uuid=${uuid} || goto failed
+chain --replace %s/script/${netX/mac}?platform=${platform}&arch=${buildarch}&uuid=${uuid} || goto failed
 :failed
 echo fettle: this machine got no script from %s
 sleep 5

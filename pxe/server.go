@@ -157,12 +157,6 @@ func LoaderNames() []string {
 	return []string{loaderBIOS, loaderSNP, loaderNative, loaderShim, loaderGRUB, loaderStub, loaderShimAA64, loaderGRUBAA64, loaderStubAA64}
 }
 
-// OptionalLoader reports whether a site without arm64 machines can do without
-// the loader.
-func OptionalLoader(name string) bool {
-	return name == loaderShimAA64 || name == loaderGRUBAA64 || name == loaderStubAA64
-}
-
 type discard struct{}
 
 func (discard) Record(Exchange) {}

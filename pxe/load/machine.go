@@ -209,7 +209,8 @@ func (m *machine) loader(ctx context.Context, got message) error {
 		return quiet(err)
 	}
 	defer conn.Close()
-	f := Fetch{Server: netip.AddrPortFrom(server, 69), Name: strings.TrimRight(got.file, "\x00\xff"), Blksize: 1456}
+	name, _, _ := strings.Cut(got.file, "\x00")
+	f := Fetch{Server: netip.AddrPortFrom(server, 69), Name: strings.TrimSuffix(name, "\xff"), Blksize: 1456}
 	if m.firmware == EDK2 {
 		f.Blksize, f.Window = 1468, 4
 	}
