@@ -215,7 +215,8 @@ func (a *Agent) do(ctx context.Context, t wire.Task) error {
 		return ctx.Err()
 	}
 	switch {
-	case t.Kind == wire.TaskDeploy && t.Deploy != nil:
+	case t.Kind == wire.TaskDeploy && t.Deploy != nil && t.Deploy.MirrorSerial == "",
+		t.Kind == wire.TaskMirror && t.Deploy != nil && t.Deploy.MirrorSerial != "":
 		return a.deploy(ctx, t)
 	case t.Kind == wire.TaskReboot:
 		return a.power(ctx, t, "restarting", a.c.Power.Reboot)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,24 +24,22 @@ const mib = 1 << 20
 // report tells the server how a deployment goes on; text is one sentence.
 type report func(step wire.Step, text string, done, total int64)
 
-// deployment is one image going to one disk.
+// deployment is one image going to one disk, or to two that mirror each other.
 //
-// The disk has no partition table from the first write to the last: what is
+// A disk has no partition table from the first write to the last: what is
 // before the first partition (boot code and table) is kept in memory and
 // written when all else is verified, seeded and durable. So a machine that
 // loses power in between has nothing that boots, and no old table either.
 type deployment struct {
 	src     *source
 	task    *wire.Deploy
-	info    wire.Disk
-	disk    Disk
+	targets []*target // one or two
 	fs      FileSystems
 	report  report
 	log     *slog.Logger
 	workers int
 
 	uefi    bool // how the machine boots
-	table   *table
 	layout  layout
 	patches []patch // see fitSectors
 	dec     *zstd.Decoder
@@ -53,45 +52,75 @@ type deployment struct {
 	sums []uint64
 }
 
+// target is a disk that the image goes to.
+type target struct {
+	info  wire.Disk
+	disk  Disk
+	table *table
+}
+
+func (k *target) String() string { return fmt.Sprintf("%s (serial %s)", k.info.Name, k.info.Serial) }
+
+func (k *target) fail(doing string, off int64, err error) error {
+	return fmt.Errorf("%s disk %s at byte %d: %w; look at the disk's health and the kernel's log, replace it if this happens again", doing, k, off, err)
+}
+
 // deploy does a whole task.
-func deploy(ctx context.Context, task *wire.Deploy, src *source, disks Disks, fs FileSystems, uefi bool, log *slog.Logger, rep report) error {
+func deploy(ctx context.Context, task *wire.Deploy, src *source, disks Disks, fs FileSystems, uefi bool, log *slog.Logger, rep report) (err error) {
 	if err := checkTask(task); err != nil {
 		return err
 	}
-	rep(wire.StepPartition, "finding disk "+task.DiskSerial, 0, 0)
+	serials := []string{task.DiskSerial}
+	if task.MirrorSerial != "" {
+		serials = append(serials, task.MirrorSerial)
+	}
+	rep(wire.StepPartition, "finding disk "+strings.Join(serials, " and "), 0, 0)
 	list, err := disks.List()
 	if err != nil {
 		return fmt.Errorf("listing the disks: %w", err)
 	}
-	info, err := chooseDisk(list, task.DiskSerial)
-	if err != nil {
-		return err
+	d := &deployment{src: src, task: task, fs: fs, uefi: uefi, report: rep, log: log, workers: min(max(2, runtime.NumCPU()), 8)}
+	for _, serial := range serials {
+		info, err := chooseDisk(list, serial)
+		if err != nil {
+			return err
+		}
+		d.targets = append(d.targets, &target{info: info})
 	}
 	if err := src.fetchIndex(ctx, task.IndexURL, task.IndexDigest); err != nil {
 		return err
 	}
-	disk, err := disks.Open(info)
+	d.sums = make([]uint64, len(src.idx.Chunks))
+	defer func() {
+		for _, k := range d.targets {
+			if k.disk == nil {
+				continue
+			}
+			if cerr := k.disk.Close(); err == nil && cerr != nil {
+				err = fmt.Errorf("closing disk %s: %w", k.info.Name, cerr)
+			}
+		}
+	}()
+	for _, k := range d.targets {
+		if k.disk, err = disks.Open(k.info); err != nil {
+			return fmt.Errorf("opening disk %s: %w", k, err)
+		}
+	}
+	d.dec, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(uint64(src.idx.ChunkSize)+mib), zstd.WithDecoderMaxWindow(uint64(max(src.idx.ChunkSize, 8*mib))))
 	if err != nil {
-		return fmt.Errorf("opening disk %s (serial %s): %w", info.Name, info.Serial, err)
+		return err
 	}
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(uint64(src.idx.ChunkSize)+mib), zstd.WithDecoderMaxWindow(uint64(max(src.idx.ChunkSize, 8*mib))))
-	if err != nil {
-		return errors.Join(err, disk.Close())
-	}
-	defer dec.Close()
-	d := &deployment{src: src, task: task, info: info, disk: disk, fs: fs, uefi: uefi, report: rep, log: log, dec: dec,
-		workers: min(max(2, runtime.NumCPU()), 8), sums: make([]uint64, len(src.idx.Chunks))}
-	err = d.run(ctx)
-	if cerr := disk.Close(); err == nil && cerr != nil {
-		err = fmt.Errorf("closing disk %s: %w", info.Name, cerr)
-	}
-	return err
+	defer d.dec.Close()
+	return d.run(ctx)
 }
 
 // checkTask refuses what could only fail half-way.
 func checkTask(t *wire.Deploy) error {
 	if err := checkKernelArgs(t.KernelArgs); err != nil {
 		return err
+	}
+	if t.MirrorSerial != "" && t.MirrorSerial == t.DiskSerial {
+		return fmt.Errorf("the task wants disk %s to mirror itself: correct the machine's disks in the site file", t.DiskSerial)
 	}
 	if t.RootBytes < 0 || t.SwapBytes < 0 {
 		return fmt.Errorf("the task wants a root of %d and swap of %d bytes: correct the profile's layout", t.RootBytes, t.SwapBytes)
@@ -124,14 +153,16 @@ func (d *deployment) run(ctx context.Context) error {
 	return nil
 }
 
-// plan checks, before anything on the disk is touched, that the image fits.
+// plan checks, before anything on a disk is touched, that the image fits.
 func (d *deployment) plan(ctx context.Context) error {
 	idx := d.src.idx
 	if err := d.checkSectors(); err != nil {
 		return err
 	}
-	if d.disk.Size() < idx.Size {
-		return fmt.Errorf("disk %s is too small: it has %s, the image needs %s: choose another disk or a smaller image", d.name(), size(d.disk.Size()), size(idx.Size))
+	for _, k := range d.targets {
+		if k.disk.Size() < idx.Size {
+			return fmt.Errorf("disk %s is too small: it has %s, the image needs %s: choose another disk or a smaller image", k, size(k.disk.Size()), size(idx.Size))
+		}
 	}
 	if idx.Chunks[0].Zero {
 		return errors.New("the image begins with zeros, so it has no partition table: build it again")
@@ -144,46 +175,88 @@ func (d *deployment) plan(ctx context.Context) error {
 	if raw, err = d.decode(ctx, 0, frame, raw); err != nil {
 		return err
 	}
-	if d.table, err = parseTable(raw, idx.Size); err != nil {
+	t, err := parseTable(raw, idx.Size)
+	if err != nil {
 		return err
 	}
-	if err := d.fitSectors(ctx); err != nil {
+	if err := d.fitSectors(ctx, t); err != nil {
 		return err
 	}
-	d.layout, err = d.table.grow(d.disk.Size(), idx.RootPart, d.task.RootBytes, d.task.SwapBytes)
-	return err
+	return d.fitDisks(t)
 }
 
-func (d *deployment) name() string { return fmt.Sprintf("%s (serial %s)", d.info.Name, d.info.Serial) }
-
-func (d *deployment) diskError(doing string, off int64, err error) error {
-	return fmt.Errorf("%s disk %s at byte %d: %w; look at the disk's health and the kernel's log, replace it if this happens again", doing, d.name(), off, err)
+// fitDisks makes each disk's table. Partitions are alike on both disks of a
+// mirror, so the smaller one says how large they are.
+func (d *deployment) fitDisks(t *table) (err error) {
+	smallest := d.targets[0].disk.Size()
+	for _, k := range d.targets {
+		smallest = min(smallest, k.disk.Size())
+	}
+	before := t.partition(d.src.idx.RootPart).Bytes
+	if d.layout, err = t.grow(smallest, d.src.idx.RootPart, d.task.RootBytes, d.task.SwapBytes); err != nil {
+		return err
+	}
+	if room := t.partition(d.layout.root).Bytes - before; len(d.targets) > 1 && room < gptAlign {
+		return fmt.Errorf("the disk is too small: the root partition of a mirror must be at least 1 MiB larger than the image's %s: choose other disks or a smaller image", size(before))
+	}
+	for i, k := range d.targets {
+		k.table = t
+		if i > 0 {
+			k.table = t.twin()
+		}
+		k.table.fit(k.disk.Size())
+	}
+	return nil
 }
 
-// wipe makes whatever was on the disk unbootable.
+// name names the disks to people.
+func (d *deployment) name() string {
+	if len(d.targets) == 2 {
+		return fmt.Sprintf("%s and its mirror %s", d.targets[0], d.targets[1])
+	}
+	return d.targets[0].String()
+}
+
+// wipe makes whatever was on the disks unbootable.
 func (d *deployment) wipe(context.Context) error {
 	d.report(wire.StepPartition, "wiping the old partition table of disk "+d.name(), 0, 0)
-	if _, err := d.disk.Partitions(nil); err != nil {
-		return fmt.Errorf("forgetting the old partitions of disk %s: %w", d.name(), err)
+	for _, k := range d.targets {
+		if err := d.wipeDisk(k); err != nil {
+			return err
+		}
 	}
-	end := d.disk.Size()
+	return nil
+}
+
+func (d *deployment) wipeDisk(k *target) error {
+	if _, err := k.disk.Partitions(nil); err != nil {
+		return fmt.Errorf("forgetting the old partitions of disk %s: %w", k, err)
+	}
+	end := k.disk.Size()
 	n := min(mib, end)
+	places := []int64{0, end - n}
+	for _, p := range d.layout.parts {
+		// An array that was there has its metadata at its members' ends.
+		if at := p.End() - mib; (p.Number == d.layout.root || p.Number == d.layout.swap) && at >= d.src.idx.Size {
+			places = append(places, at)
+		}
+	}
 	ends := func() error {
-		for _, off := range []int64{0, end - n} {
-			if err := d.disk.Zero(off, n); err != nil {
-				return d.diskError("wiping", off, err)
+		for _, off := range places {
+			if err := k.disk.Zero(off, n); err != nil {
+				return k.fail("wiping", off, err)
 			}
 		}
-		if err := d.disk.Sync(); err != nil {
-			return d.diskError("wiping", 0, err)
+		if err := k.disk.Sync(); err != nil {
+			return k.fail("wiping", 0, err)
 		}
 		return nil
 	}
 	if err := ends(); err != nil {
 		return err
 	}
-	if err := d.disk.Discard(); err != nil {
-		d.log.Info("the disk does not discard", "disk", d.info.Name, "error", err)
+	if err := k.disk.Discard(); err != nil {
+		d.log.Info("the disk does not discard", "disk", k.info.Name, "error", err)
 	}
 	return ends() // a discarded sector may read as anything
 }
@@ -237,9 +310,11 @@ func (d *deployment) write(ctx context.Context) error {
 				}
 				off := int64(f.i) * idx.ChunkSize
 				d.hold(f.i, raw)
-				if _, err := d.disk.WriteAt(raw, off); err != nil {
-					cancel(d.diskError("writing to", off, err))
-					return
+				for _, k := range d.targets {
+					if _, err := k.disk.WriteAt(raw, off); err != nil {
+						cancel(k.fail("writing to", off, err))
+						return
+					}
 				}
 				progress(int64(len(raw)))
 			}
@@ -249,8 +324,10 @@ func (d *deployment) write(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err := d.disk.Sync(); err != nil {
-		return d.diskError("flushing", 0, err)
+	for _, k := range d.targets {
+		if err := k.disk.Sync(); err != nil {
+			return k.fail("flushing", 0, err)
+		}
 	}
 	return nil
 }
@@ -272,8 +349,10 @@ func (d *deployment) zero(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := d.disk.Zero(off, min(int64(i)*idx.ChunkSize, idx.Size)-off); err != nil {
-			return d.diskError("zeroing", off, err)
+		for _, k := range d.targets {
+			if err := k.disk.Zero(off, min(int64(i)*idx.ChunkSize, idx.Size)-off); err != nil {
+				return k.fail("zeroing", off, err)
+			}
 		}
 	}
 	return nil

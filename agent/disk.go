@@ -48,6 +48,9 @@ type FileSystems interface {
 	Grow(ctx context.Context, dev string) error
 	// Swap makes dev a swap space with a label.
 	Swap(ctx context.Context, dev, label string) error
+	// Mirror makes a RAID 1 of partitions whose bytes are alike up to where
+	// their file system ends, and gives its device. stop must be called once.
+	Mirror(ctx context.Context, name string, devs []string) (dev string, stop func() error, err error)
 	// Mount mounts dev's ext4 file system; unmount must be called once and
 	// reports whether everything reached the disk.
 	Mount(ctx context.Context, dev string) (dir string, unmount func() error, err error)

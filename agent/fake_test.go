@@ -290,20 +290,62 @@ type oneDisk struct {
 	info []wire.Disk
 	disk *fileDisk
 	open error
+	more map[string]*fileDisk // others by serial
 }
 
-func (o *oneDisk) List() ([]wire.Disk, error)   { return o.info, nil }
-func (o *oneDisk) Open(wire.Disk) (Disk, error) { return o.disk, o.open }
+func (o *oneDisk) List() ([]wire.Disk, error) { return o.info, nil }
+func (o *oneDisk) Open(d wire.Disk) (Disk, error) {
+	if x := o.more[d.Serial]; x != nil {
+		return x, o.open
+	}
+	return o.disk, o.open
+}
 
 func disksOf(d *fileDisk) *oneDisk {
 	return &oneDisk{disk: d, info: []wire.Disk{{Name: "vda", Serial: "S1", Bytes: d.size}, {Name: "vdb", Serial: "S2", Bytes: 1 << 40}}}
 }
 
-// dirFS does the real tools on files, and "mounts" a directory.
+// mdBytes is what a mirror takes of its members' ends.
+const mdBytes = 128 << 10
+
+// dirFS does the real tools on files, and "mounts" a directory. Its mirror is a
+// file that is shorter than its members, to which it is copied in the end.
 type dirFS struct {
 	Tools
 	dir      string
 	unmounts int
+	arrays   []string // made by Mirror
+}
+
+func (d *dirFS) Mirror(_ context.Context, name string, devs []string) (string, func() error, error) {
+	var members [][]byte
+	for _, dev := range devs {
+		b, err := os.ReadFile(dev)
+		if err != nil {
+			return "", nil, err
+		}
+		members = append(members, b)
+	}
+	n := min(len(members[0]), len(members[1])) - mdBytes
+	array := devs[0] + "-" + name
+	if err := os.WriteFile(array, members[0][:n], 0o600); err != nil {
+		return "", nil, err
+	}
+	d.arrays = append(d.arrays, name)
+	return array, func() error {
+		b, err := os.ReadFile(array)
+		if err != nil {
+			return err
+		}
+		for i, dev := range devs {
+			copy(members[i], b)
+			copy(members[i][n:], "md superblock")
+			if err := os.WriteFile(dev, members[i], 0o600); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil
 }
 
 func (d *dirFS) Mount(context.Context, string) (string, func() error, error) {

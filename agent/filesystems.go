@@ -30,6 +30,22 @@ func (t Tools) Swap(ctx context.Context, dev, label string) error {
 	return run(ctx, 0, "mkswap", "-f", "-L", label, dev)
 }
 
+// Mirror runs mdadm. The metadata (1.0) lies at the end, so that firmware and
+// boot loaders find in each member what is in the array.
+func (t Tools) Mirror(ctx context.Context, name string, devs []string) (string, func() error, error) {
+	if err := run(ctx, 0, "modprobe", "raid1"); err != nil {
+		return "", nil, err
+	}
+	dev := "/dev/md/" + name
+	args := []string{"--create", dev, "--run", "--level=1", "--metadata=1.0", "--bitmap=internal", "--assume-clean", "--homehost=any", "--name=" + name, fmt.Sprintf("--raid-devices=%d", len(devs))}
+	if err := run(ctx, 0, "mdadm", append(args, devs...)...); err != nil {
+		return "", nil, err
+	}
+	return dev, func() error {
+		return run(context.WithoutCancel(ctx), 0, "mdadm", "--stop", dev)
+	}, nil
+}
+
 // Mount mounts dev at t.Dir.
 func (t Tools) Mount(_ context.Context, dev string) (string, func() error, error) {
 	// A crashed predecessor may have left its mount.

@@ -164,6 +164,47 @@ func (t *table) useSectors(n int64) error {
 	return nil
 }
 
+// partition is one of them, zeros where there is none.
+func (t *table) partition(number int) Partition {
+	for _, p := range t.partitions() {
+		if p.Number == number {
+			return p
+		}
+	}
+	return Partition{}
+}
+
+// twin is the table of a disk that mirrors this one: the same partitions with
+// GUIDs of their own, which must be unique (§5.3.2, §5.3.3).
+func (t *table) twin() *table {
+	c := *t
+	c.head = bytes.Clone(t.head)
+	at := 2 * t.sector
+	if t.sector == gptSector {
+		at = int64(binary.LittleEndian.Uint64(t.head[gptSector+72:])) * gptSector
+	}
+	c.entries = c.head[at : at+int64(len(t.entries))]
+	newGUID(c.head[t.sector+56:])
+	for _, p := range c.partitions() {
+		newGUID(c.entry(p.Number)[16:])
+	}
+	return &c
+}
+
+// newGUID writes a random GUID as stored.
+func newGUID(b []byte) {
+	rand.Read(b[:16])       // never fails (crypto/rand)
+	b[7] = b[7]&0x0f | 0x40 // version 4: the stored third field is little-endian
+	b[8] = b[8]&0x3f | 0x80
+}
+
+// fit makes the table that of a disk of some bytes, its copy at the very end.
+func (t *table) fit(diskBytes int64) {
+	entrySectors := (int64(len(t.entries)) + t.sector - 1) / t.sector
+	t.diskLBAs = diskBytes / t.sector
+	t.lastLBA = t.diskLBAs - entrySectors - 2 // entries and header behind it
+}
+
 // layout is what grow made of the table.
 type layout struct {
 	parts []Partition // all of them
@@ -175,9 +216,7 @@ type layout struct {
 // be the last, gets rootBytes or all that is left, and swapBytes of swap come
 // behind it.
 func (t *table) grow(diskBytes int64, root int, rootBytes, swapBytes int64) (layout, error) {
-	entrySectors := (int64(len(t.entries)) + t.sector - 1) / t.sector
-	t.diskLBAs = diskBytes / t.sector
-	t.lastLBA = t.diskLBAs - entrySectors - 2 // entries and header behind it
+	t.fit(diskBytes)
 	usable := (t.lastLBA + 1) * t.sector
 	var r *Partition
 	parts := t.partitions()
@@ -222,9 +261,7 @@ func (t *table) grow(diskBytes int64, root int, rootBytes, swapBytes int64) (lay
 		e := t.entry(l.swap)
 		clear(e)
 		copy(e, guidSwap[:])
-		rand.Read(e[16:32])       // never fails (crypto/rand)
-		e[23] = e[23]&0x0f | 0x40 // version 4: the stored third field is little-endian
-		e[24] = e[24]&0x3f | 0x80
+		newGUID(e[16:])
 		binary.LittleEndian.PutUint64(e[32:], uint64(end/t.sector))
 		binary.LittleEndian.PutUint64(e[40:], uint64((end+swap)/t.sector-1))
 		for i, u := range utf16.Encode([]rune("swap")) {

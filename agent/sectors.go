@@ -10,9 +10,14 @@ import (
 // beside gptSector that servers are sold with.
 const bigSector = 4096
 
-// checkSectors refuses a disk whose sectors nothing could be done with.
+// checkSectors refuses disks whose sectors nothing could be done with.
 func (d *deployment) checkSectors() error {
-	n := int64(d.disk.SectorSize())
+	n := d.sector()
+	for _, k := range d.targets[1:] {
+		if m := int64(k.disk.SectorSize()); m != n {
+			return fmt.Errorf("disk %s has sectors of %d bytes and cannot mirror disk %s, which has %d: format one like the other (nvme format, sg_format), or choose other disks", k, m, d.targets[0], n)
+		}
+	}
 	switch {
 	case n == gptSector:
 		return nil
@@ -26,21 +31,23 @@ func (d *deployment) checkSectors() error {
 	return nil
 }
 
+func (d *deployment) sector() int64 { return int64(d.targets[0].disk.SectorSize()) }
+
 // fitSectors makes what counts in sectors count in those of the disk: the
 // partition table, and the boot sectors of EFI system partitions, which are
 // written after the read-back. Everything else of the image, the FAT's tables
 // and files and the root file system (blocks of 4096 bytes), is the same on
 // either kind of disk.
-func (d *deployment) fitSectors(ctx context.Context) error {
-	n := int64(d.disk.SectorSize())
+func (d *deployment) fitSectors(ctx context.Context, t *table) error {
+	n := d.sector()
 	if n == gptSector {
 		return nil
 	}
-	if err := d.table.useSectors(n); err != nil {
+	if err := t.useSectors(n); err != nil {
 		return fmt.Errorf("disk %s has sectors of %d bytes: %w", d.name(), n, err)
 	}
 	found := false
-	for _, p := range d.table.partitions() {
+	for _, p := range t.partitions() {
 		if p.kind != guidESP {
 			continue
 		}

@@ -24,19 +24,60 @@ const (
 // seed grows the root file system and writes the machine's own files into it.
 func (d *deployment) seed(ctx context.Context) error {
 	d.report(wire.StepSeed, "growing the root file system", 0, 0)
-	devs, err := d.disk.Partitions(d.layout.parts)
+	root, swap, stop, err := d.devices(ctx)
 	if err != nil {
-		return fmt.Errorf("making the partitions of disk %s known to the kernel: %w", d.name(), err)
+		return err
 	}
-	var root string
+	return errors.Join(d.seedDevices(ctx, root, swap), stop())
+}
+
+// devices gives the devices of root and swap, "" for no swap: partitions, or
+// arrays of the partitions of two disks, which stop ends.
+func (d *deployment) devices(ctx context.Context) (root, swap string, stop func() error, err error) {
+	var arrays []func() error
+	stop = func() (err error) {
+		for _, f := range slices.Backward(arrays) {
+			if serr := f(); serr != nil {
+				err = errors.Join(err, fmt.Errorf("stopping the mirror of disk %s: %w", d.name(), serr))
+			}
+		}
+		return err
+	}
+	devs := make([][]string, len(d.targets))
+	for i, k := range d.targets {
+		if devs[i], err = k.disk.Partitions(d.layout.parts); err != nil {
+			return "", "", nil, fmt.Errorf("making the partitions of disk %s known to the kernel: %w", k, err)
+		}
+	}
 	for i, p := range d.layout.parts {
+		dev, name := devs[0][i], "root"
 		switch p.Number {
 		case d.layout.root:
-			root = devs[i]
 		case d.layout.swap:
-			if err := d.fs.Swap(ctx, devs[i], swapLabel); err != nil {
-				return fmt.Errorf("making swap space on disk %s: %w", d.name(), err)
+			name = "swap"
+		default:
+			continue
+		}
+		if len(devs) > 1 {
+			var end func() error
+			if dev, end, err = d.fs.Mirror(ctx, name, []string{devs[0][i], devs[1][i]}); err != nil {
+				return "", "", nil, errors.Join(fmt.Errorf("making a mirror for %s of disk %s: %w", name, d.name(), err), stop())
 			}
+			arrays = append(arrays, end)
+		}
+		if name == "root" {
+			root = dev
+		} else {
+			swap = dev
+		}
+	}
+	return root, swap, stop, nil
+}
+
+func (d *deployment) seedDevices(ctx context.Context, root, swap string) error {
+	if swap != "" {
+		if err := d.fs.Swap(ctx, swap, swapLabel); err != nil {
+			return fmt.Errorf("making swap space on disk %s: %w", d.name(), err)
 		}
 	}
 	if err := d.fs.Grow(ctx, root); err != nil {
@@ -57,6 +98,9 @@ func (d *deployment) seedFiles(dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, r.close()) }()
+	if len(d.targets) > 1 && !r.has("/usr/sbin/mdadm") && !r.has("/sbin/mdadm") {
+		return errors.New("the image has no mdadm, without which it cannot start from a mirror: build it again with the package, or leave raid out of the profile's layout")
+	}
 	files := slices.Clone(d.task.Files)
 	if args := d.task.KernelArgs; len(args) > 0 {
 		files = append(files, wire.SeedFile{Path: grubArgsPath, Mode: 0o644, Content: grubArgs(args)},
@@ -169,6 +213,15 @@ func (r *rootDir) write(p string, mode uint32, content []byte) (err error) {
 		return err
 	}
 	return unix.Renameat(dir, tmp, dir, path.Base(p))
+}
+
+func (r *rootDir) has(p string) bool {
+	fd, err := r.open(p, unix.O_PATH)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
 }
 
 func (r *rootDir) read(p string) ([]byte, error) {

@@ -25,6 +25,7 @@ const agentRecipe = 4
 var agentTools = map[string][]string{
 	"fdisk":          {"usr/sbin/sfdisk"},
 	"e2fsprogs":      {"usr/sbin/mke2fs", "usr/sbin/mkfs.ext4", "usr/sbin/e2fsck", "usr/sbin/fsck.ext4", "usr/sbin/resize2fs", "usr/sbin/tune2fs", "usr/sbin/dumpe2fs"},
+	"mdadm":          {"usr/sbin/mdadm"},
 	"util-linux":     {"usr/sbin/mkswap", "usr/sbin/blkid", "usr/sbin/blkdiscard", "usr/sbin/wipefs", "usr/sbin/blockdev", "usr/bin/lsblk"},
 	"dosfstools":     {"usr/sbin/mkfs.fat", "usr/sbin/mkfs.vfat", "usr/sbin/fsck.fat"},
 	"kmod":           {"usr/bin/kmod", "usr/sbin/modprobe", "usr/sbin/depmod", "usr/sbin/insmod", "usr/sbin/rmmod", "usr/sbin/lsmod", "usr/sbin/modinfo"},

@@ -75,11 +75,13 @@ func TestNeeds(t *testing.T) {
 		if n.Suite != "bookworm" || n.Arch != "amd64" || len(n.Components) != 0 {
 			t.Errorf("need %+v; want bookworm, amd64, the machine's own components", n)
 		}
-		why[n.Package] = n.Why
+		why[n.Package] = strings.TrimPrefix(why[n.Package]+"; "+n.Why, "; ")
 	}
 	for p, want := range map[string]string{
-		"nvme-cli": "profile train (gpu-01, gpu-02)", "linux-image-amd64": "image base of profile train (gpu-01, gpu-02)",
-		"priority:required": "image base of profile train (gpu-01, gpu-02)",
+		"nvme-cli":          "profile train (gpu-01); profile train-mirrored (gpu-02)",
+		"linux-image-amd64": "image base of profile train (gpu-01); image base of profile train-mirrored (gpu-02)",
+		"priority:required": "image base of profile train (gpu-01); image base of profile train-mirrored (gpu-02)",
+		"mdadm":             "profile train (gpu-01); image base of profile train-mirrored (gpu-02)",
 	} {
 		if why[p] != want {
 			t.Errorf("why %s = %q; want %q", p, why[p], want)

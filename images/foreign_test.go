@@ -80,7 +80,7 @@ func TestLayoutOfArch(t *testing.T) {
 		if err := os.WriteFile(path, nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Truncate(path, 128*mebi); err != nil {
+		if err := os.Truncate(path, rootStart+64*mebi); err != nil {
 			t.Fatal(err)
 		}
 		needTool(t, "sfdisk")

@@ -101,14 +101,19 @@ func (b *Builder) writeSeed(seed, arch string, ids diskIDs, debs map[string]stri
 			}
 		}
 	}
-	for _, f := range []struct {
+	type seedFile struct {
 		name, text string
 		mode       os.FileMode
-	}{
+	}
+	files := []seedFile{
 		{"etc/fstab", fstab(ids), 0o644},
 		{"etc/initramfs-tools/conf.d/fettle", "MODULES=list\nCOMPRESS=zstd\nCOMPRESSLEVEL=6\nRESUME=none\n", 0o644},
 		{"etc/initramfs-tools/hooks/fettle", initramfsHook(arch), 0o755},
-	} {
+	}
+	if debs["mdadm"] != "" {
+		files = append(files, seedFile{"etc/mdadm/mdadm.conf", mdadmConfig, 0o644})
+	}
+	for _, f := range files {
 		path := filepath.Join(seed, f.name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return err
@@ -119,6 +124,11 @@ func (b *Builder) writeSeed(seed, arch string, ids diskIDs, debs map[string]stri
 	}
 	return nil
 }
+
+// mdadmConfig keeps mdadm's own from being made, which would list the arrays of
+// the machine that builds. Arrays are put together by their members' metadata,
+// whatever the host's name.
+const mdadmConfig = "# Written by fettle image build: mdadm.conf(5).\nHOMEHOST <ignore>\nMAILADDR root\n"
 
 func copyFile(to, from string) error {
 	in, err := os.Open(from)

@@ -133,6 +133,9 @@ func TestSpecFor(t *testing.T) {
 	if err != nil || !strings.HasPrefix(a.Name, "debian-12+") || CheckName(a.Name) != nil {
 		t.Errorf("SpecFor with packages = %+v, %v; want debian-12+HASH", a, err)
 	}
+	if m, err := SpecFor(s, site.Profile{Name: "m", Image: "debian-12", Packages: []string{"lvm2"}, Layout: site.Layout{RAID: 1}}); err != nil || m.Name != a.Name {
+		t.Errorf("SpecFor with a mirror = %s, %v; want %s, which has mdadm", m.Name, err, a.Name)
+	}
 	if b, err := SpecFor(s, site.Profile{Name: "b", Image: "debian-12", Packages: []string{"lvm2", "mdadm"}}); err != nil || b.Name != a.Name {
 		t.Errorf("SpecFor in another order = %s, %v; want %s", b.Name, err, a.Name)
 	}

@@ -37,6 +37,9 @@ func SpecFor(s *site.Site, p site.Profile) (DiskSpec, error) {
 	if !ok {
 		return DiskSpec{}, fmt.Errorf("profile %s: the site has no image %q", p.Name, p.Image)
 	}
+	if p.Layout.RAID != 0 {
+		p.Packages = append(slices.Clone(p.Packages), "mdadm")
+	}
 	spec := DiskSpec{
 		Name:       img.Name,
 		Image:      img.Name,

@@ -241,6 +241,9 @@ func task(d Run) wire.Task {
 	case state.Inspected, state.Deploying, state.Verifying, state.Seeding:
 		if d.Action == ActionDeploy {
 			t.Kind, t.Deploy = wire.TaskDeploy, d.Deploy
+			if d.Deploy.MirrorSerial != "" {
+				t.Kind = wire.TaskMirror
+			}
 		} else {
 			t.Kind = afterInspection(d)
 		}

@@ -90,7 +90,7 @@ func (p *Provisioner) planMachine(ctx context.Context, s *site.Site, m site.Mach
 	if !ok {
 		return state.MachinePlan{}, fmt.Errorf("machine %s has no profile: name one in %s:%d", m.Name, m.Pos.File, m.Pos.Line)
 	}
-	disk, err := targetDisk(m, prof)
+	disks, err := targetDisks(m, prof)
 	if err != nil {
 		return state.MachinePlan{}, err
 	}
@@ -104,36 +104,40 @@ func (p *Provisioner) planMachine(ctx context.Context, s *site.Site, m site.Mach
 	}
 	mp := state.MachinePlan{
 		Machine: m.Name, Image: rel.Name, ImageDigest: string(rel.Inputs), Reboots: true, Phase: st.Phase,
-		Disk: state.PlanDisk{Serial: disk.Serial, Model: disk.Model, Bytes: int64(disk.Size)},
-		Changes: []string{
-			fmt.Sprintf("disk %s is wiped and gets image %s", disk.Serial, rel.Name),
-			"the machine is restarted twice by its BMC",
-		},
+		Disk: planDisk(disks[0]),
 	}
+	if len(disks) > 1 {
+		mirror := planDisk(disks[1])
+		mp.Mirror = &mirror
+		mp.Changes = append(mp.Changes, fmt.Sprintf("disks %s and %s are wiped and get image %s, as mirrors of each other (RAID 1)", disks[0].Serial, disks[1].Serial, rel.Name))
+	} else {
+		mp.Changes = append(mp.Changes, fmt.Sprintf("disk %s is wiped and gets image %s", disks[0].Serial, rel.Name))
+	}
+	mp.Changes = append(mp.Changes, "the machine is restarted twice by its BMC")
 	if st.Phase == state.Ready {
 		mp.Changes = append([]string{fmt.Sprintf("it is ready with image %s: what is on it is lost", st.Image)}, mp.Changes...)
 	}
 	return mp, nil
 }
 
-// targetDisk is the disk that a profile's layout chooses on a machine.
-func targetDisk(m site.Machine, prof site.Profile) (site.Disk, error) {
+func planDisk(d site.Disk) state.PlanDisk {
+	return state.PlanDisk{Serial: d.Serial, Model: d.Model, Bytes: int64(d.Size)}
+}
+
+// targetDisks are the disks that a profile's layout chooses on a machine: one,
+// or two that mirror each other.
+func targetDisks(m site.Machine, prof site.Profile) ([]site.Disk, error) {
 	if len(m.Disks) == 0 {
-		return site.Disk{}, fmt.Errorf("machine %s lists no disk: an image is only written to a disk that the site file names by serial", m.Name)
+		return nil, fmt.Errorf("machine %s lists no disk: an image is only written to a disk that the site file names by serial", m.Name)
 	}
-	switch sel := prof.Layout.Disk; sel {
-	case "", "first":
-		return m.Disks[0], nil
-	case "smallest":
-		return slices.MinFunc(m.Disks, func(a, b site.Disk) int { return int(min(1, max(-1, a.Size-b.Size))) }), nil
-	default:
-		for _, d := range m.Disks {
-			if d.Serial == sel {
-				return d, nil
-			}
-		}
-		return site.Disk{}, fmt.Errorf("machine %s has no disk %q, which the layout of profile %s names", m.Name, sel, prof.Name)
+	disks := m.Targets(prof.Layout)
+	switch {
+	case len(disks) == 0:
+		return nil, fmt.Errorf("machine %s has no disk %q, which the layout of profile %s names", m.Name, prof.Layout.Disk, prof.Name)
+	case len(disks) <= prof.Layout.RAID:
+		return nil, fmt.Errorf("machine %s has no second disk for the mirror that the layout of profile %s wants", m.Name, prof.Name)
 	}
+	return disks, nil
 }
 
 // diskRelease is the built image of a machine's profile.
@@ -210,6 +214,9 @@ func (p *Provisioner) deployRun(ctx context.Context, s *site.Site, m site.Machin
 		RootBytes:  int64(prof.Layout.Root),
 		SwapBytes:  int64(prof.Layout.Swap),
 		KernelArgs: consoleArgs(archOf(m.Arch), prof.KernelArgs),
+	}
+	if mp.Mirror != nil {
+		dep.MirrorSerial = mp.Mirror.Serial
 	}
 	for _, f := range rel.Files {
 		if f.Name == "index.json" {

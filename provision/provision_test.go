@@ -457,6 +457,45 @@ func TestDeployIsBoundToItsPlan(t *testing.T) {
 	}
 }
 
+// TestPlanOfMirror: a plan says that both disks are wiped, and is bound to the
+// second one too; the agent is told of both.
+func TestPlanOfMirror(t *testing.T) {
+	b := newBench(t, nil)
+	b.site.Profiles[0].Layout.RAID = 1
+	b.site.Images[0].Packages = append(b.site.Images[0].Packages, "mdadm") // or the profile would have an image of its own
+	for _, m := range b.site.Machines {
+		if len(m.Disks) < 2 {
+			continue
+		}
+		plan, err := b.p.Plan(t.Context(), []string{m.Name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mp := plan.Machines[0]
+		if mp.Disk.Serial != m.Disks[0].Serial || mp.Mirror == nil || mp.Mirror.Serial != m.Disks[1].Serial {
+			t.Errorf("plan of %s has disk %+v and mirror %+v; want both of %+v", m.Name, mp.Disk, mp.Mirror, m.Disks)
+		}
+		if want := fmt.Sprintf("disks %s and %s are wiped and get image", m.Disks[0].Serial, m.Disks[1].Serial); !strings.Contains(strings.Join(mp.Changes, "\n"), want) {
+			t.Errorf("plan of %s = %q; want that %s", m.Name, mp.Changes, want)
+		}
+		d, err := b.p.deployRun(t.Context(), b.site, m, mp)
+		if err != nil || d.Deploy.DiskSerial != m.Disks[0].Serial || d.Deploy.MirrorSerial != m.Disks[1].Serial {
+			t.Errorf("deployRun = %+v, %v; want a task for both disks", d.Deploy, err)
+		}
+		d.Phase = state.Inspected
+		if got := task(d).Kind; got != wire.TaskMirror {
+			t.Errorf("the task is of kind %s; want %s, which agents from before refuse", got, wire.TaskMirror)
+		}
+		i := slices.IndexFunc(b.site.Machines, func(x site.Machine) bool { return x.Name == m.Name })
+		b.site.Machines[i].Disks = m.Disks[:1]
+		if _, err := b.p.Deploy(t.Context(), "user:test", plan.Digest, []string{m.Name}); err == nil || !strings.Contains(err.Error(), "no second disk for the mirror") {
+			t.Errorf("Deploy without the second disk = %v; want an error that says so", err)
+		}
+		return
+	}
+	t.Fatal("no machine of the bench has two disks")
+}
+
 func TestSecondDeployWhileOneRuns(t *testing.T) {
 	b := newBench(t, nil)
 	b.deploy("gpu-01")

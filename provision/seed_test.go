@@ -137,18 +137,29 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-func TestTargetDisk(t *testing.T) {
+func TestTargetDisks(t *testing.T) {
 	m := testSite().Machines[0]
-	for layout, want := range map[string]string{"": "DISK1", "first": "DISK1", "smallest": "DISK2", "DISK2": "DISK2"} {
-		if d, err := targetDisk(m, site.Profile{Layout: site.Layout{Disk: layout}}); err != nil || d.Serial != want {
-			t.Errorf("targetDisk(%q) = %s, %v; want %s", layout, d.Serial, err, want)
+	for layout, want := range map[site.Layout]string{
+		{}: "DISK1", {Disk: "first"}: "DISK1", {Disk: "smallest"}: "DISK2", {Disk: "DISK2"}: "DISK2",
+		{RAID: 1}: "DISK1 DISK2", {Disk: "smallest", RAID: 1}: "DISK2 DISK1",
+	} {
+		disks, err := targetDisks(m, site.Profile{Layout: layout})
+		var got []string
+		for _, d := range disks {
+			got = append(got, d.Serial)
+		}
+		if err != nil || strings.Join(got, " ") != want {
+			t.Errorf("targetDisks(%+v) = %s, %v; want %s", layout, got, err, want)
 		}
 	}
-	if _, err := targetDisk(m, site.Profile{Layout: site.Layout{Disk: "NOPE"}}); err == nil {
-		t.Error("targetDisk(NOPE) found one; want an error")
+	if _, err := targetDisks(m, site.Profile{Layout: site.Layout{Disk: "NOPE"}}); err == nil {
+		t.Error("targetDisks(NOPE) found one; want an error")
 	}
-	if _, err := targetDisk(site.Machine{Name: "bare"}, site.Profile{}); err == nil {
-		t.Error("targetDisk of a machine without disks found one; want an error")
+	if _, err := targetDisks(m, site.Profile{Layout: site.Layout{Disk: m.Disks[0].Serial, RAID: 1}}); err == nil && m.Disks[0].Size != m.Disks[1].Size {
+		t.Error("targetDisks of a mirror without a disk of its size found one; want an error")
+	}
+	if _, err := targetDisks(site.Machine{Name: "bare"}, site.Profile{}); err == nil {
+		t.Error("targetDisks of a machine without disks found one; want an error")
 	}
 }
 

@@ -176,3 +176,24 @@ func (s *Site) derive() {
 		}
 	}
 }
+
+// Targets are the disks that a layout writes to: one, or with RAID two, the
+// second of which mirrors the first. There are fewer where the machine lists
+// too few.
+func (m Machine) Targets(l Layout) []Disk {
+	disks := slices.Clone(m.Disks)
+	switch l.Disk {
+	case "", "first":
+	case "smallest":
+		slices.SortStableFunc(disks, func(a, b Disk) int { return cmp.Compare(a.Size, b.Size) })
+	default:
+		i := slices.IndexFunc(disks, func(d Disk) bool { return d.Serial == l.Disk })
+		if i < 0 {
+			return nil
+		}
+		named := disks[i]
+		disks = slices.DeleteFunc(slices.Delete(disks, i, i+1), func(d Disk) bool { return d.Size != named.Size })
+		disks = slices.Insert(disks, 0, named)
+	}
+	return disks[:min(1+l.RAID, len(disks))]
+}

@@ -69,3 +69,37 @@ func FuzzSelect(f *testing.F) {
 		}
 	})
 }
+
+func TestTargets(t *testing.T) {
+	m := Machine{Disks: []Disk{{Serial: "A", Size: 4 << 40}, {Serial: "B", Size: 1 << 40}, {Serial: "C", Size: 1 << 40}, {Serial: "D", Size: 4 << 40}}}
+	for _, c := range []struct {
+		name   string
+		layout Layout
+		want   string
+	}{
+		{"the first", Layout{Disk: "first"}, "A"},
+		{"unsaid", Layout{}, "A"},
+		{"the first two", Layout{Disk: "first", RAID: 1}, "A B"},
+		{"the smallest", Layout{Disk: "smallest"}, "B"},
+		{"the two smallest", Layout{Disk: "smallest", RAID: 1}, "B C"},
+		{"one by serial", Layout{Disk: "C"}, "C"},
+		{"one by serial and its like", Layout{Disk: "D", RAID: 1}, "D A"},
+		{"no such serial", Layout{Disk: "E", RAID: 1}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var got []string
+			for _, d := range m.Targets(c.layout) {
+				got = append(got, d.Serial)
+			}
+			if s := strings.Join(got, " "); s != c.want {
+				t.Errorf("Targets(%+v) = %s; want %s", c.layout, s, c.want)
+			}
+		})
+	}
+	if m.Disks[0].Serial != "A" || m.Disks[1].Serial != "B" {
+		t.Errorf("Targets changed the machine's disks: %v", m.Disks)
+	}
+	if got := (Machine{Disks: m.Disks[:1]}).Targets(Layout{RAID: 1}); len(got) != 1 {
+		t.Errorf("Targets of a machine with one disk = %v; want that", got)
+	}
+}

@@ -270,6 +270,9 @@ type Layout struct {
 	// Disk selects the target: a serial number, "first" (the machine's first
 	// listed disk), or "smallest".
 	Disk string
+	// RAID is 1 for a system disk that a second one mirrors; see
+	// [Machine.Targets].
+	RAID int
 	// Root is the size of the root file system; 0 = grow to the whole disk.
 	Root Bytes
 	// Swap is the size of a swap partition made behind root; 0 = none.

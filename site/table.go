@@ -345,6 +345,7 @@ func tables() *object {
 	}}
 	layout := &object{name: "layout", doc: "Which disk the image goes to.", fields: []field{
 		{key: "disk", goName: "Disk", kind: numeric(kindText("serial number, first or smallest")), def: "first", doc: "first (the machine's first listed disk), smallest, or a serial number"},
+		{key: "raid", goName: "RAID", kind: oneNumber{1}, derived: "none", doc: "1: a second disk mirrors it (Linux md), and either boots alone: with first the second listed disk, with smallest the next smallest, with a serial number the first other one listed with its size"},
 		{key: "root", goName: "Root", kind: kindBytes(), derived: "the whole disk", doc: "size of the root file system"},
 		{key: "swap", goName: "Swap", kind: kindBytes(), derived: "none", doc: "size of a swap partition"},
 	}}

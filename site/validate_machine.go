@@ -143,21 +143,11 @@ func (v *validator) nics(m *Machine, who, path string) {
 	}
 }
 
-// boots tells whether disk i of a machine is the one that its profile's layout
+// boots tells whether disk i of a machine is one that its profile's layout
 // chooses.
 func (v *validator) boots(m *Machine, i int) bool {
 	p, ok := v.s.Profile(m.Profile)
-	if !ok {
-		return false
-	}
-	switch d := m.Disks[i]; p.Layout.Disk {
-	case "", "first":
-		return i == 0
-	case "smallest":
-		return !slices.ContainsFunc(m.Disks, func(o Disk) bool { return o.Size < d.Size })
-	default:
-		return d.Serial == p.Layout.Disk
-	}
+	return ok && slices.Contains(m.Targets(p.Layout), m.Disks[i])
 }
 
 // target checks that the profile's layout names a disk of the machine: what
@@ -182,5 +172,16 @@ func (v *validator) target(m *Machine, who, path string) {
 		if !slices.Contains(known, p.Layout.Disk) {
 			v.add(path+".profile", meant(p.Layout.Disk, known, "list its disks with their serials"), "%s has no disk %q, which profile %s writes to", who, p.Layout.Disk, p.Name)
 		}
+	}
+	if p.Layout.RAID != 1 || len(m.Disks) == 0 {
+		return
+	}
+	switch disks := m.Targets(p.Layout); {
+	case len(disks) < 2:
+		v.add(path+".disks", "list both disks with their serials", "%s has no second disk for the mirror that profile %s wants", who, p.Name)
+	case disks[1].Serial == "":
+		v.add(path+".disks", "add its serial", "%s: profile %s mirrors the system onto a disk whose serial is not said", who, p.Name)
+	case disks[0].SectorSize != 0 && disks[1].SectorSize != 0 && disks[0].SectorSize != disks[1].SectorSize:
+		v.add(path+".disks", "format one like the other", "%s: disks %s and %s have sectors of different sizes and cannot mirror each other", who, disks[0].Serial, disks[1].Serial)
 	}
 }

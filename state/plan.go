@@ -21,13 +21,14 @@ type Plan struct {
 
 // MachinePlan is what a deploy would do to one machine.
 type MachinePlan struct {
-	Machine     string   `json:"machine"`
-	Disk        PlanDisk `json:"disk"` // is wiped
-	Image       string   `json:"image"`
-	ImageDigest string   `json:"image_digest"`
-	Reboots     bool     `json:"reboots"`
-	Phase       Phase    `json:"phase"`             // now
-	Changes     []string `json:"changes,omitempty"` // one sentence each
+	Machine     string    `json:"machine"`
+	Disk        PlanDisk  `json:"disk"`             // is wiped
+	Mirror      *PlanDisk `json:"mirror,omitempty"` // too: RAID 1 of both
+	Image       string    `json:"image"`
+	ImageDigest string    `json:"image_digest"`
+	Reboots     bool      `json:"reboots"`
+	Phase       Phase     `json:"phase"`             // now
+	Changes     []string  `json:"changes,omitempty"` // one sentence each
 }
 
 // PlanDisk is a disk that a plan would wipe.

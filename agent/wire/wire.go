@@ -123,8 +123,11 @@ type TaskKind string
 
 // Kinds of tasks.
 const (
-	TaskWait     TaskKind = "wait"     // ask again
-	TaskDeploy   TaskKind = "deploy"   // Task.Deploy
+	TaskWait   TaskKind = "wait"   // ask again
+	TaskDeploy TaskKind = "deploy" // Task.Deploy
+	// TaskMirror is TaskDeploy with a MirrorSerial: an agent built before there
+	// was one says that it cannot, where it would else leave the disk out.
+	TaskMirror   TaskKind = "deploy-mirror"
 	TaskReboot   TaskKind = "reboot"   // sync and reboot
 	TaskPowerOff TaskKind = "poweroff" // sync and power off
 	TaskHalt     TaskKind = "halt"     // sync, stay up, do nothing until the BMC acts
@@ -138,9 +141,13 @@ type Task struct {
 	Deploy *Deploy  `json:"deploy,omitempty"`
 }
 
-// Deploy writes an image to one disk.
+// Deploy writes an image to one disk, or to two that mirror each other.
 type Deploy struct {
-	DiskSerial  string `json:"disk_serial"`          // the agent refuses when not exactly one disk has it
+	DiskSerial string `json:"disk_serial"` // the agent refuses when not exactly one disk has it
+	// MirrorSerial is a second disk: both get the image and can boot it, root
+	// and swap are RAID 1 of both (Linux md). The image must have mdadm.
+	MirrorSerial string `json:"mirror_serial,omitempty"`
+
 	IndexURL    string `json:"index_url"`            // of an ImageIndex
 	IndexDigest string `json:"index_digest"`         // "sha256:..." of the index's bytes
 	DataURL     string `json:"data_url"`             // of the compressed data; ranges are asked for

@@ -129,7 +129,7 @@ func e2eSystem(t *testing.T, r *e2eRig, s *site.Site) {
 				t.Errorf("the installed system of %s lacks %q:\n%s", name, want, res.stdout)
 			}
 		}
-		e2eSectors(t, r, m)
+		e2eSectors(t, r, s, m)
 		res = r.ok(t, "lab", "exec", name, "--", `systemctl list-units --state=failed --plain --no-legend`)
 		if strings.TrimSpace(res.stdout) != "" {
 			t.Errorf("the installed system of %s has failed units:\n%s", name, res.stdout)
@@ -146,16 +146,27 @@ func e2eSystem(t *testing.T, r *e2eRig, s *site.Site) {
 // e2eSectors: the disk has the sectors that the site says, of which UEFI and
 // GRUB read the kernel that runs; that kernel reads the EFI system partition,
 // and finds the table's copy at the disk's end in order.
-func e2eSectors(t *testing.T, r *e2eRig, m site.Machine) {
+func e2eSectors(t *testing.T, r *e2eRig, s *site.Site, m site.Machine) {
 	want := max(512, m.Disks[0].SectorSize)
 	res := r.ok(t, "lab", "exec", m.Name, "--", `lsblk -dno LOG-SEC; sudo blkid -o value -s TYPE /dev/disk/by-partlabel/esp; sudo mount /boot/efi && sudo ls /boot/efi/EFI/BOOT && sudo umount /boot/efi; sudo dmesg | grep -iE 'GPT:|vfat|fat-fs'; true`)
 	if f := strings.Fields(res.stdout); len(f) == 0 || f[0] != fmt.Sprint(want) || !strings.Contains(res.stdout, "\nvfat\n") || !strings.Contains(res.stdout, "BOOTX64.EFI") {
 		t.Errorf("the disk of %s says %q; want sectors of %d bytes, and an EFI system partition that mounts", m.Name, res.stdout, want)
 	}
+	if mirrored(s, m.Name) {
+		e2eMirror(t, r, m.Name, "[UU]")
+	}
 	for _, bad := range []string{"GPT:", "FAT-fs"} {
 		if strings.Contains(res.stdout, bad) {
 			t.Errorf("the kernel of %s complains of its disk:\n%s", m.Name, res.stdout)
 		}
+	}
+}
+
+// e2eMirror: root and swap are arrays with these members up.
+func e2eMirror(t *testing.T, r *e2eRig, name, members string) {
+	res := r.ok(t, "lab", "exec", name, "--", "cat /proc/mdstat; findmnt -no SOURCE /; tail -n +2 /proc/swaps | cut -d ' ' -f 1")
+	if f := strings.Fields(res.stdout); strings.Count(res.stdout, members) != 2 || strings.Count(res.stdout, "super 1.0") != 2 || len(f) < 2 || !strings.HasPrefix(f[len(f)-2], "/dev/md") || !strings.HasPrefix(f[len(f)-1], "/dev/md") {
+		t.Errorf("the arrays of %s are\n%s\nwant root and swap on two that are %s", name, res.stdout, members)
 	}
 }
 
@@ -401,13 +412,20 @@ func e2eFaults(t *testing.T, r *e2eRig, _ *site.Site) {
 }
 
 // e2ePowerBack: lab up after this computer's restart has machines and daemon
-// back, and deploys nothing.
-func e2ePowerBack(t *testing.T, r *e2eRig, _ *site.Site) {
+// back, and deploys nothing. A machine with a mirrored system disk starts
+// although its first disk came back empty.
+func e2ePowerBack(t *testing.T, r *e2eRig, s *site.Site) {
 	r.ok(t, "lab", "stop", "--yes")
 	for _, name := range r.machines {
 		out, err := exec.CommandContext(t.Context(), "virsh", "-c", labs.DefaultURI(), "destroy", labs.DomainName(r.name, name)).CombinedOutput()
 		if err != nil {
 			t.Fatalf("cutting the power of %s: %v: %s", name, err, out)
+		}
+		if mirrored(s, name) {
+			disk := filepath.Join(r.dir(), "disks", name+"-0.qcow2")
+			if out, err := exec.CommandContext(t.Context(), "qemu-img", "create", "-q", "-f", "qcow2", disk, "8G").CombinedOutput(); err != nil {
+				t.Fatalf("emptying the first disk of %s: %v: %s", name, err, out)
+			}
 		}
 	}
 	u := r.up(t, nil)
@@ -432,7 +450,18 @@ func e2ePowerBack(t *testing.T, r *e2eRig, _ *site.Site) {
 			}
 		}
 	}
+	for _, name := range r.machines {
+		if mirrored(s, name) {
+			e2eMirror(t, r, name, "[_U]")
+		}
+	}
 	t.Logf("lab up after a power cut: %s", u.took.Round(100*time.Millisecond))
+}
+
+func mirrored(s *site.Site, name string) bool {
+	m, _ := s.Machine(name)
+	prof, _ := s.Profile(m.Profile)
+	return prof.Layout.RAID == 1
 }
 
 // e2eDown: lab down leaves nothing.

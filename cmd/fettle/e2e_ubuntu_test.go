@@ -145,7 +145,7 @@ func fetchDebian(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := []string{"?essential", "apt", "fdisk", "util-linux", "dosfstools", "kmod", "busybox-static", "ipxe", "shim-signed", "systemd-boot-efi"}
+	names := []string{"?essential", "apt", "fdisk", "mdadm", "util-linux", "dosfstools", "kmod", "busybox-static", "ipxe", "shim-signed", "systemd-boot-efi"}
 	for _, n := range needs {
 		if !strings.Contains(n.Package, ":") {
 			names = append(names, n.Package)

@@ -351,6 +351,9 @@ func (e *env) showEnrolment(edit *site.Edit, list []*enrollee) {
 	for _, x := range list {
 		if p, ok := edit.Before().Profile(x.machine.Profile); ok && len(x.machine.Disks) > 0 && p.Layout.Disk == "first" {
 			fmt.Fprintf(out, "%s: profile %s would write to disk %s (%s), the smallest\n", x.name, p.Name, x.machine.Disks[0].Serial, x.machine.Disks[0].Size)
+			if disks := x.machine.Targets(p.Layout); len(disks) > 1 {
+				fmt.Fprintf(out, "%s: and mirror it on disk %s (%s), the next\n", x.name, disks[1].Serial, disks[1].Size)
+			}
 		}
 		if x.adopt == nil {
 			continue

@@ -213,7 +213,7 @@ func (e *env) siteShow(c *cli.Context) error {
 		for _, u := range p.Users {
 			users = append(users, u.Name)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Name, p.Image, p.Layout.Disk, dash(strings.Join(users, " ")), dash(strings.Join(p.Packages, " ")))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Name, p.Image, diskOf(p.Layout), dash(strings.Join(users, " ")), dash(strings.Join(p.Packages, " ")))
 	}
 	return w.Flush()
 }
@@ -261,4 +261,12 @@ func (e *env) siteDiff(c *cli.Context) error {
 		fmt.Fprintln(e.stdout, "No difference.")
 	}
 	return nil
+}
+
+// diskOf is the disk that a layout chooses, in a word or two.
+func diskOf(l site.Layout) string {
+	if l.RAID == 1 {
+		return l.Disk + " (RAID 1)"
+	}
+	return l.Disk
 }
