@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/fettle-dev/fettle/blob"
 )
 
@@ -166,43 +164,13 @@ func (f *Fetcher) all(ctx context.Context, items []Item) (there map[blob.Digest]
 			return nil, err
 		}
 	}
-	var mu sync.Mutex
-	report := func(n int64, done string) {
-		mu.Lock()
-		defer mu.Unlock()
-		p.Bytes += n
-		if done != "" {
-			p.Files, p.Last = p.Files+1, done
-		}
-		if f.Progress != nil {
-			f.Progress(p)
-		}
-	}
-	var g errgroup.Group
-	g.SetLimit(defaultAtOnce)
-	var errs []error
-	for _, it := range missing {
-		g.Go(func() error {
-			err := f.get(ctx, it, func(n int64) { report(n, "") })
-			mu.Lock()
-			if err != nil && ctx.Err() == nil {
-				errs = append(errs, err)
-			}
-			mu.Unlock()
-			if err == nil {
-				report(0, it.Path)
-			}
-			return nil
-		})
-	}
-	_ = g.Wait()
+	failed := f.several(ctx, len(missing), p, func(i int, add func(int64)) (string, error) {
+		return missing[i].Path, f.get(ctx, missing[i], add)
+	})
 	if err := errors.Join(ctx.Err(), f.Blobs.Flush()); err != nil {
 		return nil, err
 	}
-	if n := len(errs); n > 20 {
-		errs = append(errs[:20], fmt.Errorf("and %d more", n-20))
-	}
-	return there, errors.Join(errs...)
+	return there, failed
 }
 
 // Get fetches one item into the blob store. add, when it is not nil, is told

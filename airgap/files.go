@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/klauspost/compress/gzip"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/fettle-dev/fettle/blob"
@@ -44,6 +45,19 @@ func putBytes(ctx context.Context, s *blob.Store, b []byte, d blob.Digest) error
 	}
 	_, _, err := s.PutSoon(ctx, bytes.NewReader(b), d)
 	return err
+}
+
+// Gzip compresses what is served, without a name or a time: the same bytes each
+// time.
+func Gzip(data []byte) ([]byte, error) {
+	var b bytes.Buffer
+	w, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	if err != nil {
+		return nil, err
+	}
+	_, err = w.Write(data)
+	err = errors.Join(err, w.Close())
+	return b.Bytes(), err
 }
 
 // Puts stores many small blobs at once: a disk makes dozens durable in the time

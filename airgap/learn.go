@@ -9,9 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"sync"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/fettle-dev/fettle/blob"
 )
@@ -33,45 +30,15 @@ func (f *Fetcher) Learn(ctx context.Context, files []Unknown) ([]Item, error) {
 	for _, u := range files {
 		p.BytesTotal += max(0, u.Item.Size)
 	}
-	var mu sync.Mutex
-	report := func(n int64, done string) {
-		mu.Lock()
-		defer mu.Unlock()
-		p.Bytes += n
-		p.BytesTotal = max(p.BytesTotal, p.Bytes)
-		if done != "" {
-			p.Files, p.Last = p.Files+1, done
-		}
-		if f.Progress != nil {
-			f.Progress(p)
-		}
-	}
-	var g errgroup.Group
-	g.SetLimit(defaultAtOnce)
-	var errs []error
-	for i, u := range files {
-		g.Go(func() error {
-			it, err := f.learn(ctx, u, func(n int64) { report(n, "") })
-			mu.Lock()
-			out[i] = it
-			if err != nil && ctx.Err() == nil {
-				errs = append(errs, err)
-			}
-			mu.Unlock()
-			if err == nil {
-				report(0, it.Path)
-			}
-			return nil
-		})
-	}
-	_ = g.Wait()
+	failed := f.several(ctx, len(files), p, func(i int, add func(int64)) (string, error) {
+		var err error
+		out[i], err = f.learn(ctx, files[i], add)
+		return out[i].Path, err
+	})
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	if n := len(errs); n > 20 {
-		errs = append(errs[:20], fmt.Errorf("and %d more", n-20))
-	}
-	if err := errors.Join(append(errs, f.Blobs.Flush())...); err != nil {
+	if err := errors.Join(failed, f.Blobs.Flush()); err != nil {
 		return nil, err
 	}
 	return out, nil

@@ -2,13 +2,13 @@ package apt
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
 	"strings"
 
+	"github.com/fettle-dev/fettle/airgap"
 	"github.com/fettle-dev/fettle/blob"
 )
 
@@ -134,12 +134,9 @@ func (u *universe) closure(roots []root, recommends func(mirror int) bool) ([]ch
 			_ = c.need(p, group) // a recommendation that nobody fulfils is no error
 		}
 	}
-	if len(errs) > 20 {
-		errs = append(errs[:20], fmt.Errorf("and %d more", len(errs)-20))
-	}
 	out := slices.Collect(maps.Values(c.taken))
 	slices.SortFunc(out, func(a, b chosen) int { return cmp.Compare(a.p.key(), b.p.key()) })
-	return out, errors.Join(errs...)
+	return out, airgap.Several(errs)
 }
 
 type closing struct {

@@ -90,7 +90,7 @@ func installerOverlay(armoured []byte) ([]byte, error) {
 	newc(&b, 1, 0o100644, ring, key.Bytes())
 	newc(&b, 2, 0o100755, "usr/lib/base-installer.d/10site-key", []byte(hook))
 	newc(&b, 0, 0, "TRAILER!!!", nil)
-	return gz(b.Bytes())
+	return airgap.Gzip(b.Bytes())
 }
 
 // newc writes an entry of a cpio archive, in the form that Linux unpacks:

@@ -11,8 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/klauspost/compress/gzip"
-
 	"github.com/fettle-dev/fettle/airgap"
 	"github.com/fettle-dev/fettle/airgap/pgp"
 	"github.com/fettle-dev/fettle/blob"
@@ -196,7 +194,7 @@ func remakeSuite(ctx context.Context, env airgap.Env, s remadeSuite, kept map[st
 		if err != nil {
 			return fmt.Errorf("%s: %w", ix.item.Path, err)
 		}
-		packed, err := gz(data)
+		packed, err := airgap.Gzip(data)
 		if err != nil {
 			return err
 		}
@@ -306,16 +304,4 @@ func filter(ctx context.Context, env airgap.Env, rel release, ix remadeIndex, ke
 		return nil
 	})
 	return out.Bytes(), err
-}
-
-// gz compresses without a name or a time: the same bytes each time.
-func gz(data []byte) ([]byte, error) {
-	var b bytes.Buffer
-	w, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
-	if err != nil {
-		return nil, err
-	}
-	_, err = w.Write(data)
-	err = errors.Join(err, w.Close())
-	return b.Bytes(), err
 }

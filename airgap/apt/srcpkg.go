@@ -126,10 +126,7 @@ func takeSources(js []*joined) error {
 			}
 		}
 	}
-	if len(errs) > 20 {
-		errs = append(errs[:20], fmt.Errorf("and %d more", len(errs)-20))
-	}
-	return errors.Join(errs...)
+	return airgap.Several(errs)
 }
 
 func (j *joined) takeSource(s srcPkg, why string) error {

@@ -90,10 +90,7 @@ func (f *Format) Resolve(ctx context.Context, env airgap.Env, m airgap.Mirror, p
 		return none, err
 	}
 	slices.SortFunc(errs, func(a, b error) int { return cmp.Compare(a.Error(), b.Error()) })
-	if n := len(errs); n > 20 {
-		errs = append(errs[:20], fmt.Errorf("and %d more", n-20))
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := airgap.Several(errs); err != nil {
 		return none, err
 	}
 	out.Items = slices.Collect(maps.Values(set))

@@ -2,7 +2,6 @@ package rpm
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -128,15 +127,12 @@ func (u *universe) closure(roots []airgap.Need, weak bool) ([]chosen, error) {
 			break
 		}
 	}
-	if len(errs) > 20 {
-		errs = append(errs[:20], fmt.Errorf("and %d more", len(errs)-20))
-	}
 	var out []chosen
 	for p, why := range c.taken {
 		out = append(out, chosen{p, why})
 	}
 	slices.SortFunc(out, func(a, b chosen) int { return cmp.Compare(a.p.nevra(), b.p.nevra()) })
-	return out, errors.Join(errs...)
+	return out, airgap.Several(errs)
 }
 
 func (c *closing) drain(weak bool, errs *[]error) {

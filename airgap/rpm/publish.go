@@ -86,10 +86,7 @@ func (f *Format) putKeys(t *tree) error {
 		}
 		all = all && err == nil
 	}
-	if n := len(errs); n > 20 {
-		errs = append(errs[:20], fmt.Errorf("and %d more", n-20))
-	}
-	if err := errors.Join(errs...); err != nil || !all {
+	if err := airgap.Several(errs); err != nil || !all {
 		return err
 	}
 	_, err = t.put(packageKeys, keys)
@@ -223,7 +220,7 @@ func (t *tree) filter(p *part, it airgap.Item, d metadata, element string, keep 
 	}
 	head = packagesAttr.ReplaceAll(bytes.TrimRight(head, " \n"), fmt.Appendf(nil, `packages="%d"`, n))
 	data := slices.Concat(head, []byte("\n"), body.Bytes(), end, []byte("\n"))
-	if p.packed, err = gz(data); err != nil {
+	if p.packed, err = airgap.Gzip(data); err != nil {
 		return err
 	}
 	p.open, p.plain = int64(len(data)), blob.FromBytes(data)

@@ -1,7 +1,6 @@
 package rpm
 
 import (
-	"bytes"
 	"compress/bzip2"
 	"context"
 	"encoding/xml"
@@ -187,16 +186,4 @@ func (b *bounded) Read(p []byte) (int, error) {
 		return 0, fmt.Errorf("%s unpacks to more than its repomd.xml says", b.name)
 	}
 	return n, err
-}
-
-// gz packs without a name or a time: the same bytes each time.
-func gz(data []byte) ([]byte, error) {
-	var b bytes.Buffer
-	w, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
-	if err != nil {
-		return nil, err
-	}
-	_, err = w.Write(data)
-	err = errors.Join(err, w.Close())
-	return b.Bytes(), err
 }
