@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -93,7 +94,8 @@ type reader struct {
 	missing []string
 	err     error // of the session or the context: ends the reading
 
-	resources   int // read so far
+	others      []string // paths of systems that are other machines
+	resources   int      // read so far
 	haveChassis bool
 	chassisOf   []chassis
 }
@@ -113,6 +115,7 @@ func (d *redfishDriver) inventory(ctx context.Context) (Inventory, error) {
 	}
 	r := &reader{redfishDriver: d, ctx: ctx, missing: missing}
 	inv := Inventory{Status: st, CPUs: []CPU{}, Memory: []DIMM{}, NICs: []NIC{}, Drives: []Drive{}, GPUs: []GPU{}, Firmware: []Firmware{}}
+	r.others = others(all, main)
 	for _, s := range all {
 		if s.ID == main.ID || s.isHost() < hostRank { // another node is another machine
 			r.processors(&inv, s, s.ID == main.ID)
@@ -351,17 +354,39 @@ func (r *reader) firmware() (out []Firmware) {
 		return nil
 	}
 	for _, f := range list[softwareInventory](r, us.FirmwareInventory) {
-		if x := f.firmware(); x.Version != "" {
+		if x := f.firmware(); x.Version != "" && !f.of(r.others) {
 			out = append(out, x)
 		}
 	}
 	return out
 }
 
+// others are the paths of systems that are other machines than main: nodes that
+// share its BMC.
+func others(all []computerSystem, main computerSystem) (out []string) {
+	for _, s := range all {
+		if p := localPath(s.ID); s.isHost() >= hostRank && p != localPath(main.ID) && p != "" {
+			out = append(out, strings.TrimRight(p, "/"))
+		}
+	}
+	return out
+}
+
+// of tells that it is the firmware of one of these systems and of nothing else.
+func (s softwareInventory) of(systems []string) bool {
+	for _, r := range s.RelatedItem {
+		if !slices.ContainsFunc(systems, func(p string) bool { return r.path() == p || strings.HasPrefix(r.path(), p+"/") }) {
+			return false
+		}
+	}
+	return len(s.RelatedItem) > 0 && len(systems) > 0
+}
+
 // softwareInventory is what we use of SoftwareInventory (DSP0268).
 type softwareInventory struct {
 	ID            text `json:"Id"`
 	Name, Version text
+	RelatedItem   refs
 }
 
 // firmware is it in our words. OpenBMC calls every one of them Software
@@ -380,6 +405,17 @@ func (d *redfishDriver) firmware(ctx context.Context) ([]Firmware, error) {
 		return nil, fmt.Errorf("%w: its Redfish service has no UpdateService", ErrUnsupported)
 	}
 	r := &reader{redfishDriver: d, ctx: ctx}
+	if d.t.System != "" { // there may be others
+		all, missing, err := d.systems(ctx)
+		if err != nil {
+			return nil, err
+		}
+		main, err := d.chosen(all, missing)
+		if err != nil {
+			return nil, err
+		}
+		r.others = others(all, main)
+	}
 	out := r.firmware()
 	if r.err == nil && len(out) == 0 && len(r.missing) > 0 {
 		return nil, fmt.Errorf("none of its firmware versions can be read: %s", r.missing[0])

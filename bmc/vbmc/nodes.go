@@ -111,6 +111,14 @@ func (s *Server) findShared(path string) (*resource, map[string]string) {
 		}
 		return nil, nil
 	}
+	if path == firmwarePath {
+		return s.nodesFirmware(), nil
+	}
+	for _, n := range s.nodes[1:] {
+		if path == firmwarePath+"/"+biosOf(n) {
+			return n.bios(path), map[string]string{"id": "BIOS"}
+		}
+	}
 	r, vars := s.findOwn(path)
 	r = s.nodes[0].rename(r)
 	if r != nil && path == managerPath {
@@ -124,6 +132,37 @@ func (s *Server) findShared(path string) (*resource, map[string]string) {
 		}
 	}
 	return r, vars
+}
+
+// biosOf is the id of a node's firmware among that of all; the first one's is
+// BIOS, as where there is one.
+func biosOf(n *nodeServer) string { return "BIOS-" + n.id }
+
+// nodesFirmware is the FirmwareInventory of all nodes.
+func (s *Server) nodesFirmware() *resource {
+	return &resource{pattern: firmwarePath, get: func(*call) (obj, error) {
+		paths := []string{firmwarePath + "/BIOS", firmwarePath + "/BMC"}
+		for _, n := range s.nodes[1:] {
+			paths = append(paths, firmwarePath+"/"+biosOf(n))
+		}
+		return collection(firmwarePath, "SoftwareInventoryCollection", "Firmware Inventory", paths...), nil
+	}}
+}
+
+// bios is a node's BIOS among all firmware. It cannot be updated here: there is
+// one UpdateService, the first node's.
+func (n *nodeServer) bios(path string) *resource {
+	r, _ := n.s.findOwn(firmwarePath + "/BIOS")
+	r = n.rename(r)
+	get := r.get
+	return &resource{pattern: path, get: func(c *call) (obj, error) {
+		o, err := get(c)
+		if err != nil {
+			return nil, err
+		}
+		o["@odata.id"], o["Id"], o["Name"], o["Updateable"] = path, biosOf(n), biosOf(n), false
+		return o, nil
+	}}
 }
 
 // nodeURIs are those of all nodes in a collection.

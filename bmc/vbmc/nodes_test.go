@@ -72,6 +72,10 @@ func TestNodes(t *testing.T) {
 			t.Errorf("the disks of %s, expanded: %s; want %s", n.id, r.text, n.disk)
 		}
 	}
+	fw := s.do("GET", firmwarePath+"/BIOS-NodeB", admin, "")
+	if fw.StatusCode != 200 || fw.body["Id"] != "BIOS-NodeB" || !strings.Contains(fw.text, `"RelatedItem":[{"@odata.id":"/redfish/v1/Systems/NodeB/Bios"}]`) || len(members(firmwarePath)) != 3 {
+		t.Errorf("the firmware of node B: %d %s", fw.StatusCode, fw.text)
+	}
 	// Nothing that a client can reach has a node by the name it has inside.
 	s.walk(func(path string, r response) {
 		if r.StatusCode != 200 || strings.Contains(r.text, "/Systems/1") || strings.Contains(r.text, "/Chassis/1") {
