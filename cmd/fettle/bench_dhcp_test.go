@@ -172,7 +172,7 @@ func BenchmarkExchange(b *testing.B) {
 	b.ResetTimer()
 	start := processorTime(b)
 	wg.Go(func() { px.ServeDHCP(ctx, "far", w) })
-	select { // the pool has 262,000 addresses
+	select { // the pool has a million addresses
 	case <-w.done:
 	case <-time.After(time.Minute):
 		b.Fatalf("%d of %d exchanges in a minute", len(w.took), b.N)

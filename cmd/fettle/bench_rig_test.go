@@ -58,7 +58,7 @@ networks:
     relays: [10.255.0.2]
     pools:
       - from: 10.0.0.1
-        to: 10.3.255.254
+        to: 10.15.255.254
 policy:
   unknown-machines: inspect
 `
