@@ -175,14 +175,23 @@ func writeUntilCut(t *testing.T, r *powerRig, s *Store, n int) map[Digest]bool {
 					t.Error("the power was not cut")
 					return
 				}
+				head := fmt.Sprintf("%s %d %d\n", s.Dir(), n, i) // other bytes at each cut
 				data := make([]byte, 1+rand.N(60_000))
+				past := k%3 == 1 // past the page cache
+				if past {
+					data = make([]byte, directLeast+rand.N(gatherSize))
+				}
 				_, _ = noise.Read(data)
+				copy(data, head)
 				w, err := s.Create()
 				if err != nil {
 					return
 				}
-				fmt.Fprintf(w, "%s %d %d\n", s.Dir(), n, i) // other bytes at each cut
-				_, _ = w.Write(data)
+				if past {
+					_, _ = w.Pour(bytes.NewReader(data))
+				} else {
+					_, _ = w.Write(data)
+				}
 				commit := w.CommitSoon
 				if k == 0 {
 					commit = w.Commit
