@@ -209,6 +209,14 @@ func TestSignedScript(t *testing.T) {
 			}
 		})
 	}
+	// Its firmware may be a BIOS the next time.
+	bios := newFixture(t)
+	take(bios, ipxeUEFI)
+	bios.get("GET", path+refused, "192.0.2.10")
+	take(bios, ipxeOpts)
+	if got := bios.get("GET", path, "192.0.2.10").Body.String(); !strings.Contains(got, "imgfetch") {
+		t.Errorf("script of a BIOS whose UEFI had refused a kernel:\n%s", got)
+	}
 	// A machine that is to boot its disk by now is not asked whether it may.
 	f := newFixture(t)
 	f.decision = Decision{Action: BootDisk}
@@ -218,23 +226,26 @@ func TestSignedScript(t *testing.T) {
 }
 
 // TestSignedScriptIPv6: iPXE tells shim nothing of IPv6. Where it may have an
-// IPv4 address too it looks, else it leaves at once.
+// IPv4 address too it looks; else it tries its kernel, and leaves when that is
+// refused.
 func TestSignedScriptIPv6(t *testing.T) {
 	both := testNetwork()
 	both.IPv6 = testNetwork6().IPv6
 	for _, tc := range []struct {
 		name    string
 		network Network
+		query   string
 		want    []string
 		never   string
 	}{
-		{"IPv4 too", both, []string{"isset ${netX/ip} || goto no4\n", "chain tftp://192.0.2.1/shimx64.efi", ":no4\n"}, "imgfetch"},
-		{"IPv6 alone", testNetworkOnly6(), []string{"iPXE tells shimx64.efi nothing of IPv6; put the firmware's own PXE over IPv6 before iPXE in its boot order"}, "chain"},
+		{"IPv4 too", both, "", []string{"isset ${netX/ip} || goto no4\n", "chain tftp://192.0.2.1/shimx64.efi", ":no4\n"}, "imgfetch"},
+		{"IPv6 alone", testNetworkOnly6(), "", []string{"imgfetch"}, "shimx64"},
+		{"IPv6 alone, and the kernel was refused", testNetworkOnly6(), "&refused=1", []string{"iPXE tells shimx64.efi nothing of IPv6; put the firmware's own PXE over IPv6 before iPXE in its boot order"}, "chain"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f := newFixture(t, tc.network)
 			f.decision.Loader = LoaderSigned
-			got := f.get("GET", "/boot/script/52:54:00:01:02:03?platform=efi&arch=x86_64", "[2001:db8::10]").Body.String()
+			got := f.get("GET", "/boot/script/52:54:00:01:02:03?platform=efi&arch=x86_64"+tc.query, "[2001:db8::10]").Body.String()
 			for _, s := range append(tc.want, "\nexit 1\n") {
 				if !strings.Contains(got, s) {
 					t.Errorf("script lacks %q:\n%s", s, got)

@@ -55,18 +55,17 @@ const (
 )
 
 // scriptWay finds the way. refused says that this iPXE was not let start its
-// kernel.
+// kernel just now.
 func (s *Server) scriptWay(n *Network, c Client, d Decision, refused bool) scriptWay {
-	signed := d.Loader == LoaderSigned || refused || s.clients.refuses(c.MAC)
+	refused = refused || c.UEFI && s.clients.refuses(c.MAC)
+	can := signedFor(c) != "" && n.has4()
 	switch {
-	case d.Action != BootKernel || !signed:
+	case d.Action != BootKernel, d.Loader != LoaderSigned && !refused, !can && !refused: // the last: it may do
 		return byKernel
-	case signedFor(c) == "" && !refused:
-		return byKernel
-	case signedFor(c) == "", !n.has4():
-		return byNobody
+	case can:
+		return bySigned
 	}
-	return bySigned
+	return byNobody
 }
 
 // script is a machine's iPXE script for a decision.
