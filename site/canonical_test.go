@@ -47,7 +47,7 @@ func TestRevisionIgnoresForm(t *testing.T) {
 
 // What the examples say survives the way through canonical JSON, whole.
 func TestCanonicalLoadsAsEqualSite(t *testing.T) {
-	for _, dir := range []string{"../examples/two-gpu", "../examples/rack"} {
+	for _, dir := range []string{"../examples/two-gpu", "../examples/rack", "../examples/arm64"} {
 		s := mustLoad(t, dir)
 		back, err := load(fstest.MapFS{"site.yaml": {Data: s.Canonical()}})
 		if err != nil {
