@@ -14,7 +14,8 @@
 // A blob has its name only when its bytes are on the disk, so that no power cut
 // leaves a name without them. Blobs that are committed at the same time are
 // made durable together (together.go): many goroutines that each commit one
-// are faster than one that commits many.
+// are faster than one that commits many. What comes over a network goes to the
+// disk past the page cache where it can ([Writer.Pour]).
 package blob
 
 import (

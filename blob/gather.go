@@ -10,10 +10,10 @@ import (
 
 const (
 	gatherSize  = 256 << 10
-	gathersOnce = 12      // of a store; who finds none writes as its bytes come
-	directMost  = 1 << 20 // of a blob; what comes behind goes through the page cache
-	directLeast = 64 << 10
-	directAlign = 4096
+	gathersOnce = 12        // of a store; who finds none writes as its bytes come
+	directMost  = 1 << 20   // of a blob; what comes behind goes through the page cache
+	directLeast = 64 << 10  // fewer bytes are one write through the page cache
+	directAlign = 4096      // of memory, place and length, for every disk's blocks
 	plainSize   = 128 << 10 // pieces of who does not gather
 )
 
