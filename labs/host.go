@@ -42,9 +42,6 @@ var secureFirmwares = [...]ovmf{
 
 // findTools fills what the plan's machines need of this machine's programs.
 func (r *realization) findTools(ctx context.Context, p *Plan) error {
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		return because(ErrMissing, err, "qemu-img is not installed: apt-get install qemu-utils")
-	}
 	r.engines = map[string]engine{}
 	for _, m := range p.Machines {
 		board := m.board()
@@ -66,6 +63,9 @@ func (r *realization) findTools(ctx context.Context, p *Plan) error {
 		if m.Firmware == site.UEFI && fw.code == "" {
 			return because(ErrMissing, nil, "machine %s boots by UEFI and no %s for QEMU is installed: apt-get install %s", m.Name, what, board.firmwarePkg)
 		}
+	}
+	if _, err := exec.LookPath("qemu-img"); err != nil {
+		return because(ErrMissing, err, "qemu-img is not installed: apt-get install qemu-utils")
 	}
 	return nil
 }
