@@ -14,7 +14,7 @@ func Check(ctx context.Context, o Options) error {
 		o.URI = DefaultURI()
 	}
 	var r realization
-	if err := r.findTools(ctx, &Plan{}); err != nil {
+	if err := r.findTools(ctx, &Plan{Machines: []MachinePlan{{}}}); err != nil {
 		return err
 	}
 	hv, err := dial(ctx, o.URI)
