@@ -67,7 +67,8 @@ mirrors:
 		return res
 	}
 	must("image", "build", "--site", siteDir, "all")
-	// The test's own mirrors, with the images that other tests share: links.
+	// The test's own mirrors, with the images that other tests share: links, or copies
+	// of the same times, by which the newest release of a name is told.
 	if err := os.Mkdir(store, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +79,7 @@ mirrors:
 		}
 		from := filepath.Join(r.store, d)
 		if out, err := exec.Command("cp", "-rlT", from, to).CombinedOutput(); err != nil {
-			if out, err := exec.Command("cp", "-rT", from, to).CombinedOutput(); err != nil {
+			if out, err := exec.Command("cp", "-aT", from, to).CombinedOutput(); err != nil {
 				t.Fatalf("cp -r %s: %v: %s", from, err, out)
 			}
 			t.Logf("cp -rl %s: %v: %s; copied", from, err, out)
