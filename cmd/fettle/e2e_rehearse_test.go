@@ -126,8 +126,8 @@ mirrors:
 
 	full := bundle("full", "--from-site")
 	user.on = user.can && os.Getenv("FETTLE_E2E_REHEARSE") == "user"
-	if why := must("mirror", "why", "nvme-cli", "--site", siteDir).stdout; !strings.Contains(why, "profile train (gpu-01, gpu-02)") {
-		t.Errorf("mirror why nvme-cli = %q; want the profile and its machines", why)
+	if why := must("mirror", "why", "nvme-cli", "--site", siteDir).stdout; !strings.Contains(why, "profile train (gpu-01)") || !strings.Contains(why, "profile train-mirrored (gpu-02)") {
+		t.Errorf("mirror why nvme-cli = %q; want the profiles and their machines", why)
 	}
 	res, got = rehearse(full)
 	t.Logf("rehearsal: %s\n%s", res.took.Round(time.Second), res.stdout)
