@@ -229,11 +229,7 @@ type MetricValue struct {
 // hundreds of sensors would.
 func (c *Client) Telemetry(ctx context.Context) ([]MetricValue, error) {
 	const doing = "reading the telemetry"
-	d, err := c.onlyRedfish(doing)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel, err := c.begin(ctx, doing)
+	d, ctx, cancel, err := c.beginRedfish(ctx, doing)
 	if err != nil {
 		return nil, err
 	}

@@ -48,14 +48,20 @@ func (c *Client) onlyRedfish(doing string) (*redfishDriver, error) {
 	return d, nil
 }
 
+// beginRedfish is begin for what only Redfish can do.
+func (c *Client) beginRedfish(ctx context.Context, doing string) (*redfishDriver, context.Context, context.CancelFunc, error) {
+	d, err := c.onlyRedfish(doing)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	ctx, cancel, err := c.begin(ctx, doing)
+	return d, ctx, cancel, err
+}
+
 // Media lists the virtual drives.
 func (c *Client) Media(ctx context.Context) ([]Media, error) {
 	const doing = "reading the virtual drives"
-	d, err := c.onlyRedfish(doing)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel, err := c.begin(ctx, doing)
+	d, ctx, cancel, err := c.beginRedfish(ctx, doing)
 	if err != nil {
 		return nil, err
 	}

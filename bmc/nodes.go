@@ -20,11 +20,7 @@ type Node struct {
 // GPUs beside its host is none.
 func (c *Client) Nodes(ctx context.Context) ([]Node, error) {
 	const doing = "reading its computer systems"
-	d, err := c.onlyRedfish(doing)
-	if err != nil {
-		return nil, err
-	}
-	ctx, cancel, err := c.begin(ctx, doing)
+	d, ctx, cancel, err := c.beginRedfish(ctx, doing)
 	if err != nil {
 		return nil, err
 	}

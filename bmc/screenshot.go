@@ -27,11 +27,7 @@ type Screenshot struct {
 // preview of its pages. Others cannot, and say so.
 func (c *Client) Screenshot(ctx context.Context, w io.Writer) (Screenshot, error) {
 	const doing = "taking a screenshot"
-	d, err := c.onlyRedfish(doing)
-	if err != nil {
-		return Screenshot{}, err
-	}
-	ctx, cancel, err := c.begin(ctx, doing)
+	d, ctx, cancel, err := c.beginRedfish(ctx, doing)
 	if err != nil {
 		return Screenshot{}, err
 	}

@@ -46,11 +46,7 @@ type secureBootResource struct {
 // SecureBoot reads the state.
 func (c *Client) SecureBoot(ctx context.Context) (SecureBoot, error) {
 	const doing = "reading Secure Boot"
-	d, err := c.onlyRedfish(doing)
-	if err != nil {
-		return SecureBoot{}, err
-	}
-	ctx, cancel, err := c.begin(ctx, doing)
+	d, ctx, cancel, err := c.beginRedfish(ctx, doing)
 	if err != nil {
 		return SecureBoot{}, err
 	}
@@ -62,11 +58,7 @@ func (c *Client) SecureBoot(ctx context.Context) (SecureBoot, error) {
 // SetSecureBoot switches it from the next boot on, and reads it back.
 func (c *Client) SetSecureBoot(ctx context.Context, on bool) error {
 	const doing = "setting Secure Boot"
-	d, err := c.onlyRedfish(doing)
-	if err != nil {
-		return err
-	}
-	ctx, cancel, err := c.begin(ctx, doing)
+	d, ctx, cancel, err := c.beginRedfish(ctx, doing)
 	if err != nil {
 		return err
 	}
@@ -92,11 +84,7 @@ func (c *Client) SetSecureBoot(ctx context.Context, on bool) error {
 // many machines, so only its acceptance is seen.
 func (c *Client) ResetSecureBootKeys(ctx context.Context, how KeyReset) error {
 	doing := "Secure Boot keys: " + string(how)
-	d, err := c.onlyRedfish(doing)
-	if err != nil {
-		return err
-	}
-	ctx, cancel, err := c.begin(ctx, doing)
+	d, ctx, cancel, err := c.beginRedfish(ctx, doing)
 	if err != nil {
 		return err
 	}
