@@ -63,6 +63,7 @@ func startMember(ctx context.Context, dir string, lock *os.File, need uint64, lo
 	died := newFatal(dead)
 	e, err := startEtcd(ctx, memberConfig(data, log, died), died)
 	if err != nil {
+		died.left.leave()
 		return nil, leftBehind{errors.Join(notOpened(data, err), fenceData(data))}
 	}
 	return &member{etcd: e, data: data, lock: lock, died: died}, nil
@@ -248,6 +249,7 @@ func (m *member) end(cli *clientv3.Client) error {
 	if died := m.died.Err(); died != nil {
 		err = fmt.Errorf("etcd gave up: %w", died)
 	}
+	m.died.left.leave()
 	if err != nil {
 		err = errors.Join(err, fenceData(m.data))
 	}
@@ -260,6 +262,7 @@ type fatal struct {
 	done chan struct{}
 	err  error
 	call func(error)
+	left left
 }
 
 func newFatal(call func(error)) *fatal { return &fatal{done: make(chan struct{}), call: call} }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 )
 
@@ -115,6 +116,27 @@ func mustAppend(t testing.TB, s *Store, events ...Event) int64 {
 		t.Fatalf("Append(%d events) = %v; want nil", len(events), err)
 	}
 	return seq
+}
+
+// TestLeftBehindIsSilent has an etcd speak that was closed: what is left of one
+// that gave up does, seconds later.
+func TestLeftBehindIsSilent(t *testing.T) {
+	var log strings.Builder
+	s, err := Open(t.Context(), Config{Dir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	etcd := zapTo(s.log, s.session.Load().member.died)
+	part := etcd.With(zap.String("part", "raft"))
+	part.Warn("in time")
+	if err := s.Close(); err != nil {
+		t.Errorf("Close() = %v; want nil", err)
+	}
+	etcd.Warn("too late")
+	part.Warn("too late")
+	if got := log.String(); strings.Count(got, "in time") != 1 || strings.Contains(got, "too late") {
+		t.Errorf("logged %q; want what was said in time and nothing after", got)
+	}
 }
 
 func TestOpenIsQuickAndQuiet(t *testing.T) {

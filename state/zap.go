@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"sync"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -13,14 +14,37 @@ import (
 
 // zapTo makes the logger that etcd wants: warnings and worse go to log as
 // warnings and errors, the rest nowhere. etcd ends the process when it cannot
-// write; with died given, only its goroutine ends, and died learns why.
+// write; with died given, only its goroutine ends, died learns why, and what is
+// left of that etcd says nothing more once it was left.
 func zapTo(log *slog.Logger, died *fatal) *zap.Logger {
-	var opts []zap.Option
-	if died != nil {
-		hook := giveUp{died}
-		opts = append(opts, zap.WithFatalHook(hook), zap.WithPanicHook(hook))
+	if died == nil {
+		return zap.New(&slogCore{log: log, left: new(left)})
 	}
-	return zap.New(&slogCore{log: log}, opts...)
+	hook := giveUp{died}
+	return zap.New(&slogCore{log: log, left: &died.left}, zap.WithFatalHook(hook), zap.WithPanicHook(hook))
+}
+
+// left tells whether an etcd was left behind: nobody waits for its goroutines
+// then, and what they say, seconds later, is of an etcd that is no more.
+type left struct {
+	mu  sync.RWMutex
+	yes bool
+}
+
+// leave waits for a line that is being written.
+func (l *left) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.yes = true
+}
+
+// unless does say, if it was not left.
+func (l *left) unless(say func()) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if !l.yes {
+		say()
+	}
 }
 
 // giveUp ends the goroutine that logged something fatal.
@@ -41,6 +65,7 @@ func (g giveUp) OnWrite(e *zapcore.CheckedEntry, fields []zapcore.Field) {
 // slogCore is a zapcore.Core over slog.
 type slogCore struct {
 	log    *slog.Logger
+	left   *left
 	fields []zapcore.Field
 }
 
@@ -58,7 +83,7 @@ var quiet = map[string]bool{
 func (c *slogCore) Enabled(l zapcore.Level) bool { return l >= zapcore.WarnLevel }
 
 func (c *slogCore) With(fields []zapcore.Field) zapcore.Core {
-	return &slogCore{log: c.log, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
+	return &slogCore{log: c.log, left: c.left, fields: append(c.fields[:len(c.fields):len(c.fields)], fields...)}
 }
 
 func (c *slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -80,7 +105,9 @@ func (c *slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	for _, f := range fields {
 		f.AddTo(enc)
 	}
-	c.log.Log(context.Background(), level, "etcd: "+e.Message, slog.Any("etcd", enc.Fields))
+	c.left.unless(func() {
+		c.log.Log(context.Background(), level, "etcd: "+e.Message, slog.Any("etcd", enc.Fields))
+	})
 	return nil
 }
 
