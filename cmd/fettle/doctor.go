@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,7 +75,10 @@ func doctor(c *cli.Context, e *env) error {
 		}
 		out = append(out, f)
 	}
-	out = append(out, checkImages(c.Context, c.String("site"))...)
+	if s, err := site.Load(c.String("site")); err == nil { // doctor runs without a site, too
+		out = append(out, checkImages(c.Context, s)...)
+		out = append(out, checkNeighbours(s, os.DirFS("/proc"))...)
+	}
 	out = append(out, checkLibvirt(c.Context, c.String("connect")), checkStore(storeDir(c, e)))
 	out = append(out, dhcp...)
 	if e.json {
@@ -101,13 +105,8 @@ func doctor(c *cli.Context, e *env) error {
 }
 
 // checkImages tells of a site's images that are not for this machine's
-// architecture whether they can be built here. doctor runs without a site, too.
-func checkImages(ctx context.Context, dir string) []finding {
-	s, err := site.Load(dir)
-	if err != nil || len(s.Images) == 0 {
-		return nil
-	}
-	var out []finding
+// architecture whether they can be built here.
+func checkImages(ctx context.Context, s *site.Site) (out []finding) {
 	for _, arch := range site.Archs(nil, s.Images) {
 		if arch == runtime.GOARCH {
 			continue
@@ -115,6 +114,21 @@ func checkImages(ctx context.Context, dir string) []finding {
 		f := finding{Check: "programs of " + arch, For: "image build of site " + s.Name, OK: true, Text: "run here, emulated"}
 		if err := images.CheckArch(ctx, arch); err != nil {
 			f.OK, f.Text = false, err.Error()
+		}
+		out = append(out, f)
+	}
+	return out
+}
+
+// checkNeighbours tells whether a site's machines and BMCs fit into the kernel's
+// tables of neighbours, and whether one was full since the kernel started.
+func checkNeighbours(s *site.Site, proc fs.FS) (out []finding) {
+	for _, t := range neighbourTables(proc) {
+		f := finding{Check: t.sysctl, For: "serve of site " + s.Name, OK: true, Text: fmt.Sprintf("%d neighbours", t.most)}
+		if text, is := t.crowded(s); is {
+			f.OK, f.Text = false, text
+		} else if t.full > 0 {
+			f.Text += fmt.Sprintf("; its table was full %d times since this kernel started: if machines get no packets, %s", t.full, t.mend(t.most))
 		}
 		out = append(out, f)
 	}

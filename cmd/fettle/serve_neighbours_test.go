@@ -69,3 +69,23 @@ func TestWatchNeighbours(t *testing.T) {
 		}
 	})
 }
+
+func TestDoctorNeighbours(t *testing.T) {
+	proc := procNeighbours("1024", "00000000")
+	for _, c := range []struct {
+		machines int
+		full     string
+		ok       bool
+		says     string
+	}{
+		{2, "00000000", true, "1024 neighbours; its table was full 1 times"}, // the second processor's
+		{2, "0000000f", true, "was full 16 times since this kernel started: if machines get no packets, sysctl -w net.ipv4.neigh.default.gc_thresh3=4096"},
+		{600, "00000000", false, "sysctl -w net.ipv4.neigh.default.gc_thresh3=4096"},
+	} {
+		proc["net/stat/arp_cache"] = procNeighbours("1024", c.full)["net/stat/arp_cache"]
+		got := checkNeighbours(&site.Site{Name: "lyon", Machines: make([]site.Machine, c.machines)}, proc)
+		if len(got) != 1 || got[0].OK != c.ok || !strings.Contains(got[0].Text, c.says) || got[0].For != "serve of site lyon" {
+			t.Errorf("%d machines, full %s: checkNeighbours = %+v; want OK %v and %q", c.machines, c.full, got, c.ok, c.says)
+		}
+	}
+}
