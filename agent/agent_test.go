@@ -89,7 +89,7 @@ func TestEnded(t *testing.T) {
 		return false
 	}
 	d := newFileDisk(t, diskBytes)
-	runAgent(t, s, disksOf(d), &dirFS{dir: t.TempDir()}, func(c *Config) { c.Stall, c.Fetch.GiveUp = time.Minute, 0 })
+	runAgent(t, s, disksOf(d), &dirFS{dir: t.TempDir()}, nil)
 	for range 2 { // the second means that the deployment has ended
 		select {
 		case <-asked:
@@ -292,7 +292,7 @@ func TestClockAndTLS(t *testing.T) {
 				t.Errorf("call = %v; want an error with %q", err, c.want)
 			}
 			off := time.Until(clock.Now()).Abs()
-			if right := off < 2*time.Second; right != c.moved {
+			if right := off < time.Minute; right != c.moved {
 				t.Errorf("the clock is off by %v; want right = %v", off, c.moved)
 			}
 		})

@@ -236,7 +236,7 @@ func TestDeploySurvives(t *testing.T) {
 			s.fault = c.fault
 			s.tasks = []wire.Task{s.deploy("t1")}
 			d := newFileDisk(t, diskBytes)
-			runAgent(t, s, disksOf(d), &dirFS{dir: t.TempDir()}, nil)
+			runAgent(t, s, disksOf(d), &dirFS{dir: t.TempDir()}, func(c *Config) { c.Stall = 200 * time.Millisecond })
 			if rep := s.final(t); rep.Step != wire.StepDone {
 				t.Fatalf("final report = %+v; want done", rep)
 			}
@@ -281,6 +281,8 @@ func TestDeployFails(t *testing.T) {
 		o    *oneDisk
 		task *wire.Deploy
 		uefi bool
+		// fetch is of what fails for good.
+		fetch Retry
 	}
 	for _, c := range []struct {
 		name    string
@@ -302,7 +304,7 @@ func TestDeployFails(t *testing.T) {
 		{"wrong index digest", func(x *setup) { x.task.IndexDigest = "sha256:" + strings.Repeat("0", 64) }, "has digest", false},
 		{"no index", func(x *setup) { x.task.IndexURL = "/nothing" }, "404", false},
 		{"no data", func(x *setup) { x.task.DataURL = "/nothing" }, "404", false},
-		{"data from another server", func(x *setup) { x.task.DataURL = "http://127.0.0.1:1/disk.zst" }, "connection refused", false},
+		{"data from another server", func(x *setup) { x.task.DataURL, x.fetch = "http://127.0.0.1:1/disk.zst", brief }, "connection refused", false},
 		{"kernel argument with a blank", func(x *setup) { x.task.KernelArgs = []string{"a b"} }, "kernel argument", false},
 		{"seed file that climbs", func(x *setup) { x.task.Files[0].Path = "/../etc/x" }, "not an absolute, clean path", false},
 		{"image that is damaged on the server", func(x *setup) { x.s.img = damaged }, "is damaged, 3 times in a row", true},
@@ -340,7 +342,12 @@ func TestDeployFails(t *testing.T) {
 			c.edit(x)
 			before := sumOf(t, x.d.f.Name())
 			x.s.tasks = []wire.Task{task}
-			runAgent(t, x.s, x.o, &dirFS{dir: t.TempDir()}, started(x.uefi))
+			runAgent(t, x.s, x.o, &dirFS{dir: t.TempDir()}, func(c *Config) {
+				started(x.uefi)(c)
+				if x.fetch != (Retry{}) {
+					c.Fetch = x.fetch
+				}
+			})
 			rep := x.s.final(t)
 			if rep.Step != wire.StepFailed || !strings.Contains(rep.Error, c.want) {
 				t.Errorf("final report = %+v; want failed with %q", rep, c.want)

@@ -438,7 +438,9 @@ func (s *fakeServer) deploy(id string) wire.Task {
 	}}
 }
 
-var quick = Retry{Min: time.Millisecond, Max: 5 * time.Millisecond, GiveUp: 300 * time.Millisecond}
+// brief is for tests in which fetching fails for good. Elsewhere nothing gives
+// up: on a machine that is busy, a fetch that is well takes longer than that.
+var brief = Retry{Min: time.Millisecond, Max: 5 * time.Millisecond, GiveUp: 300 * time.Millisecond}
 
 // runAgent runs an agent against s until the test ends.
 func runAgent(t *testing.T, s *fakeServer, disks Disks, fs FileSystems, edit func(*Config)) {
@@ -449,7 +451,7 @@ func runAgent(t *testing.T, s *fakeServer, disks Disks, fs FileSystems, edit fun
 	}
 	c := Config{Server: u, Token: "tok", Disks: disks, FileSystems: fs, Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Inventory: func() (wire.Inventory, error) { return wire.Inventory{Agent: "test"}, nil },
-		Talk:      Retry{Min: time.Millisecond, Max: 5 * time.Millisecond}, Fetch: quick, Stall: 200 * time.Millisecond, Every: time.Millisecond}
+		Talk:      Retry{Min: time.Millisecond, Max: 5 * time.Millisecond}, Fetch: Retry{Min: time.Millisecond, Max: 5 * time.Millisecond}, Every: time.Millisecond}
 	if edit != nil {
 		edit(&c)
 	}
