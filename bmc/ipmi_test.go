@@ -56,7 +56,7 @@ func serveIPMI(t testing.TB, conf vbmc.Config, conn net.PacketConn) *ipmiRig {
 		}
 	})
 	t.Cleanup(func() { cancel(); wg.Wait(); conn.Close() })
-	r.Target = Target{Name: "ipmi-01", Protocol: IPMI, User: "root", Password: "s3cret", Timeout: 5 * time.Second, PowerWait: 300 * time.Millisecond}
+	r.Target = Target{Name: "ipmi-01", Protocol: IPMI, User: "root", Password: "s3cret", Timeout: 5 * time.Second, PowerWait: time.Minute}
 	return r
 }
 
@@ -123,12 +123,13 @@ func TestIPMI(t *testing.T) {
 // A BMC that accepts everything and changes nothing.
 func TestIPMIReadsBack(t *testing.T) {
 	r := newIPMIRig(t, vbmc.Config{})
-	r.Timeout = time.Second
 	c := r.open(t)
+	c.t.Timeout, c.t.PowerWait = 2*time.Second, inVain
 	r.mem.SetFault(vbmc.Fault{Lie: true})
 	wantErr(t, c.SetNextBoot(t.Context(), NextBoot{Device: BootDisk}), errNothing, "the next boot still reads none")
 	wantErr(t, c.Identify(t.Context(), true), errNothing)
 	wantErr(t, c.SetPower(t.Context(), PowerOn), errNothing, "the power still reads off")
+	c.t.Timeout, c.t.PowerWait = r.Timeout, r.PowerWait
 	r.mem.SetFault(vbmc.Fault{RefuseReset: []vbmc.ResetType{vbmc.ResetOn}, RefuseBoot: true})
 	wantErr(t, c.SetPower(t.Context(), PowerOn), nil, "completion code D5h")
 	wantErr(t, c.SetNextBoot(t.Context(), NextBoot{Device: BootDisk}), nil, "completion code CCh")

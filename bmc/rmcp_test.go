@@ -37,7 +37,7 @@ func TestIPMIOtherServer(t *testing.T) {
 	if !ok {
 		t.Fatal("go-ipmi's connection has no address")
 	}
-	tg := Target{Name: "other", Protocol: IPMI, User: "root", Password: "s3cret", Timeout: 5 * time.Second, PowerWait: time.Second,
+	tg := Target{Name: "other", Protocol: IPMI, User: "root", Password: "s3cret", Timeout: 5 * time.Second, PowerWait: time.Minute,
 		Address: netip.MustParseAddrPort(la.LocalAddr().String())}
 	c, err := Open(t.Context(), tg)
 	if err != nil {

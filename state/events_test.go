@@ -141,7 +141,7 @@ func TestAppendFromTwoStores(t *testing.T) {
 func TestWatchHasNoGapAndNoDuplicate(t *testing.T) {
 	s := openTest(t)
 	const total, watchers = 400, 8
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // each of 400 waits for the disk
 	defer cancel()
 	var wg sync.WaitGroup
 	for w := range watchers {

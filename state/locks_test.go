@@ -12,7 +12,7 @@ func TestLockExcludes(t *testing.T) {
 	endpoint, conf := startCluster(t)
 	c := Config{Endpoints: []string{endpoint}, TLS: conf}
 	stores := []*Store{openConfig(t, c), openConfig(t, c)}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	held, most := 0, 0
 	var mu sync.Mutex
@@ -112,7 +112,7 @@ func TestLocksEndWithTheirDirectory(t *testing.T) {
 		t.Fatal(err)
 	}
 	s = openConfig(t, Config{Dir: dir})
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // of the hour that the lock would last
 	defer cancel()
 	l, err := s.Lock(ctx, "gpu-01", time.Second)
 	if err != nil {

@@ -18,6 +18,7 @@ type session struct {
 	cancel   context.CancelCauseFunc
 	cli      *clientv3.Client
 	member   *member       // nil when the cluster is external
+	left     left          // of the client of an external one
 	replaced chan struct{} // closed when the next session has begun
 }
 

@@ -205,9 +205,10 @@ func (s *Store) openSession(ctx context.Context, lock *os.File, need uint64) (*s
 
 func (s *Store) openCluster(ctx context.Context, c Config) error {
 	s.where = fmt.Sprintf("etcd at %v", c.Endpoints)
+	x := s.newSession()
 	cli, err := clientv3.New(clientv3.Config{
 		Endpoints: c.Endpoints, TLS: c.TLS, Context: s.ctx,
-		Logger:             zapTo(s.log, nil),
+		Logger:             zapUntil(s.log, &x.left),
 		DialTimeout:        5 * time.Second,
 		DialKeepAliveTime:  10 * time.Second,
 		AutoSyncInterval:   0, // the endpoints given are the ones that are reachable
@@ -217,17 +218,16 @@ func (s *Store) openCluster(ctx context.Context, c Config) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", s.where, err)
 	}
-	x := s.newSession()
 	x.cli = cli
 	s.session.Store(x)
 	probe, stop := context.WithTimeout(ctx, probeTimeout)
 	defer stop()
 	if _, err := cli.Get(probe, keySeq); err != nil {
 		err = fmt.Errorf("%s does not answer; check the endpoints and certificates, and that the cluster has a leader: %w", s.where, err)
-		return errors.Join(err, cli.Close())
+		return errors.Join(err, x.closeClient())
 	}
 	if err := s.indexLeases(ctx); err != nil {
-		return errors.Join(s.wrap(ctx, "indexing leases", err), cli.Close())
+		return errors.Join(s.wrap(ctx, "indexing leases", err), x.closeClient())
 	}
 	return nil
 }
@@ -249,12 +249,18 @@ func (s *Store) closeEtcd() error {
 	if x.member != nil {
 		err = x.member.close(x.cli)
 	} else {
-		err = closeClient(x.cli)
+		err = x.closeClient()
 	}
 	if err != nil {
 		return fmt.Errorf("closing %s: %w", s.where, err)
 	}
 	return nil
+}
+
+// closeClient closes the client of an external cluster.
+func (x *session) closeClient() error {
+	defer x.left.leave()
+	return closeClient(x.cli)
 }
 
 func closeClient(cli *clientv3.Client) error {

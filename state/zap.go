@@ -14,18 +14,22 @@ import (
 
 // zapTo makes the logger that etcd wants: warnings and worse go to log as
 // warnings and errors, the rest nowhere. etcd ends the process when it cannot
-// write; with died given, only its goroutine ends, died learns why, and what is
-// left of that etcd says nothing more once it was left.
+// write; here only its goroutine ends, died learns why, and what is left of that
+// etcd says nothing more once it was left.
 func zapTo(log *slog.Logger, died *fatal) *zap.Logger {
-	if died == nil {
-		return zap.New(&slogCore{log: log, left: new(left)})
-	}
 	hook := giveUp{died}
-	return zap.New(&slogCore{log: log, left: &died.left}, zap.WithFatalHook(hook), zap.WithPanicHook(hook))
+	return zapUntil(log, &died.left, zap.WithFatalHook(hook), zap.WithPanicHook(hook))
 }
 
-// left tells whether an etcd was left behind: nobody waits for its goroutines
-// then, and what they say, seconds later, is of an etcd that is no more.
+// zapUntil makes the logger that a client of etcd wants: it is silent once the
+// client was left.
+func zapUntil(log *slog.Logger, l *left, opts ...zap.Option) *zap.Logger {
+	return zap.New(&slogCore{log: log, left: l}, opts...)
+}
+
+// left tells whether an etcd or a client of one was left behind: nobody waits for
+// its goroutines then, and what they say, seconds later, is of one that is no
+// more.
 type left struct {
 	mu  sync.RWMutex
 	yes bool

@@ -99,7 +99,11 @@ func TestSSDPRate(t *testing.T) {
 	}
 	got := 0
 	for b := make([]byte, 2048); ; got++ {
-		_ = c.SetReadDeadline(time.Now().Add(500 * time.Millisecond))
+		wait := 10 * time.Second
+		if got >= ssdpRate { // no more is to come
+			wait = 200 * time.Millisecond
+		}
+		_ = c.SetReadDeadline(time.Now().Add(wait))
 		if _, err := c.Read(b); err != nil {
 			break
 		}

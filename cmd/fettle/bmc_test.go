@@ -55,7 +55,7 @@ func newBMCRig(t *testing.T) *bmcRig {
 		pool.AddCert(ts.Certificate())
 		r.mem[name], r.srv[name] = m, s
 		r.targets = append(r.targets, bmc.Target{Name: name, Address: netip.MustParseAddrPort(u.Host), User: "root", Password: "s3cret", RootCAs: pool,
-			Timeout: 5 * time.Second, PowerWait: 500 * time.Millisecond})
+			Timeout: 5 * time.Second, PowerWait: time.Minute})
 	}
 	dead := r.targets[0]
 	dead.Name, dead.Password = "gpu-03", "wrong"
@@ -138,7 +138,7 @@ func TestBMCCommands(t *testing.T) {
 			r := newBMCRig(t)
 			r.mem["gpu-01"].SetFault(tc.fault)
 			if tc.fault.Lie {
-				r.targets[0].Timeout = time.Second
+				r.targets[0].Timeout = 2 * time.Second // half of it is for reading back
 			}
 			got := r.run(t, tc.stdin, tc.opt, strings.Fields(tc.args)...)
 			if got.status != tc.status {

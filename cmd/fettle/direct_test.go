@@ -63,7 +63,7 @@ func TestBMCDirect(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A server that is older than the API for BMCs.
-	old := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	old := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/problem+json")
 		w.WriteHeader(http.StatusNotFound)
 		io.WriteString(w, `{"status": 404, "detail": "there is nothing here"}`)

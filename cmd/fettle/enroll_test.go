@@ -129,7 +129,7 @@ func newEnrollBench(t *testing.T, list ...state.Discovery) *enrollBench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	hs := &http.Server{Handler: srv, ReadHeaderTimeout: time.Second}
+	hs := &http.Server{Handler: srv, ReadHeaderTimeout: time.Minute}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = hs.Serve(ln) }()
 	t.Cleanup(func() {
