@@ -7,6 +7,8 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -38,7 +40,7 @@ func TestPageRefreshesItself(t *testing.T) {
 	b := newBench(t)
 	b.server.c.Authenticate = func(*http.Request) (Identity, error) { return Identity{Name: "browser", Role: RoleViewer}, nil }
 	b.phase(t, "gpu-01", state.Netboot, "")
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // a first start reads 300 MB
 	defer cancel()
 
 	following, fetched, shown := make(chan struct{}, 1), make(chan struct{}, 10), make(chan struct{})
@@ -70,7 +72,8 @@ func TestPageRefreshesItself(t *testing.T) {
 			return false
 		}
 	}
-	go func() {
+	var story sync.WaitGroup
+	story.Go(func() {
 		if !wait(fetched) || !wait(following) {
 			return
 		}
@@ -82,9 +85,26 @@ func TestPageRefreshesItself(t *testing.T) {
 		if wait(fetched) {
 			close(shown)
 		}
-	}()
-	out, err := exec.CommandContext(ctx, browser, "--headless", "--no-sandbox", "--disable-gpu",
-		"--user-data-dir="+t.TempDir(), "--dump-dom", srv.URL+"/").Output()
+	})
+	defer story.Wait()
+	defer cancel()
+	// Not t.TempDir: its processes write there for a moment after the first one
+	// has ended.
+	profile, err := os.MkdirTemp("", "fettle-browser-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(ctx, browser, "--headless", "--no-sandbox", "--disable-gpu", "--user-data-dir="+profile, "--dump-dom", srv.URL+"/")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	kill := func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.Cancel, cmd.WaitDelay = kill, 10*time.Second
+	out, err := cmd.Output()
+	if cmd.Process != nil {
+		_ = kill() // what it left
+	}
+	for end := time.Now().Add(10 * time.Second); os.RemoveAll(profile) != nil && time.Now().Before(end); {
+		<-time.After(20 * time.Millisecond)
+	}
 	if err != nil {
 		t.Fatalf("%s: %v", browser, err)
 	}
