@@ -90,13 +90,14 @@ func (c *wireConn) Close() error {
 // by its reason, and a storm ends at its limit.
 func TestStormSaysWhy(t *testing.T) {
 	for _, tc := range []struct {
-		name string
-		addr string
-		want []string
+		name  string
+		addr  string
+		limit time.Duration
+		want  []string
 	}{
-		{"silence", "", []string{"bios: dhcp: not done in time", "ipxe: dhcp-ipxe: not done in time"}},
-		{"one address for all", "192.0.2.130", []string{"was given an address that another machine has"}},
-		{"another address", "203.0.113.5", []string{"was given an address outside 192.0.2.128/25"}},
+		{"silence", "", 300 * time.Millisecond, []string{"bios: dhcp: not done in time", "ipxe: dhcp-ipxe: not done in time"}},
+		{"one address for all", "192.0.2.130", time.Minute, []string{"was given an address that another machine has"}},
+		{"another address", "203.0.113.5", time.Minute, []string{"was given an address outside 192.0.2.128/25"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var addr netip.Addr
@@ -105,14 +106,14 @@ func TestStormSaysWhy(t *testing.T) {
 			}
 			told := 0
 			s := Storm{Wire: silentWire{addr}, Server: netip.MustParseAddr("192.0.2.1"), Count: 9, Allowed: netip.MustParsePrefix("192.0.2.128/25"),
-				Limit: 300 * time.Millisecond, Progress: func(done, failed int) { told++ }}
+				Limit: tc.limit, Progress: func(done, failed int) { told++ }}
 			begun := time.Now()
 			r, err := s.Run(t.Context())
 			if err != nil || r.Booted != 0 || r.Machines != 9 || told != 9 {
 				t.Errorf("Run = %+v, %v, told %d times; want 9 machines that failed", r, err, told)
 			}
-			if d := time.Since(begun); d > 5*time.Second {
-				t.Errorf("a storm of 0.3 s took %v", d)
+			if d := time.Since(begun); d > 10*time.Second {
+				t.Errorf("it took %v; want 0.3 s at most", d)
 			}
 			for _, w := range tc.want {
 				if !strings.Contains(r.Summary(), w) {
