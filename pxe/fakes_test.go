@@ -135,6 +135,17 @@ type timeline struct {
 	log    func(string)
 }
 
+// tell shows the timeline in the test's log. An HTTP handler may end after its
+// server was closed, and after the test.
+func (l *timeline) tell(t testing.TB) {
+	l.log = func(s string) { t.Log(s) }
+	t.Cleanup(func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.log = nil
+	})
+}
+
 func (l *timeline) Record(e Exchange) {
 	l.mu.Lock()
 	l.all = append(l.all, e)

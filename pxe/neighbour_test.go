@@ -89,7 +89,8 @@ func TestFirmwareProxyRelay(t *testing.T) {
 	far.Relays = []netip.Addr{far.Gateway}
 	near := *f.order[0]
 	g := newFixture(t, near, far)
-	g.now, g.files, g.timeline.log = time.Now, f.files, f.timeline.log
+	g.now, g.files = time.Now, f.files
+	g.timeline.tell(t)
 	// The machine is in the relay's namespace.
 	relay := newNS(t)
 	relay.run(t, "ip", "tuntap", "add", "dev", "tap0", "mode", "tap")

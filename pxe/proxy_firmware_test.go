@@ -46,7 +46,7 @@ func neighbourRig(t *testing.T, neighbour func(other *netns)) (*netns, *fixture)
 	n.Proxy, n.Advertise = true, AdvertiseNothing
 	f := newFixture(t, n)
 	f.now = time.Now
-	f.timeline.log = func(s string) { t.Log(s) }
+	f.timeline.tell(t)
 	files := mapFiles{"agent/vmlinuz": "@/usr/lib/ipxe/snponly.efi", "agent/initrd": "ramdisk"}
 	for _, n := range LoaderNames() {
 		if haveTool("/usr/lib/ipxe/" + n) {

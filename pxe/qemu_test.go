@@ -156,7 +156,7 @@ func firmwareRig(t *testing.T, kernel string, networks ...Network) (*netns, *fix
 	}
 	f := newFixture(t, networks...)
 	f.now = time.Now
-	f.timeline.log = func(s string) { t.Log(s) }
+	f.timeline.tell(t)
 	files := mapFiles{"agent/vmlinuz": "@" + kernel, "agent/a": "", "agent/b": ""}
 	for _, n := range LoaderNames() {
 		if haveTool("/usr/lib/ipxe/" + n) {
