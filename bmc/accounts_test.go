@@ -158,7 +158,7 @@ func TestPin(t *testing.T) {
 	if err == nil || r.count() != 0 {
 		t.Fatalf("Open() with another pin = %v after %d requests; want an error before any", err, r.count())
 	}
-	a, ok := Probe(t.Context(), target.Address.Addr(), ProbeOptions{Timeout: 2 * time.Second, Dial: dialOnly(target.Address, netip.AddrPort{})})
+	a, ok := Probe(t.Context(), target.Address.Addr(), ProbeOptions{Timeout: 20 * time.Second, Dial: dialOnly(target.Address, netip.AddrPort{})})
 	if !ok {
 		t.Fatal("Probe() found nothing")
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // merged is a maker's resource after a PATCH of Boot.
@@ -93,7 +94,7 @@ func TestMakersBoot(t *testing.T) {
 			if tc.patch != nil {
 				m.patch = tc.patch(m)
 			}
-			c := m.open(t, func(t *Target) { t.Timeout = 1e9 })
+			c := m.open(t, func(t *Target) { t.Timeout = 10 * time.Second })
 			err := c.SetNextBoot(t.Context(), tc.set)
 			if tc.err != "" {
 				wantErr(t, err, nil, tc.err)

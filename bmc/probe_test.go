@@ -52,7 +52,7 @@ func TestProbe(t *testing.T) {
 		{name: "both", tcp: target.Address, udp: ipmi.Address, want: Answer{Redfish: "1.", IPMI: true, Trusted: true}, ok: true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			a, ok := Probe(t.Context(), target.Address.Addr(), ProbeOptions{Dial: dialOnly(tc.tcp, tc.udp), RootCAs: target.RootCAs, Timeout: 2 * time.Second})
+			a, ok := Probe(t.Context(), target.Address.Addr(), ProbeOptions{Dial: dialOnly(tc.tcp, tc.udp), RootCAs: target.RootCAs, Timeout: 20 * time.Second})
 			if ok != tc.ok || a.IPMI != tc.want.IPMI || a.Trusted != tc.want.Trusted || !strings.HasPrefix(a.Redfish, tc.want.Redfish) || (a.Redfish == "") != (tc.want.Redfish == "") {
 				t.Errorf("Probe() = %+v, %v; want %+v, %v", a, ok, tc.want, tc.ok)
 			}
@@ -128,7 +128,7 @@ func TestScan(t *testing.T) {
 	var found []string
 	steps := 0
 	err := Scan(t.Context(), []netip.Prefix{netip.MustParsePrefix("192.0.2.0/26"), netip.MustParsePrefix("198.51.100.7/32")},
-		ScanOptions{ProbeOptions: ProbeOptions{Dial: dial, Timeout: time.Second}, Parallel: 4, Rate: 5000},
+		ScanOptions{ProbeOptions: ProbeOptions{Dial: dial, Timeout: 20 * time.Second}, Parallel: 4, Rate: 5000},
 		func(done, total int, a *Answer) {
 			if steps++; done != steps || total != 63 {
 				t.Errorf("step %d of %d; want %d of 63", done, total, steps)
