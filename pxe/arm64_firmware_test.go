@@ -81,10 +81,10 @@ func fetchARM64(t *testing.T) map[string]string {
 		return files
 	}
 	needTool(t, "apt-get", "apt-cache", "dpkg-deb")
-	const script = `set -e; umask 022; cd "$1"; mkdir -p state/lists/partial cache/archives/partial deb x; : > status
+	const script = `set -e; umask 022; export LC_ALL=C; cd "$1"; mkdir -p state/lists/partial cache/archives/partial deb x; : > status
 cat > apt.conf <<EOF
 Dir::State "$1/state"; Dir::State::status "$1/status"; Dir::Cache "$1/cache";
-APT::Architecture "arm64"; APT::Architectures { "arm64"; }; APT::Sandbox::User "root"; Acquire::Languages "none";
+APT::Architecture "arm64"; APT::Architectures { "arm64"; }; APT::Sandbox::User "root"; Acquire::Languages "none"; Acquire::Retries "3";
 EOF
 export APT_CONFIG="$1/apt.conf"; apt-get update -qq
 p=$(apt-cache depends linux-image-cloud-arm64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)

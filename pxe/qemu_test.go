@@ -288,9 +288,9 @@ func fetchKernel(t *testing.T) string {
 	}
 	needTool(t, "apt-get", "apt-cache", "dpkg-deb")
 	tmp := t.TempDir()
-	script := `set -e; cd "$1"
+	script := `set -e; export LC_ALL=C; cd "$1"
 p=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
-apt-get download "$p" >/dev/null; dpkg-deb -x linux-image-*.deb x; mkdir -p "$2/k/boot"; cp x/boot/vmlinuz-* "$2/k/boot/"`
+apt-get -o Acquire::Retries=3 download "$p" >/dev/null; dpkg-deb -x linux-image-*.deb x; mkdir -p "$2/k/boot"; cp x/boot/vmlinuz-* "$2/k/boot/"`
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if out, err := exec.CommandContext(ctx, "sh", "-c", script, "sh", tmp, cache).CombinedOutput(); err != nil {

@@ -201,7 +201,7 @@ func installerFiles(t *testing.T, dir string) (archive *url.URL, netboot string)
 	}
 	deb := filepath.Join(cache, name)
 	if _, err := os.Stat(deb); err != nil {
-		cmd := exec.Command("apt-get", "-q", "download", installerPackage)
+		cmd := exec.Command("apt-get", "-q", "-o", "Acquire::Retries=3", "download", installerPackage)
 		cmd.Dir = dir
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("apt-get download: %v\n%s", err, out)
