@@ -94,7 +94,7 @@ func TestEnrollRack(t *testing.T) {
 	if !strings.Contains(log, "bound to 10.91.0.100") {
 		t.Errorf("dhclient as an iDRAC said\n%s\nwant an address of the BMCs' pool", log)
 	}
-	res := r.want(0, "", "discover", "bmc", "--prefix", "10.91.0.0/28", "--timeout", "1s")
+	res := r.want(0, "", "discover", "bmc", "--prefix", "10.91.0.0/28", "--timeout", "4s") // a machine boots beside
 	t.Logf("fettle discover bmc, in %s:\n%s", res.took.Round(time.Millisecond), res.stdout)
 	if !strings.Contains(res.stdout, "10.91.0.11") {
 		t.Errorf("fettle discover bmc found\n%s\nwant 10.91.0.11", res.stdout)
