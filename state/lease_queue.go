@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"runtime"
+	"slices"
 	"time"
 )
 
@@ -25,6 +26,7 @@ func (c *leaseCommitter) submit(ctx context.Context, l Lease, do leaseDo) error 
 		c.pool.Put(r)
 		return err
 	case <-ctx.Done():
+		c.forget(r)
 		return ctx.Err() // it may be written or not
 	case <-s.ctx.Done():
 		select {
@@ -76,6 +78,16 @@ func (c *leaseCommitter) look() {
 	select {
 	case c.wake <- struct{}{}:
 	default:
+	}
+}
+
+// forget takes a request that nobody waits for any more out of those that wait,
+// or they would be without end while the disk stands still.
+func (c *leaseCommitter) forget(r *leaseRequest) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if i := slices.Index(c.waiting, r); i >= 0 {
+		c.waiting = slices.Delete(c.waiting, i, i+1)
 	}
 }
 
