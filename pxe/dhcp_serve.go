@@ -68,8 +68,8 @@ type service struct {
 	work    chan *job
 	free    sync.Pool
 	workers sync.WaitGroup
-	running int          // the reader's own
-	idle    atomic.Int64 // workers that wait for work
+	running int64        // the reader's own
+	handed  atomic.Int64 // requests that workers have, or wait for one
 	limits  contexts
 	out     outbox
 }
@@ -218,10 +218,10 @@ func (j *job) Committed(l Lease, err error) {
 	j.v.out.put(j)
 }
 
-// hand gives a request to a worker: a new one when none waits, as the others
+// hand gives a request to a worker: a new one when none is free, as the others
 // may be waiting for the disk, up to a limit.
 func (v *service) hand(j *job) {
-	if v.running < dhcpWorkers && int(v.idle.Load()) <= len(v.work) {
+	if n := v.handed.Add(1); n > v.running && v.running < dhcpWorkers {
 		v.running++
 		v.workers.Go(v.worker)
 	}
@@ -229,14 +229,9 @@ func (v *service) hand(j *job) {
 }
 
 func (v *service) worker() {
-	for {
-		v.idle.Add(1)
-		j, ok := <-v.work
-		v.idle.Add(-1)
-		if !ok {
-			return
-		}
+	for j := range v.work {
 		v.do(j)
+		v.handed.Add(-1)
 	}
 }
 
