@@ -152,6 +152,10 @@ func (p *Provisioner) gather(ctx context.Context) (batch []pxe.Exchange) {
 				gathered = time.After(recordGather)
 			}
 		case <-gathered:
+			if len(batch) == 0 && len(p.exchanges) > 0 { // it took long to look
+				gathered = nil
+				continue
+			}
 			return batch
 		case <-ended:
 			ended, gathered = nil, time.After(recordGather)

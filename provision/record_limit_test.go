@@ -61,8 +61,8 @@ func TestFloodIsNotRecorded(t *testing.T) {
 	}
 }
 
-// TestRecordsAreWrittenAtTheEnd stops the server with exchanges that wait for
-// others, and some that end with it: all are on the timeline.
+// TestRecordsAreWrittenAtTheEnd stops the server with more exchanges than one
+// write takes that wait for others: all are on the timeline.
 func TestRecordsAreWrittenAtTheEnd(t *testing.T) {
 	b := newBench(t, nil)
 	p, err := New(b.p.c) // the bench's own runs
@@ -71,16 +71,13 @@ func TestRecordsAreWrittenAtTheEnd(t *testing.T) {
 	}
 	known := p.index().site.Machines[0]
 	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan struct{})
-	go func() { defer close(done); p.recordLoop(ctx) }()
-	const before, after = 3, state.MaxAppend + 2
-	for i := range before {
-		p.Record(pxe.Exchange{Time: p.now(), MAC: known.NICs[0].MAC[:], Kind: "tftp.read", Text: "before", Bytes: int64(i)})
-	}
 	cancel()
-	for i := range after {
+	const all = state.MaxAppend + 5
+	for i := range all {
 		p.Record(pxe.Exchange{Time: p.now(), MAC: known.NICs[0].MAC[:], Kind: "tftp.read", Text: "the server stopped", Bytes: int64(i)})
 	}
+	done := make(chan struct{})
+	go func() { defer close(done); p.recordLoop(ctx) }()
 	select {
 	case <-done:
 	case <-time.After(recordRest + 10*time.Second):
@@ -96,9 +93,33 @@ func TestRecordsAreWrittenAtTheEnd(t *testing.T) {
 			n++
 		}
 	}
-	if n != before+after {
-		t.Errorf("%d exchanges are on the timeline; want %d", n, before+after)
+	if n != all {
+		t.Errorf("%d exchanges are on the timeline; want %d", n, all)
 	}
+}
+
+// TestGatherAtTheEnd: exchanges that end with the server, a moment after it, are
+// waited for.
+func TestGatherAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Provisioner{exchanges: make(chan *pxe.Exchange, 100)}
+		ctx, cancel := context.WithCancel(t.Context())
+		p.exchanges <- &pxe.Exchange{}
+		cancel()
+		go func() {
+			for range 3 {
+				time.Sleep(recordGather / 4) // of the bubble's clock
+				p.exchanges <- &pxe.Exchange{}
+			}
+		}()
+		if batch := p.gather(ctx); len(batch) != 4 {
+			t.Errorf("%d exchanges are gathered at the end; want the one that waited and the three that came", len(batch))
+		}
+		start := time.Now()
+		if batch := p.gather(ctx); len(batch) != 0 || time.Since(start) != recordGather {
+			t.Errorf("then %d are gathered in %v; want none in %v", len(batch), time.Since(start), recordGather)
+		}
+	})
 }
 
 // TestRecordsAreGathered has the exchanges of machines that boot together
