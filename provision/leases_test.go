@@ -1,9 +1,12 @@
 package provision
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -227,5 +230,150 @@ func TestLateRelease(t *testing.T) {
 	}
 	if got, ok, err := b.store.LeaseByAddr(t.Context(), "prov", l.Addr); err != nil || !ok || got.MAC != site.MAC(second.MAC) {
 		t.Errorf("the lease after a late release = %+v, %v, %v; want %v to keep it", got, ok, err, second.MAC)
+	}
+}
+
+func TestLeases(t *testing.T) {
+	for name, commit := range map[string]func(*Provisioner, context.Context, pxe.Client, netip.Addr) (pxe.Lease, error){"Commit": (*Provisioner).Commit, "CommitSoon": commitSoon} {
+		t.Run(name, func(t *testing.T) { testLeases(t, commit) })
+	}
+}
+
+// told is a [pxe.Waiter] of one commit.
+type told chan func() (pxe.Lease, error)
+
+func (c told) Committed(l pxe.Lease, err error) { c <- func() (pxe.Lease, error) { return l, err } }
+
+// commitSoon is CommitSoon, waited for.
+func commitSoon(p *Provisioner, ctx context.Context, c pxe.Client, addr netip.Addr) (pxe.Lease, error) {
+	w := make(told, 2)
+	if !p.CommitSoon(c, addr, w) {
+		return pxe.Lease{}, errors.New("CommitSoon does nothing")
+	}
+	select {
+	case l := <-w:
+		if len(w) > 0 {
+			return pxe.Lease{}, errors.New("CommitSoon tells twice")
+		}
+		return l()
+	case <-ctx.Done():
+		return pxe.Lease{}, ctx.Err()
+	}
+}
+
+func testLeases(t *testing.T, commit func(*Provisioner, context.Context, pxe.Client, netip.Addr) (pxe.Lease, error)) {
+	b := newBench(t, nil)
+	if !b.p.Quick() {
+		t.Error("Quick() with an embedded state = false; want true")
+	}
+	ctx := t.Context()
+	reserved, err := b.p.Offer(ctx, client(), netip.Addr{})
+	if err != nil || reserved.Addr != netip.MustParseAddr("10.77.0.11") || reserved.Hostname != "gpu-01" {
+		t.Errorf("Offer(known) = %+v, %v; want its reservation 10.77.0.11", reserved, err)
+	}
+	if _, err := commit(b.p, ctx, client(), netip.MustParseAddr("10.77.0.100")); !errors.Is(err, pxe.ErrWrongAddress) {
+		t.Errorf("Commit(known, pool address) = %v; want ErrWrongAddress", err)
+	}
+	stranger := func(n byte) pxe.Client {
+		return pxe.Client{MAC: net.HardwareAddr{2, 0, 0, 0, 0, n}, Network: "prov"}
+	}
+	seen := map[netip.Addr]bool{}
+	for n := range byte(3) {
+		l, err := b.p.Offer(ctx, stranger(n), netip.Addr{})
+		if err != nil || seen[l.Addr] {
+			t.Fatalf("Offer(stranger %d) = %+v, %v; want a fresh address", n, l, err)
+		}
+		seen[l.Addr] = true
+		got, err := commit(b.p, ctx, stranger(n), l.Addr)
+		if err != nil || got.Addr != l.Addr || got.Duration != l.Duration {
+			t.Fatalf("Commit(stranger %d) = %+v, %v; want what it was offered, %+v", n, got, err, l)
+		}
+		if l, ok, err := b.store.LeaseByAddr(ctx, "prov", l.Addr); !ok || err != nil || !bytes.Equal(l.MAC[:], stranger(n).MAC) {
+			t.Errorf("after Commit(stranger %d) the state has %+v, %v, %v; want its lease", n, l, ok, err)
+		}
+	}
+	if _, err := b.p.Offer(ctx, stranger(9), netip.Addr{}); !errors.Is(err, pxe.ErrNoLease) {
+		t.Errorf("Offer with the pool full = %v; want ErrNoLease", err)
+	}
+	again, err := b.p.Offer(ctx, stranger(1), netip.Addr{})
+	if err != nil || !seen[again.Addr] {
+		t.Errorf("Offer(stranger 1 again) = %+v, %v; want the address that it has", again, err)
+	}
+	if _, err := commit(b.p, ctx, stranger(0), again.Addr); !errors.Is(err, pxe.ErrWrongAddress) {
+		t.Errorf("Commit of somebody else's address = %v; want ErrWrongAddress", err)
+	}
+	if err := b.p.Release(ctx, stranger(1), again.Addr); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := b.p.Offer(ctx, stranger(9), netip.Addr{}); err != nil || l.Addr != again.Addr {
+		t.Errorf("Offer after a release = %+v, %v; want %s", l, err, again.Addr)
+	}
+	b.site.Policy.UnknownMachines = site.Ignore
+	if _, err := b.p.Offer(ctx, stranger(1), netip.Addr{}); !errors.Is(err, pxe.ErrNoLease) {
+		t.Errorf("Offer to a stranger who is to be ignored = %v; want ErrNoLease", err)
+	}
+}
+
+// TestLeases6 gives IPv6 addresses beside IPv4 ones, by the same rules.
+func TestLeases6(t *testing.T) {
+	b := newBench(t, nil)
+	ctx := t.Context()
+	for i := range b.site.Networks {
+		if n := &b.site.Networks[i]; n.Name == "prov" {
+			n.IPv6 = site.IPv6{Prefix: netip.MustParsePrefix("2001:db8::/64"), Server: netip.MustParseAddr("2001:db8::1"),
+				Pools: []site.Pool{{From: netip.MustParseAddr("2001:db8::1"), To: netip.MustParseAddr("2001:db8::3")}}}
+		}
+	}
+	for i := range b.site.Machines[0].NICs {
+		if nic := &b.site.Machines[0].NICs[i]; nic.Boot {
+			nic.IPv6 = netip.MustParseAddr("2001:db8::2")
+		}
+	}
+	known := client()
+	known.IPv6 = true
+	if l, err := b.p.Offer(ctx, known, netip.Addr{}); err != nil || l.Addr != netip.MustParseAddr("2001:db8::2") || l.Unproven {
+		t.Errorf("Offer(known) = %+v, %v; want its reservation 2001:db8::2", l, err)
+	}
+	stranger := pxe.Client{MAC: net.HardwareAddr{2, 0, 0, 0, 0, 1}, Network: "prov", IPv6: true}
+	want := netip.MustParseAddr("2001:db8::3") // ::1 is the server's, ::2 reserved
+	l, err := b.p.Offer(ctx, stranger, netip.Addr{})
+	if err != nil || l.Addr != want {
+		t.Fatalf("Offer(stranger) = %+v, %v; want %v", l, err, want)
+	}
+	if _, err := b.p.Commit(ctx, stranger, want); err != nil {
+		t.Fatal(err)
+	}
+	four := stranger
+	four.IPv6 = false
+	l4, err := b.p.Offer(ctx, four, netip.Addr{})
+	if err != nil || !l4.Addr.Is4() {
+		t.Fatalf("Offer(stranger, IPv4) = %+v, %v; want an IPv4 address", l4, err)
+	}
+	if _, err := b.p.Commit(ctx, four, l4.Addr); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := b.p.Offer(ctx, stranger, netip.Addr{}); err != nil || again.Addr != want || again.Unproven {
+		t.Errorf("Offer(stranger again) = %+v, %v; want %v still, beside its IPv4 lease", again, err, want)
+	}
+	if _, err := b.p.Commit(ctx, stranger, netip.MustParseAddr("2001:db8::9")); !errors.Is(err, pxe.ErrWrongAddress) {
+		t.Errorf("Commit outside the pool = %v; want ErrWrongAddress", err)
+	}
+	other := stranger
+	other.MAC = net.HardwareAddr{2, 0, 0, 0, 0, 9}
+	if _, err := b.p.Offer(ctx, other, netip.Addr{}); !errors.Is(err, pxe.ErrNoLease) {
+		t.Errorf("Offer with the pool full = %v; want ErrNoLease", err)
+	}
+	if err := b.p.Release(ctx, stranger, want); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := b.p.Offer(ctx, other, netip.Addr{}); err != nil || l.Addr != want {
+		t.Errorf("Offer after a release = %+v, %v; want %v", l, err, want)
+	}
+	m := b.site.Machines[0]
+	if got := b.p.MACOf(ctx, "prov", strings.ToUpper(m.UUID)); got.String() != client().MAC.String() {
+		t.Errorf("MACOf(%s) = %v; want %v", m.UUID, got, client().MAC)
+	}
+	if got := b.p.MACOf(ctx, "prov", "00000000-0000-0000-0000-000000000001"); got != nil {
+		t.Errorf("MACOf(nobody's) = %v; want nil", got)
 	}
 }
