@@ -112,6 +112,31 @@ func TestPlainHTTP(t *testing.T) {
 	wantErr(t, err, nil, "plain", "TLS")
 }
 
+// TestNoTLS: what answers is neither TLS nor HTTP, such as SSH on a port that was
+// mistyped.
+func TestNoTLS(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = io.WriteString(c, "SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n")
+			_, _ = c.Read(make([]byte, 1)) // or it would be reset
+			c.Close()
+		}
+	}()
+	defer func() { l.Close(); <-done }()
+	_, err = Open(t.Context(), Target{Name: "mistyped", Address: netip.MustParseAddrPort(l.Addr().String()), Timeout: 10 * time.Second})
+	wantErr(t, err, nil, "mistyped", "what answers at "+l.Addr().String()+" does not speak TLS: check the port")
+}
+
 func TestOperationTimesOut(t *testing.T) {
 	r := newRig(t)
 	c := r.open(t)

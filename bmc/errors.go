@@ -106,6 +106,7 @@ func (t Target) explain(ctx context.Context, err error) error {
 		typ    *json.UnmarshalTypeError
 		nerr   net.Error
 		slow   *slowError
+		record tls.RecordHeaderError
 	)
 	if ctx.Err() != nil && errors.As(context.Cause(ctx), &slow) && statusOf(err) == 0 {
 		return slow
@@ -124,7 +125,7 @@ func (t Target) explain(ctx context.Context, err error) error {
 			fp = hex.EncodeToString(sum[:])
 		}
 		return fmt.Errorf("the certificate of the BMC is not trusted (%w): trust the authority that signed it, or, when you are sure that this is the BMC, pin its certificate in the site file, fingerprint: %s", cert.Err, fp)
-	case errors.Is(err, http.ErrSchemeMismatch):
+	case errors.Is(err, http.ErrSchemeMismatch), errors.As(err, &record):
 		return fmt.Errorf("what answers at %s does not speak TLS: check the port and that the BMC serves HTTPS: %w", t.Address, http.ErrSchemeMismatch)
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("given up: %w", context.Canceled)

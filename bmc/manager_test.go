@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
@@ -45,8 +46,11 @@ func TestMedia(t *testing.T) {
 	if err := c.InsertMedia(t.Context(), "http://unreachable/x.iso"); err == nil || !strings.Contains(err.Error(), "connection") {
 		t.Errorf("InsertMedia of what is not there: %v; want the BMC's words", err)
 	}
-	if err := c.InsertMedia(t.Context(), "http://u:hunter2@files.example.org/a.iso"); err != nil {
-		t.Errorf("InsertMedia of a URI with a password: %v", err)
+	if told, err := OpInsertMedia.Do(t.Context(), c, Image{URI: "http://u:hunter2@files.example.org/a.iso"}, Aid{}); err != nil || told != "http://u:xxxxx@files.example.org/a.iso" {
+		t.Errorf("media-insert of a URI with a password = %q, %v; want it without the password", told, err)
+	}
+	if es, err := c.Log(t.Context()); err != nil || strings.Contains(fmt.Sprint(es), "hunter2") || !strings.Contains(fmt.Sprint(es), "@files.example.org/a.iso") {
+		t.Errorf("Log = %v, %v; want the URI without its password", es, err)
 	}
 	if ms, err := c.Media(t.Context()); err != nil || len(ms) != 1 || ms[0].Image != "http://u:xxxxx@files.example.org/a.iso" {
 		t.Errorf("Media = %+v, %v; want the URI without its password", ms, err)

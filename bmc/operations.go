@@ -113,7 +113,7 @@ var (
 		return es, err
 	}}
 	OpInsertMedia = Operation[Image, string]{"media-insert", Changes, "", func(ctx context.Context, c *Client, i Image, _ Aid) (string, error) {
-		return i.URI, c.InsertMedia(ctx, i.URI)
+		return redacted(i.URI), c.InsertMedia(ctx, i.URI)
 	}}
 	OpEjectMedia = Operation[None, string]{"media-eject", Changes, "", func(ctx context.Context, c *Client, _ None, _ Aid) (string, error) {
 		return "-", c.EjectMedia(ctx)

@@ -161,7 +161,11 @@ func oneCertificate(s string) (*x509.Certificate, error) {
 	case strings.TrimSpace(string(rest)) != "":
 		return nil, errors.New("it holds more than one certificate: give one at a time")
 	}
-	return x509.ParseCertificate(b.Bytes)
+	cert, err := x509.ParseCertificate(b.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("the certificate in it cannot be read: %w", err)
+	}
+	return cert, nil
 }
 
 // Check looks at an order before anything is asked of a BMC.

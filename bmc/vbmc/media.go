@@ -157,7 +157,10 @@ func (s *Server) setMedia(c *call, m Media) error {
 	}
 	what := "ejected"
 	if m.Image != "" {
-		what = "inserted: " + m.Image
+		what = "inserted"
+		if u, err := url.Parse(m.Image); err == nil {
+			what += ": " + u.Redacted() // logs are read by whoever may log in
+		}
 	}
 	s.logEvent("system", "OK", fmt.Sprintf("Virtual media %s, by %s.", what, c.who.name))
 	return nil
