@@ -163,11 +163,11 @@ func OpenBundle(key PublicKey, dirs ...string) (*OpenedBundle, error) {
 			continue // the volumes of a medium without a copy of the index
 		}
 		if err != nil {
-			return nil, fmt.Errorf("opening the bundle in %s: %w", dir, err)
+			return nil, noBundle(dir, IndexFile, err)
 		}
 		sig, err := readLimited(filepath.Join(dir, SignatureFile), 1024)
 		if err != nil {
-			return nil, fmt.Errorf("opening the bundle in %s: %w", dir, err)
+			return nil, noBundle(dir, SignatureFile, err)
 		}
 		if err := key.verifyLine(forIndex, data, sig); err != nil {
 			return nil, fmt.Errorf("%s: %w; it must not be trusted", filepath.Join(dir, IndexFile), err)
@@ -197,6 +197,17 @@ func (b *OpenedBundle) Key() PublicKey { return b.key }
 // Fingerprint is the digest of the signed index, which covers every byte of
 // the volumes.
 func (b *OpenedBundle) Fingerprint() blob.Digest { return blob.FromBytes(b.index) }
+
+// ErrNoBundle says that a folder holds none.
+var ErrNoBundle = errors.New("no bundle is there")
+
+// noBundle says what a folder lacks to be a bundle's.
+func noBundle(dir, file string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %s has no %s: name the folder that fettle bundle create wrote, and if this is it copy it anew: %w", ErrNoBundle, dir, file, err)
+	}
+	return fmt.Errorf("opening the bundle in %s: %w", dir, err)
+}
 
 func readLimited(path string, limit int64) ([]byte, error) {
 	fi, err := os.Stat(path)

@@ -23,7 +23,7 @@ func (b *OpenedBundle) volume(v Volume) (medium, error) {
 	}
 	if m.Size() != v.Stored {
 		m.Close()
-		return nil, fmt.Errorf("%w: volume %d has %d bytes; it must have %d: the copy was cut or is of another bundle", ErrDamaged, v.Number, m.Size(), v.Stored)
+		return nil, fmt.Errorf("%w: volume %d has %d bytes; it must have %d: the copy was cut or is of another bundle: copy the volume anew", ErrDamaged, v.Number, m.Size(), v.Stored)
 	}
 	if !b.Encrypted() {
 		return m, nil

@@ -95,7 +95,7 @@ func readTable(f medium, key PublicKey, id blob.Digest, v Volume) (table, error)
 		return table{}, fmt.Errorf("%w: volume %d "+format, append([]any{ErrDamaged, v.Number}, args...)...)
 	}
 	if f.Size() != v.Size {
-		return fail("has %d bytes; it must have %d: the copy was cut or is of another bundle", f.Size(), v.Size)
+		return fail("has %d bytes; it must have %d: the copy was cut or is of another bundle: copy the volume anew", f.Size(), v.Size)
 	}
 	end := make([]byte, 8+len(volumeTail))
 	head := make([]byte, len(volumeHead))

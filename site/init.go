@@ -44,8 +44,12 @@ func Init(dir string) error {
 	var names []string
 	for name := range files {
 		names = append(names, name)
-		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+		_, err := os.Lstat(filepath.Join(dir, name))
+		if err == nil {
 			return fmt.Errorf("%s is already there: choose an empty folder", filepath.Join(dir, name))
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("the site folder cannot be made at %s: choose another place: %w", dir, err)
 		}
 	}
 	slices.Sort(names)

@@ -49,7 +49,7 @@ func writeOne[A, T any](b *bmcCommand, c *cli.Context, out string, o bmcOrder[A,
 	}
 	f, err := os.CreateTemp(filepath.Dir(out), ".fettle-")
 	if err != nil {
-		return fail(exitInput, fmt.Errorf("writing %s: %w", out, err))
+		return noFolder(out, err)
 	}
 	defer os.Remove(f.Name()) // gone already when all went well
 	defer f.Close()

@@ -50,10 +50,16 @@ func (b *bmcCommand) keysAdd(c *cli.Context) error {
 		if err != nil {
 			return fail(exitInput, fmt.Errorf("--file: %w", err))
 		}
-		o.Certificate = string(text)
+		if o.Certificate = string(text); o.Certificate == "" {
+			return fail(exitInput, fmt.Errorf("--file %s is empty: give a certificate in PEM", file))
+		}
 	}
 	if err := o.Check(); err != nil {
-		return fail(exitInput, err)
+		from := "--digest " + o.Digest
+		if file != "" {
+			from = "--file " + file
+		}
+		return fail(exitInput, fmt.Errorf("%s: %w", from, err))
 	}
 	return ask(b, c, bmcOrder[bmc.KeyOrder, string]{op: bmc.OpSecureBootAdd, args: o, asks: "add to the Secure Boot database " + o.Database + " of", what: "database", head: []string{"ADDED TO"}, row: holds})
 }

@@ -96,7 +96,7 @@ func serveVirtual(c *cli.Context, e *env) error {
 	}
 	l, err := (&net.ListenConfig{}).Listen(c.Context, "tcp", addr)
 	if err != nil {
-		return fail(exitFailed, fmt.Errorf("--listen: %w: is another program there?", err))
+		return listenFailed("--listen", addr, err)
 	}
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()

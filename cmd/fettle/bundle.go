@@ -127,10 +127,13 @@ func (e *env) keepKey(c *cli.Context, path string, key *airgap.Key) error {
 	if path != "" {
 		f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err != nil {
-			return err
+			return fail(exitInput, fmt.Errorf("--key: the new key cannot be kept there: %w", err))
 		}
 		_, err = fmt.Fprintln(f, key.Reveal())
-		return errors.Join(err, f.Sync(), f.Close())
+		if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+			return fmt.Errorf("writing the new key to %s: %w", path, errors.Join(err, os.Remove(path)))
+		}
+		return nil
 	}
 	secrets, err := e.initSecrets(c)
 	if err != nil {
@@ -169,12 +172,20 @@ func (e *env) openBundleIn(c *cli.Context, dirs []string) (*airgap.OpenedBundle,
 	if len(dirs) == 0 {
 		return nil, usage("%s takes DIR...", c.Command.FullName())
 	}
-	text := c.String("public-key")
-	if data, err := os.ReadFile(text); err == nil {
+	given := c.String("public-key")
+	text := given
+	if data, err := os.ReadFile(given); err == nil {
 		text = string(data)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fail(exitInput, fmt.Errorf("--public-key: %w", err))
 	}
 	key, err := airgap.ParsePublicKey(strings.TrimSpace(text))
 	if err != nil {
+		if text == given {
+			err = fmt.Errorf("--public-key %s is neither a file nor a key: %w", given, err)
+		} else {
+			err = fmt.Errorf("--public-key %s: %w", given, err)
+		}
 		return nil, fail(exitUsage, err)
 	}
 	b, err := airgap.OpenBundle(key, dirs...)

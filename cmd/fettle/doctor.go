@@ -75,9 +75,12 @@ func doctor(c *cli.Context, e *env) error {
 		}
 		out = append(out, f)
 	}
-	if s, err := site.Load(c.String("site")); err == nil { // doctor runs without a site, too
+	switch s, err := site.Load(c.String("site")); {
+	case err == nil:
 		out = append(out, checkImages(c.Context, s)...)
 		out = append(out, checkNeighbours(s, os.DirFS("/proc"))...)
+	case c.IsSet("site"): // doctor runs without a site, too
+		return fail(exitInput, err)
 	}
 	out = append(out, checkLibvirt(c.Context, c.String("connect")), checkStore(storeDir(c, e)))
 	out = append(out, dhcp...)

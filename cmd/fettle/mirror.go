@@ -97,7 +97,7 @@ func airgapFail(err error) error {
 	switch {
 	case errors.Is(err, airgap.ErrRollback), errors.Is(err, airgap.ErrBusy), errors.Is(err, airgap.ErrPolicy):
 		return fail(exitRefused, err)
-	case errors.Is(err, airgap.ErrSignature), errors.Is(err, airgap.ErrDamaged), errors.Is(err, airgap.ErrIdentity), errors.Is(err, pgp.ErrSignature),
+	case errors.Is(err, airgap.ErrSignature), errors.Is(err, airgap.ErrDamaged), errors.Is(err, airgap.ErrNoBundle), errors.Is(err, airgap.ErrIdentity), errors.Is(err, pgp.ErrSignature),
 		errors.Is(err, oci.ErrSignature), errors.Is(err, oci.ErrMoved), errors.Is(err, helm.ErrReplaced), errors.Is(err, blob.ErrMismatch):
 		return fail(exitInput, err)
 	}
@@ -317,7 +317,7 @@ func (e *env) resolve(c *cli.Context, m *mirroring) (airgap.Lock, error) {
 	if need.Unknown > 0 {
 		unknown = fmt.Sprintf(", not counting %d whose size upstream has not said", need.Unknown)
 	}
-	fmt.Fprintf(e.stdout, "%s: %d files, %s; to be fetched: %d files, %s%s\n", m.lockPath, n, bytesText(size), need.Files, bytesText(need.Bytes), unknown)
+	fmt.Fprintf(e.stdout, "%s: %s, %s; to be fetched: %s, %s%s\n", m.lockPath, counted(n, "file"), bytesText(size), counted(need.Files, "file"), bytesText(need.Bytes), unknown)
 	return lock, nil
 }
 
@@ -332,13 +332,22 @@ func (e *env) warnUntil(l airgap.Lock) {
 	}
 }
 
+// noFolder says why a file cannot be made beside which a temporary one was to be.
+func noFolder(path string, err error) error {
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		err = at.Err // its path is the temporary file's
+	}
+	return fail(exitInput, fmt.Errorf("writing %s: its folder takes no file: %w", path, err))
+}
+
 // replaceFile writes a file whole, or not at all.
 func replaceFile(path string, data []byte) error { return replaceFileMode(path, data, 0o644) }
 
 func replaceFileMode(path string, data []byte, mode fs.FileMode) error {
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
 	if err != nil {
-		return err
+		return noFolder(path, err)
 	}
 	_, err = tmp.Write(data)
 	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
@@ -390,6 +399,6 @@ func (e *env) mirrorSync(c *cli.Context) error {
 	if made {
 		what = "is new"
 	}
-	fmt.Fprintf(e.stdout, "snapshot %s (serial %d) %s: %d files, %s\n", snap.Name, snap.Serial, what, n, bytesText(size))
+	fmt.Fprintf(e.stdout, "snapshot %s (serial %d) %s: %s, %s\n", snap.Name, snap.Serial, what, counted(n, "file"), bytesText(size))
 	return nil
 }

@@ -270,7 +270,7 @@ func (e *env) mirrorServe(c *cli.Context) (err error) {
 	}
 	l, err := (&net.ListenConfig{}).Listen(c.Context, "tcp", c.String("listen"))
 	if err != nil {
-		return fmt.Errorf("--listen: %w", err)
+		return listenFailed("--listen", c.String("listen"), err)
 	}
 	name, err := s.Served()
 	if err != nil {

@@ -60,6 +60,12 @@ func (e *env) secretSet(c *cli.Context) error {
 	if err != nil {
 		return fail(exitInput, err)
 	}
+	s, siteErr := site.Load(dir) // a site that is wrong yet takes secrets too
+	if siteErr == nil {
+		if err := fitsBMC(s, name, value); err != nil {
+			return err
+		}
+	}
 	secrets, made, err := site.InitSecrets(dir, identity)
 	if err != nil {
 		return fail(exitInput, err)
@@ -70,10 +76,19 @@ func (e *env) secretSet(c *cli.Context) error {
 	if err := secrets.Set(name, value); err != nil {
 		return fail(exitInput, err)
 	}
-	if s, err := site.Load(dir); err == nil && !slices.ContainsFunc(s.Secrets, func(n site.SecretName) bool { return n.Name == name }) {
+	if siteErr == nil && !slices.ContainsFunc(s.Secrets, func(n site.SecretName) bool { return n.Name == name }) {
 		fmt.Fprintf(e.stderr, "Note: site.yaml does not name %s under secrets:, so no machine can refer to it yet.\n", name)
 	}
 	return nil
+}
+
+// fitsBMC refuses a value that cannot be the login of the BMCs whose secret it is.
+func fitsBMC(s *site.Site, name string, value site.Secret) error {
+	i := slices.IndexFunc(s.Machines, func(m site.Machine) bool { return m.BMC.Secret == name })
+	if i < 0 || strings.Contains(value.Reveal(), ":") || value.Reveal() == "" { // that it is empty is told by who keeps it
+		return nil
+	}
+	return fail(exitInput, fmt.Errorf("secret %s is the login of the BMC of %s: give it as USER:PASSWORD; nothing was changed", name, s.Machines[i].Name))
 }
 
 // readSecret takes a value from standard input, or asks for it without echo.

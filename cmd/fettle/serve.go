@@ -276,11 +276,8 @@ func listenAPI(c *cli.Context, ca *site.CA, sv *services, addr string) error {
 		return fmt.Errorf("API: %w", err)
 	}
 	ln, err := (&net.ListenConfig{}).Listen(c.Context, "tcp", at.String())
-	if errors.Is(err, syscall.EADDRNOTAVAIL) {
-		return fail(exitMissing, fmt.Errorf("--listen: no interface of this machine has the address %s: ip -brief address shows those there are", at.Addr()))
-	}
 	if err != nil {
-		return portTaken(fmt.Errorf("--listen: %w", err))
+		return listenFailed("--listen", addr, err)
 	}
 	sv.apiTLS = tls.NewListener(ln, conf)
 	return nil

@@ -55,6 +55,9 @@ func (e *env) loadSite(c *cli.Context) (*site.Site, error) {
 
 // nargs refuses another number of arguments.
 func nargs(c *cli.Context, n int) error {
+	if slices.Contains(c.Args().Slice(), "") {
+		return usage("%s: an argument is empty: it takes %s", c.Command.HelpName, c.Command.ArgsUsage)
+	}
 	if c.NArg() == n {
 		return nil
 	}

@@ -136,6 +136,20 @@ func (h *hostStack) Dial(ctx context.Context, network, addr string) (net.Conn, e
 	return d.DialContext(ctx, network, addr)
 }
 
+// listenFailed says what to do about an ADDRESS:PORT of a flag at which nothing
+// can listen.
+func listenFailed(flag, at string, err error) error {
+	var wrong *net.AddrError
+	var unknown *net.DNSError
+	switch {
+	case errors.As(err, &wrong), errors.As(err, &unknown):
+		return usage("%s is ADDRESS:PORT, such as 192.0.2.10:8480, not %q", flag, at)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fail(exitMissing, fmt.Errorf("%s: no interface of this machine has the address of %s: ip -brief address shows those there are", flag, at))
+	}
+	return portTaken(fmt.Errorf("%s: %w", flag, err))
+}
+
 // portTaken says what to do about a port that is not to be had.
 func portTaken(err error) error {
 	switch {
