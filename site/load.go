@@ -50,7 +50,7 @@ func load(fsys fs.FS) (*Site, error) {
 	l := &loader{problems: p, fsys: fsys, table: format(), site: s, read: map[string]bool{}, whole: true}
 	includes := l.file(mainFile, true)
 	for _, g := range append(includes, defaultIncludes()...) {
-		names, err := fs.Glob(fsys, g)
+		names, err := l.glob(g)
 		if err != nil {
 			continue // reported with the include
 		}
@@ -159,7 +159,7 @@ func (l *loader) includes(n *yaml.Node) []string {
 	var out []string
 	for i, g := range globs {
 		at := fmt.Sprintf("include[%d]", i)
-		names, err := fs.Glob(l.fsys, g)
+		names, err := l.glob(g)
 		switch {
 		case g == "":
 		case err != nil:
@@ -173,6 +173,43 @@ func (l *loader) includes(n *yaml.Node) []string {
 		}
 	}
 	return out
+}
+
+// glob finds the files of a pattern. fs.Glob passes over folders that cannot be
+// read: a site without their machines would be another one.
+func (l *loader) glob(pattern string) ([]string, error) {
+	if _, ok := l.fsys.(fs.GlobFS); ok { // an edit of a site that was read
+		return fs.Glob(l.fsys, pattern)
+	}
+	return fs.Glob(watchedFS{l.fsys, l.unreadable}, pattern)
+}
+
+// unreadable says that a folder cannot be read, once.
+func (l *loader) unreadable(dir string, err error) {
+	if l.read[dir] {
+		return
+	}
+	l.read[dir], l.whole = true, false
+	at := "(" + dir + ")"
+	l.pos[at] = Pos{dir, 1, 1}
+	l.errs = append(l.errs, &Error{Pos: l.pos[at], Path: at, Msg: fmt.Sprintf("the folder cannot be read: %v", err), Hint: "let fettle's user read it, or take it out of the site", Err: err})
+}
+
+// watchedFS tells of folders that cannot be read.
+type watchedFS struct {
+	fs.FS
+	failed func(dir string, err error)
+}
+
+func (w watchedFS) ReadDir(dir string) ([]fs.DirEntry, error) {
+	es, err := fs.ReadDir(w.FS, dir)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return es, err
+	}
+	if fi, serr := fs.Stat(w.FS, dir); serr != nil || fi.IsDir() { // or it is a file, which has no files
+		w.failed(dir, err)
+	}
+	return es, err
 }
 
 func readFile(fsys fs.FS, name string) ([]byte, error) {

@@ -1,8 +1,11 @@
 package site
 
 import (
+	"io/fs"
 	"path/filepath"
+	"strings"
 	"testing"
+	"testing/fstest"
 )
 
 func mustLoad(t *testing.T, dir string) *Site {
@@ -47,5 +50,40 @@ func TestInitLoads(t *testing.T) {
 	}
 	if err := Init(dir); err == nil {
 		t.Error("Init() on a site folder = nil; want a refusal")
+	}
+}
+
+// closedFS has folders that nobody may read.
+type closedFS struct {
+	fstest.MapFS
+	closed string
+}
+
+func (c closedFS) ReadDir(name string) ([]fs.DirEntry, error) {
+	if name == c.closed {
+		return nil, &fs.PathError{Op: "open", Path: name, Err: fs.ErrPermission}
+	}
+	return c.MapFS.ReadDir(name)
+}
+
+func (c closedFS) Open(name string) (fs.File, error) { return c.MapFS.Open(name) }
+
+// onlyFS hides that a MapFS globs by itself, which os.Root's does not.
+type onlyFS struct{ fs.ReadDirFS }
+
+// TestLoadUnreadableFolder: a site whose machines cannot be read is none without
+// machines.
+func TestLoadUnreadableFolder(t *testing.T) {
+	file := func(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
+	for closed, include := range map[string]string{"machines": "", "racks": "include: [racks/*.yaml]\n", "racks/a": "include: [racks/*/*.yaml]\n"} {
+		files := fstest.MapFS{"site.yaml": file("name: s\ndomain: example.org\n" + include), "machines/r1.yaml": file("machines: []\n"),
+			"racks/b.yaml": file("racks: []\n"), "racks/a/c.yaml": file("racks: []\n"), "racks/d/e.yaml": file("racks: []\n")}
+		if _, err := load(onlyFS{closedFS{files, ""}}); err != nil {
+			t.Errorf("load with %s readable = %v; want nil", closed, err)
+		}
+		_, err := load(onlyFS{closedFS{files, closed}})
+		if want := closed + ":1:1: the folder cannot be read"; err == nil || strings.Count(err.Error(), want) != 1 {
+			t.Errorf("load with %s unreadable = %v; want %q, once", closed, err, want)
+		}
 	}
 }
