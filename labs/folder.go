@@ -71,6 +71,9 @@ func (f folder) readMarker() (m marker, ok bool, err error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return m, false, nil
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return m, false, fmt.Errorf("the lab's folder %s cannot be used: let this user read and write it, or choose another folder of labs with --labs: %w", f, err)
+	}
 	if err == nil && (m.Format != 1 || m.Lab == "") {
 		err = fmt.Errorf("%s: format %d is not known to this fettle", f.marker(), m.Format)
 	}

@@ -260,7 +260,7 @@ func (e *env) bundleImport(c *cli.Context) error {
 			return err
 		}
 		if err := replaceFile(p, data); err != nil {
-			return err
+			return fmt.Errorf("snapshot %s is here and served, but without its receipt, which fettle bundle receipt prints: %w", r.Snapshot, err)
 		}
 	}
 	if e.json {

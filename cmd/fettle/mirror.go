@@ -106,7 +106,11 @@ func airgapFail(err error) error {
 
 // mirrorStore is the store of snapshots, beside the images.
 func mirrorStore(c *cli.Context, e *env) (*airgap.Store, error) {
-	return airgap.OpenStore(filepath.Join(storeDir(c, e), mirrorFolder))
+	s, err := airgap.OpenStore(filepath.Join(storeDir(c, e), mirrorFolder))
+	if err != nil {
+		return nil, fmt.Errorf("%w; name another folder with --store", err)
+	}
+	return s, nil
 }
 
 // siteKey is the site's secret key, from --key or from the secrets. It is nil

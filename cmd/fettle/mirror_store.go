@@ -197,7 +197,7 @@ func (e *env) mirrorVerify(c *cli.Context) error {
 	if c.Bool("mend") {
 		next = "they are removed: sync, or import the bundle, again"
 	}
-	return fail(exitInput, fmt.Errorf("snapshot %s: %d files are damaged or gone (%s): %s", name, len(bad), strings.Join(paths, ", "), next))
+	return fail(exitInput, fmt.Errorf("snapshot %s: %s damaged or gone (%s): %s", name, counted(len(bad), "file"), strings.Join(paths, ", "), next))
 }
 
 func (e *env) mirrorUse(c *cli.Context) error {
