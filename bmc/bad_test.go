@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -110,6 +112,19 @@ func TestPlainHTTP(t *testing.T) {
 	defer s.Close()
 	_, err := Open(t.Context(), Target{Name: "plain", Address: netip.MustParseAddrPort(s.Listener.Addr().String()), Timeout: time.Second})
 	wantErr(t, err, nil, "plain", "TLS")
+}
+
+// TestNoWay: who cannot reach a BMC is told what to look at.
+func TestNoWay(t *testing.T) {
+	for _, why := range []error{syscall.ENETUNREACH, syscall.EHOSTUNREACH} {
+		for _, p := range []Protocol{Redfish, IPMI} {
+			no := func() error { return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", why)} }
+			_, err := Open(t.Context(), Target{Name: "far", Protocol: p, User: "root", Address: netip.MustParseAddrPort("192.0.2.1:443"), Timeout: 10 * time.Second,
+				Dial:    func(context.Context, string, string) (net.Conn, error) { return nil, no() },
+				DialUDP: func(context.Context, string) (net.Conn, error) { return nil, no() }})
+			wantErr(t, err, why, "far", "there is no way to 192.0.2.1:443 from here", "routes")
+		}
+	}
 }
 
 // TestNoTLS: what answers is neither TLS nor HTTP, such as SSH on a port that was

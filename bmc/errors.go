@@ -133,6 +133,8 @@ func (t Target) explain(ctx context.Context, err error) error {
 		return fmt.Errorf("the BMC at %s did not answer within %s: check that it is powered and reachable, or give it more time: %w", t.Address, t.Timeout, context.DeadlineExceeded)
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("nothing listens at %s: check the BMC's address and port, and that its service is enabled: %w", t.Address, syscall.ECONNREFUSED)
+	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
+		return fmt.Errorf("there is no way to %s from here (%w): check the BMC's address, its cable, and this machine's routes to the BMCs' network", t.Address, unreachable(err))
 	case errors.As(err, &syntax), errors.As(err, &typ), errors.Is(err, io.ErrUnexpectedEOF):
 		return fmt.Errorf("the BMC at %s answered with something that is not a Redfish resource (%w): check that a Redfish service runs there", t.Address, err)
 	}
@@ -140,6 +142,15 @@ func (t Target) explain(ctx context.Context, err error) error {
 		return fmt.Errorf("the BMC at %s did not answer within %s: %w", t.Address, t.Timeout, context.DeadlineExceeded)
 	}
 	return err
+}
+
+// unreachable is what the kernel says in err, without the URL that net/http
+// puts in front.
+func unreachable(err error) error {
+	if errors.Is(err, syscall.ENETUNREACH) {
+		return syscall.ENETUNREACH
+	}
+	return syscall.EHOSTUNREACH
 }
 
 // unsupported are the ends of MessageIds (Base registry, DSP8011) by which

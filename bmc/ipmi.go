@@ -54,7 +54,7 @@ func (d *ipmiDriver) Open(ctx context.Context) error {
 	}
 	conn, err := dial(ctx, d.t.Address.String())
 	if err != nil {
-		return d.t.fail(doing, fmt.Errorf("no UDP connection to %s: %w", d.t.Address, err))
+		return d.t.own(ctx, doing, fmt.Errorf("no UDP connection to %s: %w", d.t.Address, err))
 	}
 	d.s, err = login(lctx, conn, d.t.User, string(d.t.Password))
 	if err == nil && ctx.Err() != nil {

@@ -135,7 +135,7 @@ func serve(c *cli.Context, e *env) error {
 		}
 	}
 	sv.started = func(*provision.Provisioner, *state.Store) {
-		fmt.Fprintf(e.stderr, "fettle serves site %s (%d machines, revision %.19s)\n", s.Name, len(s.Machines), s.Revision())
+		fmt.Fprintf(e.stderr, "fettle serves site %s (%s, revision %.19s)\n", s.Name, counted(len(s.Machines), "machine"), s.Revision())
 		for _, n := range sv.bootNetworks() {
 			dhcp := "DHCP"
 			if n.Only6() {
@@ -181,7 +181,7 @@ func serve(c *cli.Context, e *env) error {
 			return nil, err
 		}
 		current.Store(s)
-		fmt.Fprintf(e.stderr, "site %s read again (%d machines, revision %.19s)\n", s.Name, len(s.Machines), s.Revision())
+		fmt.Fprintf(e.stderr, "site %s read again (%s, revision %.19s)\n", s.Name, counted(len(s.Machines), "machine"), s.Revision())
 		return s, nil
 	}
 	sv.passwords = &provision.SitePasswords{Secrets: secrets, Site: current.Load, Reread: sv.reread}
