@@ -36,6 +36,9 @@ func Load(dir string) (*Site, error) {
 		return nil, Errors{{Path: dir, Msg: fmt.Sprintf("cannot open the site folder: %v", err), Hint: "give a site folder with --site, or make one: fettle init " + dir, Err: err}}
 	}
 	defer func() { _ = root.Close() }() // read only
+	if _, err := root.Stat(mainFile); errors.Is(err, fs.ErrNotExist) {
+		return nil, Errors{{Path: dir, Msg: "is no site folder: it has no " + mainFile, Hint: "give a site folder with --site, or make one: fettle init DIR", Err: err}}
+	}
 	s, err := load(root.FS())
 	if s != nil {
 		s.Dir = dir

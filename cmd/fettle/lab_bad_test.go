@@ -28,7 +28,8 @@ func TestLabUpOfABadSite(t *testing.T) {
 		{"no such profile", machines, "profile: train", "profile: trian", nil, exitInput, []string{machines + ":30", `no profile "trian"; did you mean "train"?`}},
 		{"no such image", profile, "image: base", "image: basis", nil, exitInput, []string{profile, `no image "basis"; did you mean "base"?`}},
 		{"no such machine", "", "", "", []string{"--machines", "gpu-O1"}, exitInput, []string{`"gpu-O1"`, "gpu-01"}},
-		{"no such folder", "", "", "", []string{"--site", "/nonexistent"}, exitInput, []string{"/nonexistent", "fettle init"}},
+		{"no such folder", "", "", "", []string{"--site", "no-such-folder"}, exitInput, []string{"no-such-folder", "fettle init"}},
+		{"no site folder", "", "", "", []string{"--site", "testdata"}, exitInput, []string{"testdata: is no site folder: it has no site.yaml", "fettle init"}},
 		{"size that is none", "", "", "", []string{"--memory", "lots"}, exitUsage, []string{"--memory"}},
 		{"a libvirt elsewhere", "", "", "", []string{"--connect", "qemu+ssh://host/system"}, exitUsage, []string{"qemu:///session"}},
 	} {
