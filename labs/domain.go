@@ -136,10 +136,18 @@ func sysinfo(m MachinePlan, st start) []libvirtxml.DomainSysInfo {
 	}
 	if m.Firmware == site.UEFI {
 		// OvmfPkg/Library/PxeBcPcdProducerLib: saves the time-outs of PXE over
-		// IPv6, and leaves HTTP alone when IPv4 PXE is off.
-		fw := []entry{{Name: "opt/org.tianocore/IPv6PXESupport", Value: "n"}}
-		if st == startHTTP {
-			fw = append(fw, entry{Name: "opt/org.tianocore/IPv4PXESupport", Value: "n"})
+		// IPv6, or over IPv4 where the network has none, and leaves HTTP alone when
+		// both are off.
+		off := []string{"IPv6PXESupport"}
+		switch {
+		case st == startHTTP:
+			off = append(off, "IPv4PXESupport")
+		case m.boots6():
+			off[0] = "IPv4PXESupport"
+		}
+		var fw []entry
+		for _, o := range off {
+			fw = append(fw, entry{Name: "opt/org.tianocore/" + o, Value: "n"})
 		}
 		out = append(out, libvirtxml.DomainSysInfo{FWCfg: &libvirtxml.DomainSysInfoFWCfg{Entry: fw}})
 	}
@@ -219,7 +227,10 @@ func devices(m MachinePlan, r realization, st start, cd string) *libvirtxml.Doma
 			dev.Interfaces[i] = nic(n, r.ports[m.Name][i], r.bridge)
 			if n.Boot {
 				dev.Interfaces[i].Boot = next()
-			} else {
+			}
+			if !n.Boot || n.Only6 && m.Firmware == site.UEFI {
+				// iPXE of the ROM would stand between the firmware and the network, and
+				// tells a signed loader nothing of IPv6.
 				dev.Interfaces[i].ROM = &libvirtxml.DomainROM{Enabled: "no"}
 			}
 		}

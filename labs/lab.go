@@ -229,13 +229,25 @@ func (l *Lab) chooseUser(uri string) (owner int, err error) {
 func (l *Lab) buildFabric() error {
 	l.sw = fabric.NewSwitch(fabric.Config{Logger: l.log})
 	for _, n := range l.plan.Networks {
-		if !n.Server.IsValid() || (n.Boot && l.r.bridge != "") {
+		if n.Boot && l.r.bridge != "" {
+			continue
+		}
+		var addrs []netip.Prefix
+		if n.Server.IsValid() {
+			addrs = append(addrs, netip.PrefixFrom(n.Server, n.Prefix.Bits()))
+		}
+		if n.Server6.IsValid() {
+			addrs = append(addrs, netip.PrefixFrom(n.Server6, n.Prefix6.Bits()))
+		}
+		if len(addrs) == 0 {
 			continue
 		}
 		h, err := l.sw.NewHost(fabric.HostConfig{
 			Name: "host-" + n.Name, VLAN: n.VLAN, MAC: n.HostMAC[:], MTU: n.MTU,
-			Addrs:                []netip.Prefix{netip.PrefixFrom(n.Server, n.Prefix.Bits())},
-			RouterAdvertisements: n.Boot, // Debian's iPXE waits 16 s for one otherwise
+			Addrs: addrs,
+			// Debian's iPXE waits 16 s for one otherwise. Where there is IPv6, who
+			// serves it says more.
+			RouterAdvertisements: n.Boot && !n.Prefix6.IsValid(),
 		})
 		if err != nil {
 			return fmt.Errorf("network %s on the fabric: %w", n.Name, err)

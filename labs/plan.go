@@ -25,10 +25,13 @@ type Plan struct {
 // NetworkPlan is one of the site's networks on the fabric.
 type NetworkPlan struct {
 	Name   string
-	Prefix netip.Prefix
-	Server netip.Addr // of the fabric's host on it; invalid = no host
-	MTU    int
-	Boot   bool
+	Prefix netip.Prefix // invalid = it has IPv6 alone
+	Server netip.Addr   // of the fabric's host on it; invalid = none of IPv4
+	// Prefix6 and Server6 are the same of IPv6.
+	Prefix6 netip.Prefix
+	Server6 netip.Addr
+	MTU     int
+	Boot    bool
 	// VLAN is the site's; 0 is the untagged network, a segment of its own.
 	// Guests see untagged frames.
 	VLAN    int
@@ -62,6 +65,7 @@ type NICPlan struct {
 	Network string // empty: no link
 	VLAN    int    // of the fabric
 	Boot    bool
+	Only6   bool // Network has IPv6 alone
 	MTU     int
 }
 
@@ -177,13 +181,10 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 		return nil, fmt.Errorf("lab %s: site %s has no machine to make: add one to its machines, or select others with --machines", o.Name, s.Name)
 	}
 	p := &Plan{Name: o.Name, Options: o, Site: s.Clone()}
-	for _, n := range s.Networks {
-		if n.Only6() {
-			return nil, fmt.Errorf("lab %s: network %s has IPv6 alone, and labs have none: add an IPv4 prefix and server to it", o.Name, n.Name)
-		}
+	if err := ownNetworks(p.Site.Networks); err != nil {
+		return nil, fmt.Errorf("lab %s: %w", o.Name, err)
 	}
-	p.Networks = planNetworks(o.Name, s.Networks)
-	ownNetworks(p.Site.Networks)
+	p.Networks = planNetworks(o.Name, p.Site.Networks)
 	if o.Trap {
 		if o.BridgeNetwork != "" {
 			return nil, fmt.Errorf("lab %s: a network that is a bridge of this machine leads out of the lab, so it cannot have a trap", o.Name)
@@ -200,9 +201,6 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 		mp, scaled, err := p.planMachine(m)
 		if err != nil {
 			return nil, fmt.Errorf("lab %s: machine %s: %w", o.Name, m.Name, err)
-		}
-		for i := range scaled.NICs {
-			scaled.NICs[i].IPv6 = netip.Addr{}
 		}
 		p.Machines = append(p.Machines, mp)
 		p.Site.Machines = append(p.Site.Machines, scaled)
@@ -229,14 +227,37 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 }
 
 // ownNetworks makes networks those of a lab, where nobody else is: no other
-// DHCP server gives their addresses, no relay agent stands between, and nobody
-// has to be asked whether an address is free.
-func ownNetworks(networks []site.Network) {
+// DHCP server gives their addresses, no router advertises, no relay agent
+// stands between, and nobody has to be asked whether an address is free.
+func ownNetworks(networks []site.Network) error {
 	for i := range networks {
 		n := &networks[i]
-		n.Proxy, n.Relays, n.Probe = false, nil, false
-		n.IPv6, n.Advertise = site.IPv6{}, "" // the fabric boots machines over IPv4
+		var err error
+		if n.Server, err = inRelaysPlace(n.Name, n.Prefix, n.Server, n.Relays); err != nil {
+			return err
+		}
+		if n.IPv6.Server, err = inRelaysPlace(n.Name, n.IPv6.Prefix, n.IPv6.Server, n.IPv6.Relays); err != nil {
+			return err
+		}
+		n.Proxy, n.Relays, n.IPv6.Relays, n.Probe = false, nil, nil, false
+		if n.Advertise == site.AdvertiseOff {
+			n.Advertise = "" // the router that did so is not here
+		}
 	}
+	return nil
+}
+
+// inRelaysPlace is fettle's address on a network: where relay agents stand
+// between in production, the first of theirs there.
+func inRelaysPlace(network string, p netip.Prefix, server netip.Addr, relays []netip.Addr) (netip.Addr, error) {
+	if len(relays) == 0 || p.Contains(server) {
+		return server, nil
+	}
+	i := slices.IndexFunc(relays, p.Contains)
+	if i < 0 {
+		return server, fmt.Errorf("network %s is behind relays, none of which has an address in %s: a lab's fettle takes the place of one, so add such a one to its relays", network, p)
+	}
+	return relays[i], nil
 }
 
 // checkPaths refuses a folder in which sockets would have too long names.
@@ -248,6 +269,11 @@ func (p *Plan) checkPaths(dir string) error {
 		}
 	}
 	return nil
+}
+
+// boots6 tells whether the machine's boot network has IPv6 alone.
+func (m MachinePlan) boots6() bool {
+	return slices.ContainsFunc(m.NICs, func(n NICPlan) bool { return n.Boot && n.Only6 })
 }
 
 // Machine finds a machine of the plan by name.
@@ -271,7 +297,7 @@ func (p *Plan) Network(name string) (NetworkPlan, bool) {
 func planNetworks(lab string, networks []site.Network) []NetworkPlan {
 	var out []NetworkPlan
 	for _, n := range networks {
-		np := NetworkPlan{Name: n.Name, Prefix: n.Prefix, Server: n.Server, MTU: n.MTU, VLAN: n.VLAN,
+		np := NetworkPlan{Name: n.Name, Prefix: n.Prefix, Server: n.Server, Prefix6: n.IPv6.Prefix, Server6: n.IPv6.Server, MTU: n.MTU, VLAN: n.VLAN,
 			Boot: n.Purpose == site.PurposeBoot, HostMAC: hostMAC(lab, n.Name)}
 		if np.MTU == 0 {
 			np.MTU = 1500

@@ -95,6 +95,11 @@ func TestDomainXMLGolden(t *testing.T) {
 	arm, armSecure := p.Machines[1], secure
 	arm.Arch, armSecure.Arch = site.ARM64, site.ARM64
 	p.Machines = append(p.Machines, secure, arm, armSecure)
+	six, err := NewPlan(only6Site(t), Options{Dir: "/lab"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Machines = append(p.Machines, six.Machines[1], six.Machines[0])
 	bridged := r
 	bridged.bridge = "br0"
 	for _, tt := range []struct {
@@ -113,6 +118,9 @@ func TestDomainXMLGolden(t *testing.T) {
 		{"uefi-bridge", 1, bridged, startDisk, ""},
 		{"arm64-network", 3, kvm, startNetwork, ""}, // emulated all the same
 		{"arm64-secure-cd", 4, r, startCD, "/lab/disks/gpu-02.iso"},
+		{"uefi-ipv6-network", 5, r, startNetwork, ""},
+		{"uefi-ipv6-http", 5, r, startHTTP, ""},
+		{"bios-ipv6-disk", 6, r, startDisk, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			got, err := domainXML(p.Name, p.Machines[tt.machine], tt.r, tt.start, tt.cd)
@@ -281,18 +289,13 @@ func TestPlanHasNetworksOfItsOwn(t *testing.T) {
 	for i := range s.Networks {
 		if n := &s.Networks[i]; n.Purpose == site.PurposeBoot {
 			n.Proxy, n.Probe, n.Relays = true, true, []netip.Addr{n.Prefix.Addr().Next()}
-			n.Advertise, n.IPv6 = site.AdvertiseManaged, site.IPv6{Prefix: netip.MustParsePrefix("2001:db8::/64"), Server: netip.MustParseAddr("2001:db8::1")}
 		}
 	}
-	s.Machines[0].NICs[0].IPv6 = netip.MustParseAddr("2001:db8::11")
 	p, err := NewPlan(s, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, n := range p.Site.Networks {
-		if n.IPv6.Prefix.IsValid() || n.Advertise != "" {
-			t.Errorf("network %s of the lab has IPv6 %v, advertises %q; want neither", n.Name, n.IPv6, n.Advertise)
-		}
 		if n.Proxy || n.Probe || len(n.Relays) > 0 {
 			t.Errorf("network %s of the lab: proxy %v, probe %v, relays %v; want none", n.Name, n.Proxy, n.Probe, n.Relays)
 		}

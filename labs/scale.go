@@ -65,7 +65,10 @@ func (p *Plan) planNICs(mp *MachinePlan, nics []site.NIC) error {
 			if !ok {
 				return fmt.Errorf("NIC %s is on network %s, which the site does not have", n.MAC, n.Network)
 			}
-			np.VLAN, np.MTU = net.VLAN, net.MTU
+			np.VLAN, np.MTU, np.Only6 = net.VLAN, net.MTU, !net.Prefix.IsValid()
+			if np.Only6 && p.Options.Trap {
+				return fmt.Errorf("network %s has IPv6 alone, and a trap (fettle airgap rehearse) watches IPv4 alone: add an IPv4 prefix and server to it, or take another machine", n.Network)
+			}
 		}
 		mp.NICs = append(mp.NICs, np)
 	}
@@ -171,7 +174,7 @@ func (p *Plan) planBMC(machine string, b site.BMC) BMCPlan {
 // networkOf finds the network whose prefix holds a.
 func (p *Plan) networkOf(a netip.Addr) (NetworkPlan, bool) {
 	for _, n := range p.Networks {
-		if a.IsValid() && n.Prefix.IsValid() && n.Prefix.Contains(a) {
+		if n.Prefix.Contains(a) || n.Prefix6.Contains(a) {
 			return n, true
 		}
 	}

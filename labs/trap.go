@@ -58,6 +58,11 @@ func (p *Plan) dropIPv6() {
 			continue
 		}
 		n.IPv6, n.Advertise = site.IPv6{}, ""
+		for j := range p.Networks {
+			if p.Networks[j].Name == n.Name {
+				p.Networks[j].Prefix6, p.Networks[j].Server6 = netip.Prefix{}, netip.Addr{}
+			}
+		}
 		for j := range p.Site.Machines {
 			for k := range p.Site.Machines[j].NICs {
 				if nic := &p.Site.Machines[j].NICs[k]; nic.Network == n.Name {

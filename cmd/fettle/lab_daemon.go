@@ -23,6 +23,7 @@ import (
 	"github.com/fettle-dev/fettle/bmc/vbmc"
 	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/labs"
+	"github.com/fettle-dev/fettle/labs/fabric"
 	"github.com/fettle-dev/fettle/provision"
 	"github.com/fettle-dev/fettle/pxe"
 	"github.com/fettle-dev/fettle/site"
@@ -181,13 +182,39 @@ func (s labStack) Listen(ctx context.Context, n site.Network, at netip.AddrPort)
 	return s.lab.Host(n.Name).Listen(ctx, at)
 }
 
-// DHCP6 is nil: a lab boots over IPv4.
-func (s labStack) DHCP6(context.Context, site.Network) (net.PacketConn, error) { return nil, nil }
-
-// Advertise is nil: the fabric itself says that there is no router.
-func (s labStack) Advertise(context.Context, site.Network) (pxe.AdvertiseConn, error) {
-	return nil, nil
+func (s labStack) DHCP6(ctx context.Context, n site.Network) (net.PacketConn, error) {
+	c, err := s.lab.Host(n.Name).ListenDHCP6(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return labDHCP6{c}, nil
 }
+
+// Advertise is nil on a network without IPv6: the fabric itself says there that
+// there is no router.
+func (s labStack) Advertise(ctx context.Context, n site.Network) (pxe.AdvertiseConn, error) {
+	if !n.IPv6.Prefix.IsValid() {
+		return nil, nil
+	}
+	c, err := s.lab.Host(n.Name).ListenRouters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// labDHCP6 tells who sent each request.
+type labDHCP6 struct{ *fabric.Link6Conn }
+
+func (c labDHCP6) ReadFrom(b []byte) (int, net.Addr, error) {
+	n, from, err := c.Link6Conn.ReadFrom(b)
+	if udp, ok := from.(*net.UDPAddr); ok {
+		return n, &pxe.Neighbor{UDPAddr: *udp, MAC: c.Station(udp.AddrPort().Addr())}, err
+	}
+	return n, from, err
+}
+
+func (c labDHCP6) WriteTo(b []byte, to net.Addr) (int, error) { return c.Link6Conn.WriteTo(b, to) }
 
 func (s labStack) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return s.lab.DialContext(ctx, network, addr)
@@ -231,7 +258,8 @@ type labMachine struct {
 	Name     string   `json:"name"`
 	Domain   string   `json:"domain"`
 	Firmware string   `json:"firmware"`
-	Address  string   `json:"address,omitempty"` // on its boot network
+	Address  string   `json:"address,omitempty"` // on its boot network, of IPv6 where that has no IPv4
+	IPv6     string   `json:"ipv6,omitempty"`    // on its boot network
 	User     string   `json:"user,omitempty"`    // for ssh
 	BMC      string   `json:"bmc"`               // on the fabric
 	BMCLocal string   `json:"bmc_local"`         // URL on loopback
@@ -247,15 +275,34 @@ func (d *labServer) info() labInfo {
 			Name: mp.Name, Domain: mp.Domain, Firmware: string(mp.Firmware), BMC: mp.BMC.Address.String(),
 			BMCLocal: d.bmcs[mp.Name], IPMI: d.ipmi[mp.Name], HostKeys: d.provision.HostKeys(mp.Name),
 		}
-		if nic, ok := m.BootNIC(); ok && nic.Address.IsValid() {
-			lm.Address = nic.Address.String()
-		}
+		lm.Address, lm.IPv6 = labAddresses(m)
 		if prof, ok := d.plan.Site.Profile(m.Profile); ok {
 			lm.User = labs.LoginUser(prof)
 		}
 		inf.Machines = append(inf.Machines, lm)
 	}
 	return inf
+}
+
+// labAddresses are a machine's fixed addresses on its boot network: the one to
+// reach it at, and that of IPv6.
+func labAddresses(m site.Machine) (address, six string) {
+	nic, ok := m.BootNIC()
+	if ok && nic.IPv6.IsValid() {
+		six = nic.IPv6.String()
+	}
+	if ok && nic.Address.IsValid() {
+		return nic.Address.String(), six
+	}
+	return six, six
+}
+
+// addresses are a machine's as a table has them.
+func (m labMachine) addresses() string {
+	if m.IPv6 == "" || m.IPv6 == m.Address {
+		return m.Address
+	}
+	return m.Address + ", " + m.IPv6
 }
 
 // handler is the control socket: GET /lab, GET /outside, and CONNECT to an address on the

@@ -38,7 +38,7 @@ func labSSH(c *cli.Context, e *env, interactive bool) error {
 	}
 	m := info.Machines[i]
 	if m.Address == "" {
-		return fmt.Errorf("machine %s has no fixed address in the site file: give its boot port one", name)
+		return fmt.Errorf("machine %s has no fixed address in the site file: give its boot port one (address: or ipv6:)", name)
 	}
 	args, err := sshArgs(dir, m)
 	if err != nil {

@@ -129,7 +129,7 @@ func rehearsalMachine(s *site.Site, name string) (site.Machine, error) {
 		case name == "" && usable, name == m.Name && usable:
 			return m, nil
 		case name == m.Name:
-			return m, usage("--machine %s: it must have a profile, and a fixed address at its boot port", name)
+			return m, usage("--machine %s: it must have a profile, and a fixed IPv4 address at its boot port", name)
 		}
 	}
 	if name != "" {

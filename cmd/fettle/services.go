@@ -46,7 +46,7 @@ type stack interface {
 	// Listen is a TCP listener at an address of a network's server.
 	Listen(ctx context.Context, n site.Network, at netip.AddrPort) (net.Listener, error)
 	// DHCP6 is the socket of a DHCPv6 server on a network, and Advertise that of
-	// a router's advertisements; nil where the stack answers by itself.
+	// a router's advertisements; nil where the stack sends them by itself.
 	DHCP6(ctx context.Context, n site.Network) (net.PacketConn, error)
 	Advertise(ctx context.Context, n site.Network) (pxe.AdvertiseConn, error)
 	// Dial opens a connection to a BMC.
@@ -230,13 +230,6 @@ func (s *services) boot6(ctx context.Context, g *errgroup.Group, px *pxe.Server,
 		dhcp, err := s.stack.DHCP6(ctx, n)
 		if err != nil {
 			return fmt.Errorf("DHCPv6 on network %s: %w", n.Name, err)
-		}
-		if dhcp == nil && n.Only6() {
-			return fail(exitInput, fmt.Errorf("network %s has IPv6 alone, which is not served here: add an IPv4 prefix to it", n.Name))
-		}
-		if dhcp == nil {
-			s.log.Warn("IPv6 is not served here: the network boots over IPv4", "network", n.Name)
-			return nil
 		}
 		g.Go(func() error { return px.ServeDHCP6(ctx, n.Name, dhcp) })
 		if err := s.bootFiles(ctx, g, px, n, n.IPv6.Server); err != nil {

@@ -38,7 +38,8 @@ type HostConfig struct {
 	Addrs []netip.Prefix
 	// MTU is 1500 if zero.
 	MTU int
-	// RouterAdvertisements makes the host answer router solicitations.
+	// RouterAdvertisements makes the host answer router solicitations, with word
+	// that there is no IPv6 here. Where there is, see [Host.ListenRouters].
 	RouterAdvertisements bool
 }
 

@@ -23,6 +23,7 @@ type hostNIC struct {
 	port      *Port
 	mac       uint64
 	advertise atomic.Bool
+	link6     [kinds6]atomic.Pointer[Link6Conn]
 	stack     atomic.Pointer[stack.NetworkDispatcher]
 	in        chan *stack.PacketBuffer
 	done      chan struct{} // closed when the cable is
@@ -54,6 +55,9 @@ func (n *hostNIC) WriteFrame(b []byte) error {
 	dst := macKey(b)
 	if dst != n.mac && !group(dst) {
 		return nil // flooded, for someone else
+	}
+	if taken, err := n.toLink6(b); taken {
+		return err
 	}
 	if n.advertise.Load() {
 		if to, ok := parseSolicitation(b); ok {

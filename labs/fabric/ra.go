@@ -32,23 +32,35 @@ func allNodes() solicitor {
 	return solicitor{net.HardwareAddr{0x33, 0x33, 0, 0, 0, 1}, netip.IPv6LinkLocalAllNodes()}
 }
 
-// parseSolicitation recognises a valid router solicitation (RFC 4861 §6.1.1).
-func parseSolicitation(b []byte) (solicitor, bool) {
-	none := solicitor{}
-	if len(b) < headerLen+ipv6Len+8 || binary.BigEndian.Uint16(b[12:]) != uint16(header.IPv6ProtocolNumber) {
-		return none, false
+// parseNDP is the neighbour discovery message in a frame and its sender; no
+// router forwarded it, and its checksum is right (RFC 4861 §6.1).
+func parseNDP(b []byte) (src netip.Addr, msg []byte, ok bool) {
+	src, dst, msg, ok := payload6(b, uint8(header.ICMPv6ProtocolNumber))
+	if !ok || len(msg) < 8 || b[headerLen+7] != ndpHopLimit || msg[1] != 0 || icmp6Checksum(msg, src, dst) != binary.BigEndian.Uint16(msg[2:]) {
+		return src, nil, false
+	}
+	return src, msg, true
+}
+
+// payload6 is what a frame carries of a protocol right behind an IPv6 header
+// (RFC 8200 §3).
+func payload6(b []byte, protocol uint8) (src, dst netip.Addr, body []byte, ok bool) {
+	if len(b) < headerLen+ipv6Len || binary.BigEndian.Uint16(b[12:]) != uint16(header.IPv6ProtocolNumber) {
+		return src, dst, nil, false
 	}
 	ip := b[headerLen:]
 	n := int(binary.BigEndian.Uint16(ip[4:]))
-	if ip[0]>>4 != 6 || ip[6] != uint8(header.ICMPv6ProtocolNumber) || ip[7] != ndpHopLimit || n < 8 || len(ip) < ipv6Len+n {
-		return none, false
+	if ip[0]>>4 != 6 || ip[6] != protocol || len(ip) < ipv6Len+n {
+		return src, dst, nil, false
 	}
-	msg := ip[ipv6Len : ipv6Len+n]
-	if msg[0] != icmpRouterSolicitation || msg[1] != 0 {
-		return none, false
-	}
-	src, dst := netip.AddrFrom16([16]byte(ip[8:])), netip.AddrFrom16([16]byte(ip[24:]))
-	if icmp6Checksum(msg, src, dst) != binary.BigEndian.Uint16(msg[2:]) {
+	return netip.AddrFrom16([16]byte(ip[8:])), netip.AddrFrom16([16]byte(ip[24:])), ip[ipv6Len : ipv6Len+n], true
+}
+
+// parseSolicitation recognises a valid router solicitation (RFC 4861 §6.1.1).
+func parseSolicitation(b []byte) (solicitor, bool) {
+	none := solicitor{}
+	src, msg, ok := parseNDP(b)
+	if !ok || msg[0] != icmpRouterSolicitation {
 		return none, false
 	}
 	for opts := msg[8:]; len(opts) > 0; {
@@ -78,19 +90,7 @@ func advertisement(h *Host, to solicitor) []byte {
 	const optLen = 8
 	src, _ := netip.AddrFromSlice(linkLocal(h.mac))
 
-	b := make([]byte, headerLen+ipv6Len+16+2*optLen)
-	copy(b, to.mac)
-	copy(b[6:], h.mac)
-	binary.BigEndian.PutUint16(b[12:], uint16(header.IPv6ProtocolNumber))
-
-	ip := b[headerLen:]
-	msg := ip[ipv6Len:]
-	ip[0] = 6 << 4
-	binary.BigEndian.PutUint16(ip[4:], uint16(len(msg)))
-	ip[6], ip[7] = uint8(header.ICMPv6ProtocolNumber), ndpHopLimit
-	copy(ip[8:], src.AsSlice())
-	copy(ip[24:], to.addr.AsSlice())
-
+	b, msg := frame6(h.mac, to.mac, src, to.addr, uint8(header.ICMPv6ProtocolNumber), 16+2*optLen)
 	msg[0] = icmpRouterAdvertisement
 	msg[4] = 64 // the hop limit that hosts should use
 	mac, mtu := msg[16:], msg[16+optLen:]
@@ -100,6 +100,21 @@ func advertisement(h *Host, to solicitor) []byte {
 	binary.BigEndian.PutUint32(mtu[4:], uint32(h.mtu))
 	binary.BigEndian.PutUint16(msg[2:], icmp6Checksum(msg, src, to.addr))
 	return b
+}
+
+// frame6 is a frame with an IPv6 header, and the n bytes behind that.
+func frame6(from, to net.HardwareAddr, src, dst netip.Addr, protocol uint8, n int) (frame, body []byte) {
+	b := make([]byte, headerLen+ipv6Len+n)
+	copy(b, to)
+	copy(b[6:], from)
+	binary.BigEndian.PutUint16(b[12:], uint16(header.IPv6ProtocolNumber))
+	ip := b[headerLen:]
+	ip[0] = 6 << 4
+	binary.BigEndian.PutUint16(ip[4:], uint16(n))
+	ip[6], ip[7] = protocol, ndpHopLimit
+	copy(ip[8:], src.AsSlice())
+	copy(ip[24:], dst.AsSlice())
+	return b, ip[ipv6Len:]
 }
 
 // linkLocal is the link-local address of a station (RFC 4291 appendix A).
