@@ -84,7 +84,7 @@ func TestLabIPv6(t *testing.T) {
 }
 
 // TestLabAddresses: what lab status prints, and where lab ssh goes.
-func TestLabAddresses(t *testing.T) {
+func TestBootAddresses(t *testing.T) {
 	for _, tt := range []struct {
 		name, dir, address, six, printed string
 	}{
@@ -98,9 +98,12 @@ func TestLabAddresses(t *testing.T) {
 				t.Fatal(err)
 			}
 			m, _ := s.Machine("gpu-02")
-			var lm labMachine
-			if lm.Address, lm.IPv6 = labAddresses(m); lm.Address != tt.address || lm.IPv6 != tt.six || lm.addresses() != tt.printed {
-				t.Errorf("labAddresses = %q, %q, printed %q; want %q, %q, %q", lm.Address, lm.IPv6, lm.addresses(), tt.address, tt.six, tt.printed)
+			if address, six := bootAddresses(m); address != tt.address || six != tt.six || both(address, six) != tt.printed {
+				t.Errorf("bootAddresses = %q, %q, printed %q; want %q, %q, %q", address, six, both(address, six), tt.address, tt.six, tt.printed)
+			}
+			_, out, _ := commandLine(t.Context(), "", false, "site", "show", "--site", tt.dir)
+			if !strings.Contains(out, "  "+tt.printed+"  ") || tt.six != "" && !strings.Contains(out, "2001:db8:77::100-2001:db8:77::1ff") {
+				t.Errorf("site show prints\n%s\nwant gpu-02 at %s", out, tt.printed)
 			}
 		})
 	}

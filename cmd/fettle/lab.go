@@ -238,7 +238,7 @@ func labStatusOf(ctx context.Context, e *env, dir string, w *web.Client) error {
 	out := [][]string{{"MACHINE", "FIRMWARE", "PHASE", "IMAGE", "ADDRESS", "BMC ON LOOPBACK"}}
 	var runs []state.Status
 	for _, r := range rows {
-		out = append(out, []string{r.Name, r.Firmware, string(r.Phase), r.Image, r.addresses(), r.BMCLocal})
+		out = append(out, []string{r.Name, r.Firmware, string(r.Phase), r.Image, both(r.Address, r.IPv6), r.BMCLocal})
 		r.Status.Machine = r.Name
 		runs = append(runs, r.Status)
 	}

@@ -275,34 +275,13 @@ func (d *labServer) info() labInfo {
 			Name: mp.Name, Domain: mp.Domain, Firmware: string(mp.Firmware), BMC: mp.BMC.Address.String(),
 			BMCLocal: d.bmcs[mp.Name], IPMI: d.ipmi[mp.Name], HostKeys: d.provision.HostKeys(mp.Name),
 		}
-		lm.Address, lm.IPv6 = labAddresses(m)
+		lm.Address, lm.IPv6 = bootAddresses(m)
 		if prof, ok := d.plan.Site.Profile(m.Profile); ok {
 			lm.User = labs.LoginUser(prof)
 		}
 		inf.Machines = append(inf.Machines, lm)
 	}
 	return inf
-}
-
-// labAddresses are a machine's fixed addresses on its boot network: the one to
-// reach it at, and that of IPv6.
-func labAddresses(m site.Machine) (address, six string) {
-	nic, ok := m.BootNIC()
-	if ok && nic.IPv6.IsValid() {
-		six = nic.IPv6.String()
-	}
-	if ok && nic.Address.IsValid() {
-		return nic.Address.String(), six
-	}
-	return six, six
-}
-
-// addresses are a machine's as a table has them.
-func (m labMachine) addresses() string {
-	if m.IPv6 == "" || m.IPv6 == m.Address {
-		return m.Address
-	}
-	return m.Address + ", " + m.IPv6
 }
 
 // handler is the control socket: GET /lab, GET /outside, and CONNECT to an address on the

@@ -135,7 +135,7 @@ func rehearsalMachine(s *site.Site, name string) (site.Machine, error) {
 	if name != "" {
 		return site.Machine{}, usage("--machine %s: the site has no machine of that name", name)
 	}
-	return site.Machine{}, fail(exitInput, errors.New("the site has no machine with a profile and a fixed address at its boot port: there is nothing to rehearse"))
+	return site.Machine{}, fail(exitInput, errors.New("the site has no machine with a profile and a fixed IPv4 address at its boot port: there is nothing to rehearse"))
 }
 
 // folder makes the folder of the rehearsal, below that of the user's labs, so

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -179,29 +180,33 @@ func (e *env) siteShow(c *cli.Context) error {
 	w := tabwriter.NewWriter(e.stdout, 0, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "\nNETWORK\tPURPOSE\tPREFIX\tVLAN\tSERVER\tPOOLS")
 	for _, n := range s.Networks {
-		server, vlan := "-", "-"
-		prefix := n.Prefix
-		if n.Only6() {
-			prefix = n.IPv6.Prefix
+		var prefix, prefix6, server, server6 string
+		if n.Prefix.IsValid() {
+			prefix = n.Prefix.String()
 		}
-		if n.Here().IsValid() {
-			server = n.Here().String()
+		if n.IPv6.Prefix.IsValid() {
+			prefix6 = n.IPv6.Prefix.String()
 		}
+		if n.Server.IsValid() {
+			server = n.Server.String()
+		}
+		if n.IPv6.Server.IsValid() {
+			server6 = n.IPv6.Server.String()
+		}
+		vlan := "-"
 		if n.VLAN != 0 {
 			vlan = fmt.Sprint(n.VLAN)
 		}
 		var pools []string
-		for _, p := range n.Pools {
+		for _, p := range slices.Concat(n.Pools, n.IPv6.Pools) {
 			pools = append(pools, p.From.String()+"-"+p.To.String())
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.Purpose, prefix, vlan, server, dash(strings.Join(pools, " ")))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", n.Name, n.Purpose, both(prefix, prefix6), vlan, dash(both(server, server6)), dash(strings.Join(pools, " ")))
 	}
 	fmt.Fprintln(w, "\nMACHINE\tRACK\tUNIT\tSERIAL\tFIRMWARE\tADDRESS\tBMC\tPROFILE\tOWNER")
 	for _, m := range s.Machines {
-		address, bmc, unit := "-", "-", "-"
-		if nic, ok := m.BootNIC(); ok && nic.Address.IsValid() {
-			address = nic.Address.String()
-		}
+		bmc, unit := "-", "-"
+		address := dash(both(bootAddresses(m)))
 		if m.BMC.Address.IsValid() {
 			bmc = m.BMC.Address.String()
 		}
@@ -219,6 +224,27 @@ func (e *env) siteShow(c *cli.Context) error {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", p.Name, p.Image, diskOf(p.Layout), dash(strings.Join(users, " ")), dash(strings.Join(p.Packages, " ")))
 	}
 	return w.Flush()
+}
+
+// bootAddresses are a machine's fixed addresses on its boot network: the one to
+// reach it at, and that of IPv6.
+func bootAddresses(m site.Machine) (address, six string) {
+	nic, ok := m.BootNIC()
+	if ok && nic.IPv6.IsValid() {
+		six = nic.IPv6.String()
+	}
+	if ok && nic.Address.IsValid() {
+		return nic.Address.String(), six
+	}
+	return six, six
+}
+
+// both is what IPv4 and IPv6 have, in one cell of a table.
+func both(four, six string) string {
+	if four == "" || six == "" || four == six {
+		return cmp.Or(four, six)
+	}
+	return four + ", " + six
 }
 
 // dash stands for an empty cell of a table.
