@@ -154,9 +154,6 @@ func networkConfig(s *site.Site, m site.Machine) ([]byte, error) {
 			for _, d := range n.DNS {
 				r.Addresses = append(r.Addresses, d.String())
 			}
-			if domain := n.Domain; len(r.Addresses) > 0 && domain != "" {
-				r.Search = []string{domain}
-			}
 			if len(r.Addresses) > 0 {
 				e.Nameservers = &r
 			}
@@ -172,6 +169,9 @@ func networkConfig(s *site.Site, m site.Machine) ([]byte, error) {
 			for _, d := range n.IPv6.DNS {
 				e.Nameservers.Addresses = append(e.Nameservers.Addresses, d.String())
 			}
+		}
+		if e.Nameservers != nil && n.Domain != "" {
+			e.Nameservers.Search = []string{n.Domain}
 		}
 		e.DHCP6 = !nic.IPv6.IsValid() && len(n.IPv6.Pools) > 0
 		eths[fmt.Sprintf("nic%d", i)] = e

@@ -265,4 +265,21 @@ func TestSeedIPv6(t *testing.T) {
 			}
 		}
 	}
+	// Alone: names are looked up in the network's domain all the same.
+	m := s.Machines[0]
+	m.NICs = slices.Clone(m.NICs)
+	for i := range m.NICs {
+		if m.NICs[i].Boot {
+			m.NICs[i].Address, m.NICs[i].IPv6 = netip.Addr{}, netip.MustParseAddr("2001:db8::11")
+		}
+	}
+	for i := range s.Networks {
+		if n := &s.Networks[i]; n.Name == "prov" {
+			n.Prefix, n.Server, n.Gateway, n.DNS, n.Pools, n.Domain = netip.Prefix{}, netip.Addr{}, netip.Addr{}, nil, nil, "prov.example.org"
+		}
+	}
+	b, err := networkConfig(s, m)
+	if err != nil || !strings.Contains(string(b), "- prov.example.org\n") || strings.Contains(string(b), "dhcp4: true") {
+		t.Errorf("network-config with IPv6 alone = %s, %v; want the search domain prov.example.org, and no DHCP over IPv4", b, err)
+	}
 }
