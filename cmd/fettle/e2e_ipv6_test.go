@@ -83,7 +83,7 @@ func TestLabIPv6(t *testing.T) {
 	e2eDown(t, r, nil)
 }
 
-// TestLabAddresses: what lab status prints, and where lab ssh goes.
+// TestBootAddresses: what lab status and site show print, and where lab ssh goes.
 func TestBootAddresses(t *testing.T) {
 	for _, tt := range []struct {
 		name, dir, address, six, printed string

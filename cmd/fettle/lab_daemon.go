@@ -214,8 +214,6 @@ func (c labDHCP6) ReadFrom(b []byte) (int, net.Addr, error) {
 	return n, from, err
 }
 
-func (c labDHCP6) WriteTo(b []byte, to net.Addr) (int, error) { return c.Link6Conn.WriteTo(b, to) }
-
 func (s labStack) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	return s.lab.DialContext(ctx, network, addr)
 }
