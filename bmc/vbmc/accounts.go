@@ -242,7 +242,7 @@ func (s *Server) createAccount(c *call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{http.StatusCreated, body, map[string]string{"Location": accountsPath + "/" + a.id, "ETag": etag(body)}}, nil
+	return created(accountsPath + "/" + a.id, body), nil
 }
 
 func (s *Server) deleteAccount(c *call) (reply, error) {

@@ -226,7 +226,7 @@ func (s *Server) addKey(c *call, h KeyHolder, have []Key, parse func(obj) (Key, 
 	if err != nil {
 		return reply{}, err
 	}
-	return reply{http.StatusCreated, o, map[string]string{"Location": at, "ETag": etag(o)}}, nil
+	return created(at, o), nil
 }
 
 // guidForm is the form that the schemas give GUIDs.

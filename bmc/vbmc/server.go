@@ -198,6 +198,11 @@ type reply struct {
 	header map[string]string
 }
 
+// created answers that something was made, and where it is.
+func created(at string, body obj) reply {
+	return reply{http.StatusCreated, body, map[string]string{"Location": at, "ETag": etag(body)}}
+}
+
 // resource is a URI pattern with its methods. A nil method is not allowed.
 type resource struct {
 	pattern string            // segments; {x} matches one and names it
