@@ -1,9 +1,9 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -242,14 +242,20 @@ func (b *bmcCommand) firmwareUpdate(c *cli.Context) error {
 			return []string{strings.Join(u.Changed(), "; ")}
 		}}
 	if file != "" {
-		f, err := os.Open(file)
-		if err != nil {
+		if err := checkImage(file); err != nil {
 			return fail(exitInput, fmt.Errorf("--file: %w", err))
 		}
-		_ = f.Close() // it was only looked at
 		o.file, o.args.File, o.args.Name = file, file, filepath.Base(file)
 	}
-	w, err := b.pick(c, "install the firmware "+cmp.Or(uri, file)+" on")
+	shown := file
+	if uri != "" {
+		u, err := url.Parse(uri)
+		if err != nil { // which repeats it, with its password
+			return usage("--uri is no address: give one such as http://HOST/image.bin")
+		}
+		shown = u.Redacted()
+	}
+	w, err := b.pick(c, "install the firmware "+shown+" on")
 	if err != nil {
 		return err
 	}
@@ -263,6 +269,20 @@ func (b *bmcCommand) firmwareUpdate(c *cli.Context) error {
 		return err
 	}
 	return show(b, res, o)
+}
+
+// checkImage refuses what can be no firmware before a BMC is asked.
+func checkImage(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() // it is only looked at
+	fi, err := f.Stat()
+	if err == nil && (!fi.Mode().IsRegular() || fi.Size() == 0) {
+		err = fmt.Errorf("%s is no firmware image: it is empty, or no file", path)
+	}
+	return err
 }
 
 func (b *bmcCommand) usersShow(c *cli.Context) error {

@@ -52,6 +52,8 @@ func TestWrongInput(t *testing.T) {
 		{"an empty certificate", []string{"bmc", "secure-boot", "keys", "add", "--db", "db", "--file", at("empty"), "node-01"}, exitInput, "--file " + at("empty") + " is empty"},
 		{"no certificate", []string{"bmc", "secure-boot", "keys", "add", "--db", "db", "--file", at("text"), "node-01"}, exitInput, "--file " + at("text") + ": it is no certificate in PEM"},
 		{"no digest", []string{"bmc", "secure-boot", "keys", "add", "--db", "dbx", "--digest", "abc", "node-01"}, exitInput, "--digest abc: a digest is a SHA-256: 64 hex digits"},
+		{"an empty firmware image", []string{"bmc", "firmware", "update", "--file", at("empty"), "node-01"}, exitInput, "--file: " + at("empty") + " is no firmware image"},
+		{"a folder as firmware", []string{"bmc", "firmware", "update", "--file", at("half"), "node-01"}, exitInput, "--file: " + at("half") + " is no firmware image"},
 		{"an empty name", []string{"site", "diff", at("a"), ""}, exitUsage, "an argument is empty: it takes DIR_A DIR_B"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
