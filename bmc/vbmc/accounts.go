@@ -242,7 +242,7 @@ func (s *Server) createAccount(c *call) (reply, error) {
 	if err != nil {
 		return reply{}, err
 	}
-	return created(accountsPath + "/" + a.id, body), nil
+	return created(accountsPath+"/"+a.id, body), nil
 }
 
 func (s *Server) deleteAccount(c *call) (reply, error) {

@@ -257,5 +257,5 @@ func (s *Server) subscribe(c *call) (reply, error) {
 		return reply{}, err
 	}
 	body := x.resource()
-	return created(subscriptionsPath + "/" + x.ID, body), nil
+	return created(subscriptionsPath+"/"+x.ID, body), nil
 }

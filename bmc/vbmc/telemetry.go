@@ -278,7 +278,7 @@ func (s *Server) createReportDef(c *call) (reply, error) {
 	}
 	s.reports = append(s.reports, def)
 	o := def.resource()
-	return created(reportDefs + "/" + def.id, o), nil
+	return created(reportDefs+"/"+def.id, o), nil
 }
 
 func (s *Server) patchReportDef(c *call) ([]*message, error) {

@@ -229,7 +229,7 @@ func (s *Server) createTrigger(c *call) (reply, error) {
 	}
 	s.triggers = append(s.triggers, made)
 	o := made.resource()
-	return created(triggersPath + "/" + made.id, o), nil
+	return created(triggersPath+"/"+made.id, o), nil
 }
 
 func (s *Server) patchTrigger(c *call) ([]*message, error) {

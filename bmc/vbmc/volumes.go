@@ -181,7 +181,7 @@ func (s *Server) addVolume(c *call, h VolumeHolder) (reply, error) {
 	}
 	s.logEvent("system", "OK", fmt.Sprintf("Volume %s (%s) made by %s.", v.ID, v.RAID, c.who.name))
 	body := v.resource()
-	return created(volumesPath + "/" + v.ID, body), nil
+	return created(volumesPath+"/"+v.ID, body), nil
 }
 
 // planVolume checks a volume against the drives and the volumes that there are.
