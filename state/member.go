@@ -32,6 +32,12 @@ const (
 	closeTimeout    = 5 * time.Second
 	deadTimeout     = time.Second // for what is left of an etcd that gave up
 	slowRequest     = 3 * time.Second
+	// startTries is how often etcd is started before its directory counts as
+	// damaged. It drops entries of raft's log from memory once it has applied them,
+	// and when it begins its election before raft has noted that, as happens on a
+	// machine that is busy, it looks for them and gives up: once in a hundred starts
+	// of a store that had been killed (etcd 3.6.6, 2026-11-22).
+	startTries = 3
 )
 
 // member is the one member of an embedded etcd cluster. It opens no socket:

@@ -199,7 +199,9 @@ func (s *Store) reopen(failed *session, left *int, wait *time.Duration) *session
 			return nil
 		}
 		*wait = s.reopening.next(*wait, *left)
-		x, err := s.again()
+		// Without a time limit: a start that is given up goes on in the directory,
+		// and nothing could be opened beside it.
+		x, err := s.again(s.ctx)
 		if err == nil {
 			return x
 		}
@@ -213,19 +215,29 @@ func (s *Store) reopen(failed *session, left *int, wait *time.Duration) *session
 	}
 }
 
+// rest waits, so that what is left of an etcd may end; false: ctx ended.
+func rest(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // again opens the directory once more. What the failed etcd wrote last may be
 // in the memory of this machine alone, marked as written (after a failed fsync
 // Linux tries no second time): all of it is written once more and synced, so
 // that nothing is built on what a power failure would take away.
-func (s *Store) again() (*session, error) {
+func (s *Store) again(ctx context.Context) (*session, error) {
 	lock, err := lockDir(s.dir)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.where, err)
 	}
-	if err := writeAgain(s.ctx, s.dir); err != nil {
+	if err := writeAgain(ctx, s.dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", s.where, err), lock.Close())
 	}
-	// Without a time limit: a start that is given up goes on in the directory,
-	// and nothing could be opened beside it.
-	return s.openSession(s.ctx, lock, freeReserve)
+	return s.openSession(ctx, lock, freeReserve)
 }

@@ -164,6 +164,13 @@ func (s *Store) openDir(ctx context.Context, dir string) error {
 		need = freeReserve // its log has its space already
 	}
 	x, err := s.openSession(ctx, lock, need)
+	for try := 1; try < startTries && errors.As(err, &leftBehind{}) && rest(ctx, s.reopening.first); try++ {
+		s.log.Warn("state does not open, and is tried again", "err", err)
+		next, again := s.again(ctx)
+		if again == nil || errors.As(again, &leftBehind{}) { // else what etcd said itself tells more
+			x, err = next, again
+		}
+	}
 	if err != nil {
 		return err
 	}
