@@ -212,6 +212,7 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 	if o.SSHKey != "" {
 		addSSHKey(p.Site, o.SSHKey)
 	}
+	skipTimerCheck(p.Site)
 	if err := renameDisks(p.Site); err != nil {
 		return nil, fmt.Errorf("lab %s: %w", o.Name, err)
 	}

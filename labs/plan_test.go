@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -51,6 +52,9 @@ func TestNewPlanScales(t *testing.T) {
 	want.GPUs = []site.GPU{{Model: "virtio-gpu stand-in for NVIDIA H100 SXM5 80GB, ASPEED", PCI: "1af4:1050", Count: 8}}
 	if !reflect.DeepEqual(m, want) {
 		t.Errorf("effective machine = %+v; want %+v", m, want)
+	}
+	if got := p.Site.Profiles[0].KernelArgs; !slices.Equal(got, []string{"no_timer_check"}) {
+		t.Errorf("the installed kernel's arguments = %v; want no_timer_check", got)
 	}
 	other, err := NewPlan(s, Options{Name: "b"})
 	if err != nil {
