@@ -381,6 +381,10 @@ func (l *Lab) DialContext(ctx context.Context, network, addr string) (net.Conn, 
 	if err != nil {
 		return nil, fmt.Errorf("lab %s: %q: want an IP address and a port", l.plan.Name, addr)
 	}
+	if n, ok := l.plan.networkOf(ap.Addr()); ok && n.Boot && l.r.bridge != "" {
+		var d net.Dialer // this machine is on it
+		return d.DialContext(ctx, network, addr)
+	}
 	h, _, err := l.hostFor(ap.Addr())
 	if err != nil {
 		return nil, err

@@ -181,7 +181,7 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 		return nil, fmt.Errorf("lab %s: site %s has no machine to make: add one to its machines, or select others with --machines", o.Name, s.Name)
 	}
 	p := &Plan{Name: o.Name, Options: o, Site: s.Clone()}
-	if err := ownNetworks(p.Site.Networks); err != nil {
+	if err := ownNetworks(p.Site.Networks, o.BridgeNetwork != ""); err != nil {
 		return nil, fmt.Errorf("lab %s: %w", o.Name, err)
 	}
 	p.Networks = planNetworks(o.Name, p.Site.Networks)
@@ -229,10 +229,14 @@ func NewPlan(s *site.Site, o Options) (*Plan, error) {
 
 // ownNetworks makes networks those of a lab, where nobody else is: no other
 // DHCP server gives their addresses, no router advertises, no relay agent
-// stands between, and nobody has to be asked whether an address is free.
-func ownNetworks(networks []site.Network) error {
+// stands between, and nobody has to be asked whether an address is free. A boot
+// network that is a bridge of this machine is left as the site has it.
+func ownNetworks(networks []site.Network, bridge bool) error {
 	for i := range networks {
 		n := &networks[i]
+		if bridge && n.Purpose == site.PurposeBoot {
+			continue
+		}
 		var err error
 		if n.Server, err = inRelaysPlace(n.Name, n.Prefix, n.Server, n.Relays); err != nil {
 			return err

@@ -307,4 +307,9 @@ func TestPlanHasNetworksOfItsOwn(t *testing.T) {
 	if n := s.Networks[0]; n.Purpose == site.PurposeBoot && !n.Proxy {
 		t.Error("planning a lab changed the site")
 	}
+	// On a bridge somebody may be.
+	s.Networks[0].Probe, s.Networks[0].Relays = false, nil
+	if p, err = NewPlan(s, Options{BridgeNetwork: "br0"}); err != nil || !p.Site.Networks[0].Proxy {
+		t.Errorf("NewPlan with a bridge = %v; want its boot network as the site has it", err)
+	}
 }

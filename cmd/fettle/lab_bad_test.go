@@ -31,6 +31,8 @@ func TestLabUpOfABadSite(t *testing.T) {
 		{"no such folder", "", "", "", []string{"--site", "no-such-folder"}, exitInput, []string{"no-such-folder", "fettle init"}},
 		{"no site folder", "", "", "", []string{"--site", "testdata"}, exitInput, []string{"testdata: is no site folder: it has no site.yaml", "fettle init"}},
 		{"size that is none", "", "", "", []string{"--memory", "lots"}, exitUsage, []string{"--memory"}},
+		{"no such bridge", "", "", "", []string{"--network", "bridge=no-such-br0"}, exitMissing, []string{"network prov: there is no interface no-such-br0"}},
+		{"a bridge without the address", "", "", "", []string{"--network", "bridge=lo"}, exitMissing, []string{"network prov: interface lo does not have its server address 10.77.0.1: ip addr add 10.77.0.1/24 dev lo"}},
 		{"a libvirt elsewhere", "", "", "", []string{"--connect", "qemu+ssh://host/system"}, exitUsage, []string{"qemu:///session"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -23,9 +22,7 @@ import (
 	"github.com/fettle-dev/fettle/bmc/vbmc"
 	"github.com/fettle-dev/fettle/images"
 	"github.com/fettle-dev/fettle/labs"
-	"github.com/fettle-dev/fettle/labs/fabric"
 	"github.com/fettle-dev/fettle/provision"
-	"github.com/fettle-dev/fettle/pxe"
 	"github.com/fettle-dev/fettle/site"
 	"github.com/fettle-dev/fettle/state"
 )
@@ -84,6 +81,10 @@ func labDaemon(c *cli.Context, e *env) (err error) {
 	if err != nil {
 		return err
 	}
+	bridge, err := bridgeStack(plan)
+	if err != nil {
+		return err
+	}
 	store, err := images.OpenStore(f.Store)
 	if err != nil {
 		return err
@@ -117,7 +118,7 @@ func labDaemon(c *cli.Context, e *env) (err error) {
 	sv := &services{
 		site: func() *site.Site { return plan.Site }, images: store, ca: keys.ca, log: log,
 		state: state.Config{Dir: lab.StateDir(), Logger: log},
-		stack: labStack{lab}, target: d.target, apiPath: filepath.Join(dir, labAPISocket),
+		stack: labStack{lab, bridge}, target: d.target, apiPath: filepath.Join(dir, labAPISocket),
 		limits: d.limits(), mirror: mirror, bmcDir: filepath.Join(dir, "bmc"),
 		passwords: labPasswords{keys.secrets, keys},
 	}
@@ -165,57 +166,6 @@ func labError(err error) error {
 		return fail(exitRefused, err)
 	}
 	return err
-}
-
-// labStack is the fabric: services live on the hosts of its networks.
-type labStack struct{ lab *labs.Lab }
-
-func (s labStack) DHCP(ctx context.Context, n site.Network) (net.PacketConn, error) {
-	return s.lab.Host(n.Name).ListenPacket(ctx, netip.AddrPortFrom(netip.IPv4Unspecified(), 67))
-}
-
-func (s labStack) ListenPacket(ctx context.Context, n site.Network, at netip.AddrPort) (net.PacketConn, error) {
-	return s.lab.Host(n.Name).ListenPacket(ctx, at)
-}
-
-func (s labStack) Listen(ctx context.Context, n site.Network, at netip.AddrPort) (net.Listener, error) {
-	return s.lab.Host(n.Name).Listen(ctx, at)
-}
-
-func (s labStack) DHCP6(ctx context.Context, n site.Network) (net.PacketConn, error) {
-	c, err := s.lab.Host(n.Name).ListenDHCP6(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return labDHCP6{c}, nil
-}
-
-// Advertise is nil on a network without IPv6: the fabric itself says there that
-// there is no router.
-func (s labStack) Advertise(ctx context.Context, n site.Network) (pxe.AdvertiseConn, error) {
-	if !n.IPv6.Prefix.IsValid() {
-		return nil, nil
-	}
-	c, err := s.lab.Host(n.Name).ListenRouters(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
-// labDHCP6 tells who sent each request.
-type labDHCP6 struct{ *fabric.Link6Conn }
-
-func (c labDHCP6) ReadFrom(b []byte) (int, net.Addr, error) {
-	n, from, err := c.Link6Conn.ReadFrom(b)
-	if udp, ok := from.(*net.UDPAddr); ok {
-		return n, &pxe.Neighbor{UDPAddr: *udp, MAC: c.Station(udp.AddrPort().Addr())}, err
-	}
-	return n, from, err
-}
-
-func (s labStack) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	return s.lab.DialContext(ctx, network, addr)
 }
 
 // labServer is what a lab's daemon offers beyond serve: virtual BMCs, and the

@@ -38,6 +38,9 @@ func labUp(c *cli.Context, e *env) error {
 	if err != nil {
 		return fail(exitInput, err)
 	}
+	if _, err := bridgeStack(plan); err != nil {
+		return err
+	}
 	for _, m := range plan.Site.Machines {
 		if _, err := twinTree(s.Dir, m.Name, m.BMC.Twin); err != nil {
 			return fail(exitInput, err)
