@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"bytes"
 	"encoding/binary"
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -92,6 +94,21 @@ func FuzzParseTable(f *testing.F) {
 	seed := make([]byte, 64<<10)
 	copy(seed[512:], gptSignature)
 	f.Add(seed, int64(64<<10), 1, false)
+	good := bytes.Clone(seed)
+	le := binary.LittleEndian
+	le.PutUint32(good[512+12:], gptHeaderLen)
+	le.PutUint64(good[512+72:], 2)
+	le.PutUint32(good[512+80:], 128)
+	le.PutUint32(good[512+84:], 128)
+	for i, from := range []uint64{48, 2048} {
+		e := good[2*512+128*i:]
+		copy(e, guidESP[:])
+		le.PutUint64(e[32:], from)
+		le.PutUint64(e[40:], from+1999)
+	}
+	for _, big := range []bool{false, true} {
+		f.Add(good, int64(1<<30), 2, big)
+	}
 	f.Fuzz(func(t *testing.T, b []byte, n int64, root int, big bool) {
 		if len(b) > mib || n <= 0 || n > 1<<40 {
 			return
@@ -115,6 +132,11 @@ func FuzzParseTable(f *testing.F) {
 			if p.Start < 0 || p.Bytes <= 0 || p.End() > n {
 				t.Errorf("partition %+v is outside of a disk of %d bytes", p, n)
 			}
+		}
+		twin := tab.twin()
+		twin.fit(n)
+		if head, _, _ := twin.encode(); !slices.Equal(twin.partitions(), tab.partitions()) || len(head) != len(tab.head) {
+			t.Errorf("the mirror's partitions are %+v; want those of the first disk, %+v", twin.partitions(), tab.partitions())
 		}
 		tab.encode()
 	})
