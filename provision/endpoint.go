@@ -38,6 +38,7 @@ func (p *Provisioner) Handler() http.Handler {
 		}
 		return http.StatusGone
 	}))
+	mux.HandleFunc("POST "+wire.PathHealth, p.postHealth)
 	return mux
 }
 

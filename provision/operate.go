@@ -114,6 +114,11 @@ func (p *Provisioner) planMachine(ctx context.Context, s *site.Site, m site.Mach
 		mp.Changes = append(mp.Changes, fmt.Sprintf("disk %s is wiped and gets image %s", disks[0].Serial, rel.Name))
 	}
 	mp.Changes = append(mp.Changes, "the machine is restarted twice by its BMC")
+	for _, d := range disks {
+		if lostDisk(st.Health, d.Serial) {
+			mp.Changes = append(mp.Changes, fmt.Sprintf("disk %s was missing or had failed when the machine last told of it: without it nothing is written", d.Serial))
+		}
+	}
 	if st.Phase == state.Ready {
 		mp.Changes = append([]string{fmt.Sprintf("it is ready with image %s: what is on it is lost", st.Image)}, mp.Changes...)
 	}

@@ -158,6 +158,7 @@ type Provisioner struct {
 	sighting  sync.Mutex // one change of what was seen at a time
 	forgotten []string   // documents of sightings that are to be removed; of sighting
 	scanning  sync.Mutex // one search for BMCs at a time
+	healing   sync.Mutex // one report of an installed system at a time
 
 	indexed   atomic.Pointer[siteIndex]
 	recording recordLimit

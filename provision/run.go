@@ -47,6 +47,7 @@ type Run struct {
 	Digest    string               `json:"digest,omitempty"`   // release inputs
 	Installed bool                 `json:"installed"`          // there was a system to put back when an inspection began
 	SSHKeys   []string             `json:"ssh_keys,omitempty"` // host keys that the installed OS reported
+	Watched   *Watched             `json:"watched,omitempty"`  // the installed OS, if it tells of its disks
 }
 
 // Ended tells whether nothing more will happen in r.
@@ -253,6 +254,9 @@ func (p *Provisioner) start(ctx context.Context, s *site.Site, d Run) (Run, erro
 	d.Token = randomHex(32)
 	d.Started, d.Since, d.Heard = now, now, now
 	d.Phase, d.Attempts = state.PoweringOn, 1
+	if d.Deploy != nil && d.Deploy.MirrorSerial != "" {
+		d.Watched = &Watched{Token: randomHex(32), Disks: []string{d.Deploy.DiskSerial, d.Deploy.MirrorSerial}}
+	}
 	if err := p.seedRun(s, &d); err != nil {
 		return Run{}, err
 	}
@@ -274,7 +278,7 @@ func (p *Provisioner) start(ctx context.Context, s *site.Site, d Run) (Run, erro
 			return Run{}, fmt.Errorf("%s: %w (%s, phase %s): wait for it, or stop it with fettle machine abort %s", d.Machine, ErrBusy, was.ID, was.Phase, d.Machine)
 		}
 		if d.Action == ActionInspect && was.hasSystem() {
-			d.Installed, d.SSHKeys = true, was.SSHKeys
+			d.Installed, d.SSHKeys, d.Watched = true, was.SSHKeys, was.Watched
 			r.d = d
 		}
 		r.before = old.idle

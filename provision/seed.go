@@ -21,6 +21,18 @@ var phoneHomeUnit []byte
 //go:embed seed/phone-home
 var phoneHomeScript []byte
 
+//go:embed seed/health
+var healthScript []byte
+
+//go:embed seed/health.service
+var healthUnit []byte
+
+//go:embed seed/md-event
+var mdEventScript []byte
+
+//go:embed seed/mirror-disk
+var mirrorDiskScript []byte
+
 // seedDir is where cloud-init's NoCloud data source reads from without being
 // told on the command line (cloud-init documentation, "NoCloud").
 const seedDir = "/var/lib/cloud/seed/nocloud/"
@@ -29,7 +41,11 @@ const seedDir = "/var/lib/cloud/seed/nocloud/"
 // seed, the site's CA, and what the first boot needs to report. trust is a CA
 // that every program of the system is to trust, or nil.
 func seedFiles(s *site.Site, m site.Machine, prof site.Profile, run Run, agentURL string, ca, trust []byte) ([]wire.SeedFile, error) {
-	userData, err := cloudConfig(s, m, prof, trust)
+	units := []string{"fettle-phone-home.service"}
+	if run.Watched != nil {
+		units = append(units, "fettle-health.service")
+	}
+	userData, err := cloudConfig(s, m, prof, units, trust)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +59,7 @@ func seedFiles(s *site.Site, m site.Machine, prof site.Profile, run Run, agentUR
 		return nil, fmt.Errorf("encoding meta-data of %s: %w", m.Name, err)
 	}
 	phone := fmt.Sprintf("URL=%s%s\nTOKEN=%s\n", agentURL, wire.PathPhoneHome, run.Token)
-	return []wire.SeedFile{
+	files := []wire.SeedFile{
 		{Path: seedDir + "meta-data", Mode: 0o644, Content: meta},
 		{Path: seedDir + "user-data", Mode: 0o600, Content: userData},
 		{Path: seedDir + "network-config", Mode: 0o600, Content: network},
@@ -51,11 +67,29 @@ func seedFiles(s *site.Site, m site.Machine, prof site.Profile, run Run, agentUR
 		{Path: "/etc/fettle/phone-home", Mode: 0o600, Content: []byte(phone)},
 		{Path: "/usr/local/lib/fettle/phone-home", Mode: 0o755, Content: phoneHomeScript},
 		{Path: "/etc/systemd/system/fettle-phone-home.service", Mode: 0o644, Content: phoneHomeUnit},
-	}, nil
+	}
+	if run.Watched != nil {
+		files = append(files, watchFiles(*run.Watched, agentURL)...)
+	}
+	return files, nil
 }
 
-// cloudConfig is the machine's cloud-config.
-func cloudConfig(s *site.Site, m site.Machine, prof site.Profile, trust []byte) ([]byte, error) {
+// watchFiles make a system with mirrored disks tell of them: mdadm's own
+// monitor, which runs wherever there is an array, calls a program.
+func watchFiles(w Watched, agentURL string) []wire.SeedFile {
+	curl := fmt.Sprintf("# curl --config, of fettle-health.service\nurl = %q\nheader = %q\ncacert = \"/etc/fettle/ca.pem\"\n", agentURL+wire.PathHealth, "Authorization: Bearer "+w.Token)
+	return []wire.SeedFile{
+		{Path: "/etc/fettle/health", Mode: 0o600, Content: []byte(curl)},
+		{Path: "/usr/local/lib/fettle/health", Mode: 0o755, Content: healthScript},
+		{Path: "/etc/systemd/system/fettle-health.service", Mode: 0o644, Content: healthUnit},
+		{Path: "/usr/local/lib/fettle/md-event", Mode: 0o755, Content: mdEventScript},
+		{Path: "/etc/mdadm/mdadm.conf.d/fettle.conf", Mode: 0o644, Content: []byte("# Written by fettle at deployment: mdadm.conf(5).\nPROGRAM /usr/local/lib/fettle/md-event\n")},
+		{Path: "/usr/local/sbin/fettle-mirror-disk", Mode: 0o755, Content: mirrorDiskScript},
+	}
+}
+
+// cloudConfig is the machine's cloud-config; units are to be started.
+func cloudConfig(s *site.Site, m site.Machine, prof site.Profile, units []string, trust []byte) ([]byte, error) {
 	type cas struct {
 		Trusted []string `yaml:"trusted"`
 	}
@@ -80,7 +114,7 @@ func cloudConfig(s *site.Site, m site.Machine, prof site.Profile, trust []byte) 
 		Hostname: m.Name, ManageHosts: true, DisableRoot: true, Users: []user{},
 		// runcmd comes once in a system's life; the unit goes on until fettle has
 		// answered, over restarts of either.
-		RunCmd: [][]string{{"sh", "-c", "systemctl enable --now --no-block fettle-phone-home.service || /usr/local/lib/fettle/phone-home"}},
+		RunCmd: [][]string{{"sh", "-c", "systemctl enable --now --no-block " + strings.Join(units, " ") + " || /usr/local/lib/fettle/phone-home"}},
 	}
 	if trust != nil {
 		c.CACerts = &cas{[]string{string(trust)}}

@@ -36,7 +36,7 @@ func (p *Provisioner) Why(ctx context.Context, machine string) ([]string, error)
 			from = i
 		}
 	}
-	last := summary(machine, st, p.now())
+	last := summary(machine, st, p.now()) + healthStory(st)
 	if stuck := bootStory(machine, st, events[from:], p.now()); stuck != "" {
 		last += " " + stuck
 	}

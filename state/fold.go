@@ -49,6 +49,8 @@ func (e Event) check() error {
 		if len(e.Data) == 0 {
 			err = fmt.Errorf("it is empty")
 		}
+	case KindHealth:
+		err = json.Unmarshal(e.Data, &HealthData{})
 	}
 	if err != nil {
 		return bad(err)
@@ -97,7 +99,12 @@ func Fold(s Status, e Event) Status {
 		s.Progress, s.Seconds = nil, nil
 		if d.Action == "deploy" {
 			s.Image, s.Digest = d.Image, d.Digest
+			s.Health = nil // of a system that goes
 		}
+	case KindHealth:
+		var d HealthData
+		_ = json.Unmarshal(e.Data, &d)
+		s.Health = &d
 	case KindRunEnd:
 		var d RunEndData
 		_ = json.Unmarshal(e.Data, &d)
@@ -152,7 +159,7 @@ func endRun(s Status, d RunEndData, t time.Time) Status {
 	default:
 		s = charge(s, t)
 		if s.Action == "wipe" {
-			s.Image, s.Digest = "", ""
+			s.Image, s.Digest, s.Health = "", "", nil
 		}
 	}
 	s.RunEnd = t

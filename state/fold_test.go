@@ -28,6 +28,9 @@ func TestFold(t *testing.T) {
 	end := func(second int, ok bool, reason string) Event {
 		return at(second, Event{Kind: KindRunEnd, Data: data(t, RunEndData{ok, reason})})
 	}
+	health := func(second int, problem string) Event {
+		return at(second, Event{Kind: KindHealth, Data: data(t, HealthData{Problem: problem})})
+	}
 	tests := []struct {
 		name   string
 		events []Event
@@ -53,6 +56,14 @@ func TestFold(t *testing.T) {
 			func(s Status) bool { return reflect.DeepEqual(s.Seconds, map[Phase]float64{Agent: 3}) }},
 		{"no seconds without a run", []Event{phase(0, Agent, ""), phase(5, Ready, "")},
 			func(s Status) bool { return s.Seconds == nil }},
+		{"health stays over an inspection", []Event{run(0, "deploy"), phase(1, Ready, ""), health(2, "a disk is missing"), run(3, "inspect")},
+			func(s Status) bool { return s.Health != nil && s.Health.Problem == "a disk is missing" }},
+		{"health is the latest", []Event{run(0, "deploy"), health(2, "a disk is missing"), health(3, "")},
+			func(s Status) bool { return s.Health != nil && s.Health.Problem == "" }},
+		{"a deployment makes another system", []Event{run(0, "deploy"), health(2, "a disk is missing"), run(3, "deploy")},
+			func(s Status) bool { return s.Health == nil }},
+		{"so does a wipe", []Event{health(2, "a disk is missing"), run(3, "wipe"), end(4, true, "")},
+			func(s Status) bool { return s.Health == nil }},
 		{"a failed machine keeps its reason", []Event{
 			run(0, "deploy"), phase(1, Deploying, ""), progress(2), phase(3, Failed, "disk WD-1 is missing"),
 			end(4, false, ""), power(5), at(6, Event{Kind: "dhcp.offer"}), run(7, "deploy")},

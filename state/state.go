@@ -24,6 +24,7 @@ const (
 	KindPower     Kind = "machine.power"     // Data: PowerData
 	KindRun       Kind = "run.start"         // Data: RunData
 	KindRunEnd    Kind = "run.end"           // Data: RunEndData
+	KindHealth    Kind = "machine.health"    // Data: HealthData
 )
 
 // Phase is where a machine is in its lifecycle.
@@ -107,6 +108,7 @@ type Status struct {
 	Digest    string            `json:"digest,omitempty"`
 	Progress  *ProgressData     `json:"progress,omitempty"`
 	Seconds   map[Phase]float64 `json:"seconds,omitempty"` // spent in each phase of the latest run
+	Health    *HealthData       `json:"health,omitempty"`  // as its installed system last said; nil = it never did
 	Inventory json.RawMessage   `json:"inventory,omitempty"`
 	LastSeq   int64             `json:"last_seq"`
 }

@@ -11,6 +11,7 @@ const (
 	PathTask      = "/agent/v1/task"       // GET → Task; the server holds the request up to 30 s when there is nothing to do (Kind TaskWait)
 	PathReport    = "/agent/v1/report"     // POST Report → 204
 	PathPhoneHome = "/agent/v1/phone-home" // POST PhoneHome → 204; from the installed OS
+	PathHealth    = "/agent/v1/health"     // POST lines → 204; from an installed OS with mirrored disks, with a token of its own
 )
 
 // Kernel command line keys of the agent.
