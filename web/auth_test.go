@@ -116,6 +116,11 @@ func TestRoutesAndRoles(t *testing.T) {
 func TestPages(t *testing.T) {
 	b := newBench(t)
 	b.phase(t, "gpu-01", state.Failed, `disk <script>alert("x")</script> is missing`)
+	const lost = "root runs on 1 of 2 disks, as disk SN-A is missing: replace it"
+	if _, err := b.store.Append(t.Context(), state.Event{Machine: "gpu-01", Kind: state.KindHealth, Text: lost, Data: json.RawMessage(`{"arrays":[{"name":"root","device":"md127","level":"raid1",
+		"members":[{"serial":"SN-A","state":"missing"},{"serial":"<script>alert(1)</script>","device":"vdb3","state":"working"}]}],"problem":"` + lost + `"}`)}); err != nil {
+		t.Fatal(err)
+	}
 	for _, rt := range b.server.pageRoutes() {
 		if rt.method != http.MethodGet {
 			continue
@@ -125,6 +130,9 @@ func TestPages(t *testing.T) {
 		text, err := io.ReadAll(resp.Body)
 		if err != nil || resp.StatusCode != http.StatusOK {
 			t.Errorf("GET %s = %s, %v; want 200", path, resp.Status, err)
+		}
+		if path == "/machines/gpu-01" && (!strings.Contains(string(text), lost) || !strings.Contains(string(text), "1 of 2 disks:")) {
+			t.Errorf("GET %s does not tell of the lost disk:\n%s", path, text)
 		}
 		if strings.Contains(string(text), "<script>alert") {
 			t.Errorf("GET %s lets an event's text run", path)
@@ -290,13 +298,18 @@ func TestMetrics(t *testing.T) {
 	b := newBench(t)
 	b.phase(t, "gpu-01", state.Ready, "")
 	b.phase(t, "gpu-02", state.Ready, "")
+	for machine, problem := range map[string]string{"gpu-01": "root runs on 1 of 2 disks, as disk SN-A is missing: replace it", "gpu-02": ""} {
+		if _, err := b.store.Append(t.Context(), state.Event{Machine: machine, Kind: state.KindHealth, Text: problem, Data: json.RawMessage(`{"arrays":[],"problem":"` + problem + `"}`)}); err != nil {
+			t.Fatal(err)
+		}
+	}
 	b.do(t, "GET", "/api/v1/machines/gpu-02", b.secret[RoleViewer], "")
 	text, err := io.ReadAll(b.do(t, "GET", "/metrics", b.secret[RoleViewer], "").Body)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		`fettle_machines{phase="ready"} 2`, "fettle_events_total 2", "fettle_state_up 1",
+		`fettle_machines{phase="ready"} 2`, "fettle_events_total 4", "fettle_state_up 1", "fettle_machines_degraded 1",
 		`fettle_http_requests_total{method="GET",route="/api/v1/machines/{name}",status="200"} 1`,
 	} {
 		if !strings.Contains(string(text), want) {

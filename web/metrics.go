@@ -28,6 +28,7 @@ func newMetrics(ctx context.Context, store *state.Store, reg *prometheus.Registr
 		store:    store,
 		machines: prometheus.NewDesc("fettle_machines", "Machines in each phase.", []string{"phase"}, nil),
 		up:       prometheus.NewDesc("fettle_state_up", "1 while state can be read and written, 0 while it is opened again after a failure of its disk.", nil, nil),
+		degraded: prometheus.NewDesc("fettle_machines_degraded", "Machines whose installed system says that it lacks a disk.", nil, nil),
 		events:   prometheus.NewDesc("fettle_events_total", "Events ever appended.", nil, nil),
 	})
 	m.handler = promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
@@ -40,15 +41,16 @@ func (m *metrics) count(route, method string, status int) {
 
 // stateCollector reads the store on every scrape.
 type stateCollector struct {
-	ctx                  context.Context // of the server: the interface passes none
-	store                *state.Store
-	up, machines, events *prometheus.Desc
+	ctx                            context.Context // of the server: the interface passes none
+	store                          *state.Store
+	up, machines, degraded, events *prometheus.Desc
 }
 
 // Describe implements prometheus.Collector.
 func (c *stateCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.up
 	ch <- c.machines
+	ch <- c.degraded
 	ch <- c.events
 }
 
@@ -66,10 +68,14 @@ func (c *stateCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.NewInvalidMetric(c.machines, err)
 		return
 	}
-	byPhase := map[state.Phase]int{}
+	byPhase, degraded := map[state.Phase]int{}, 0
 	for _, s := range statuses {
 		byPhase[s.Phase]++
+		if s.Health != nil && s.Health.Problem != "" {
+			degraded++
+		}
 	}
+	ch <- prometheus.MustNewConstMetric(c.degraded, prometheus.GaugeValue, float64(degraded))
 	for phase, n := range byPhase {
 		ch <- prometheus.MustNewConstMetric(c.machines, prometheus.GaugeValue, float64(n), string(phase))
 	}

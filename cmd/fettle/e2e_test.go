@@ -154,6 +154,7 @@ func e2eSectors(t *testing.T, r *e2eRig, s *site.Site, m site.Machine) {
 	}
 	if mirrored(s, m.Name) {
 		e2eMirror(t, r, m.Name, "[UU]")
+		e2eHealth(t, r, m.Name, "root and swap have all their disks")
 	}
 	for _, bad := range []string{"GPT:", "FAT-fs"} {
 		if strings.Contains(res.stdout, bad) {
@@ -167,6 +168,57 @@ func e2eMirror(t *testing.T, r *e2eRig, name, members string) {
 	res := r.ok(t, "lab", "exec", name, "--", "cat /proc/mdstat; findmnt -no SOURCE /; tail -n +2 /proc/swaps | cut -d ' ' -f 1")
 	if f := strings.Fields(res.stdout); strings.Count(res.stdout, members) != 2 || strings.Count(res.stdout, "super 1.0") != 2 || len(f) < 2 || !strings.HasPrefix(f[len(f)-2], "/dev/md") || !strings.HasPrefix(f[len(f)-1], "/dev/md") {
 		t.Errorf("the arrays of %s are\n%s\nwant root and swap on two that are %s", name, res.stdout, members)
+	}
+}
+
+// e2eHealth waits until a machine's own system has said how its disks are, and
+// gives all that it has said.
+func e2eHealth(t *testing.T, r *e2eRig, name, want string) []string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	for {
+		var said []string
+		for _, ev := range r.events(t, name, state.KindHealth) {
+			said = append(said, ev.Text)
+		}
+		if n := len(said); n > 0 && said[n-1] == want {
+			return said
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s says of its disks %q; want %q in the end", name, said, want)
+		case <-time.After(2 * time.Second):
+		}
+	}
+}
+
+// e2eMend: fettle knows which disk of a mirror came back empty, says what to do,
+// and that works.
+func e2eMend(t *testing.T, r *e2eRig, s *site.Site, name string) {
+	m, _ := s.Machine(name)
+	serial := m.Disks[0].Serial
+	lost := "root and swap run on 1 of 2 disks, as disk " + serial + " is missing"
+	e2eHealth(t, r, name, lost)
+	for _, args := range [][]string{{"machine", "health", name}, {"machine", "why", name}} {
+		res := r.fettle(t.Context(), args...)
+		if both := res.stdout + res.stderr; !strings.Contains(both, lost+": that disk is there as vda, empty or out of date: if it is sound, run on the machine: sudo fettle-mirror-disk /dev/vda") || (args[1] == "health") != (res.status == exitFailed) {
+			t.Errorf("%v with an empty disk = %d\n%s", args, res.status, both)
+		}
+	}
+	if res := r.fettle(t.Context(), "lab", "exec", name, "--", "sudo fettle-mirror-disk /dev/vdb"); res.status == 0 || !strings.Contains(res.stderr, "is part of md") {
+		t.Errorf("fettle-mirror-disk on the disk that is left = %d, %s; want it refused", res.status, res.stderr)
+	}
+	start := time.Now()
+	t.Log(strings.TrimSpace(r.ok(t, "lab", "exec", name, "--", "sudo fettle-mirror-disk /dev/vda").stdout))
+	said := e2eHealth(t, r, name, "root and swap have all their disks again")
+	if all := strings.Join(said, "\n"); !strings.Contains(all, "disk "+serial+" is being filled") {
+		t.Errorf("%s said of its disks\n%s\nwant that %s is being filled", name, all, serial)
+	}
+	t.Logf("the mirror of %s is whole after %s: %q", name, time.Since(start).Round(time.Second), said)
+	e2eMirror(t, r, name, "[UU]")
+	if res := r.ok(t, "machine", "health", name); strings.Count(res.stdout, "working") != 4 {
+		t.Errorf("machine health of a whole mirror =\n%s", res.stdout)
 	}
 }
 
@@ -453,6 +505,7 @@ func e2ePowerBack(t *testing.T, r *e2eRig, s *site.Site) {
 	for _, name := range r.machines {
 		if mirrored(s, name) {
 			e2eMirror(t, r, name, "[_U]")
+			e2eMend(t, r, s, name)
 		}
 	}
 	t.Logf("lab up after a power cut: %s", u.took.Round(100*time.Millisecond))

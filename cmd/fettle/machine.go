@@ -27,6 +27,7 @@ func machineCommands(e *env) []*cli.Command {
 				{Name: "ls", Usage: "list machines and their phases", Action: withClient(e, machineList)},
 				{Name: "show", Usage: "show all that is known of a machine", ArgsUsage: "NAME", Action: withClient(e, machineShow)},
 				{Name: "why", Usage: "tell what happened to a machine, as sentences", ArgsUsage: "NAME", Action: withClient(e, machineWhy)},
+				machineHealthCommand(e),
 				{Name: "deploy", Usage: "write each machine's image and start it", ArgsUsage: "SELECTOR...", Flags: []cli.Flag{yes, wait},
 					Description: "Shows the plan (disks that are wiped, machines that restart) and asks, or needs --yes.\n" + selectorHelp,
 					Action:      withClient(e, machineDeploy)},
@@ -80,7 +81,11 @@ func machineList(c *cli.Context, e *env, w *web.Client) error {
 	}
 	rows := [][]string{{"MACHINE", "PHASE", "SINCE", "IMAGE", "REASON"}}
 	for _, m := range ms {
-		rows = append(rows, []string{m.Name, string(m.Status.Phase), sinceText(m.Status.Since), m.Status.Image, m.Status.Reason})
+		reason := m.Status.Reason
+		if h := m.Status.Health; reason == "" && h != nil {
+			reason = h.Problem
+		}
+		rows = append(rows, []string{m.Name, string(m.Status.Phase), sinceText(m.Status.Since), m.Status.Image, reason})
 	}
 	table(e.stdout, rows)
 	return nil

@@ -34,6 +34,10 @@ func TestMachineCommands(t *testing.T) {
 		{name: "ls", args: "machine ls", want: []string{"MACHINE", "gpu-01   ready", "gpu-02   failed", "its disk is gone"}},
 		{name: "show", args: "machine show gpu-01", want: []string{`"phase": "ready"`}},
 		{name: "show nobody", args: "machine show gpu-09", status: exitFailed, want: []string{"gpu-09"}},
+		{name: "health", args: "machine health", status: exitFailed, want: []string{"gpu-01   root   SN-A  -       missing", "gpu-01   root   SN-B  vdb3    rebuilding (40 %)", "gpu-01: since 2026-11-22", "disk SN-A is missing: replace it"}},
+		{name: "health of one that says nothing", args: "machine health gpu-02", want: []string{"gpu-02   -      -     -       it says nothing"}},
+		{name: "health of nobody", args: "machine health gpu-09", status: exitUsage, want: []string{`no machine "gpu-09"`}},
+		{name: "health in a list", args: "machine ls", want: []string{"disk SN-A is missing: replace it"}},
 		{name: "why", args: "machine why gpu-01", want: []string{"gpu-01 was made for a test."}},
 		{name: "plan", args: "plan gpu-01 gpu-02", want: []string{"gpu-01 (now ", "plan sha256:"}},
 		{name: "plan of nothing", args: "plan", status: exitUsage, want: []string{"takes machines"}},
@@ -52,6 +56,9 @@ func TestMachineCommands(t *testing.T) {
 			b := newDeployBench(t, "gpu-01", "gpu-02")
 			b.phase("gpu-01", state.Ready)
 			b.phase("gpu-02", state.Failed)
+			b.health("gpu-01", state.HealthData{Problem: "root runs on 0 of 2 disks, as disk SN-A is missing: replace it", Since: time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC),
+				Arrays: []state.Array{{Name: "root", Device: "md127", Level: "raid1", Sync: "recover", Percent: 40, Members: []state.Member{
+					{Serial: "SN-A", State: state.MemberMissing}, {Serial: "SN-B", Device: "vdb3", State: state.MemberRebuilding}}}}})
 			b.outcome["gpu-01"], b.outcome["gpu-02"] = state.Ready, state.Failed
 			status, out, errOut := b.command(tt.stdin, tt.tty, strings.Fields(tt.args)...)
 			if status != tt.status {
@@ -66,6 +73,13 @@ func TestMachineCommands(t *testing.T) {
 				t.Errorf("fettle %s deployed %v; want %d machines", tt.args, b.deployed, tt.runs)
 			}
 		})
+	}
+}
+
+func (b *deployBench) health(machine string, d state.HealthData) {
+	b.t.Helper()
+	if _, err := b.store.Append(b.t.Context(), state.Event{Machine: machine, Kind: state.KindHealth, Text: d.Problem, Data: encode(b.t, d)}); err != nil {
+		b.t.Fatal(err)
 	}
 }
 
