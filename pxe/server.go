@@ -39,8 +39,9 @@ type Server struct {
 	clients  *clients
 	capture  *Capture
 
-	tftp  tftpLimits
-	drops drops
+	tftp    tftpLimits
+	engines tftpShared
+	drops   drops
 }
 
 // New checks the configuration and makes a server. It opens nothing.

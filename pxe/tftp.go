@@ -1,7 +1,6 @@
 package pxe
 
 import (
-	"bufio"
 	"container/list"
 	"context"
 	"errors"
@@ -16,9 +15,8 @@ import (
 )
 
 const (
-	tftpMaxTransfers = 4096    // at once
-	tftpMaxPerHost   = 256     // of one address at once: a flood from one client starves nobody else
-	tftpFileBuffer   = 8 << 10 // of a transfer; a thousand machines boot at once
+	tftpMaxTransfers = 4096 // at once
+	tftpMaxPerHost   = 256  // of one address at once: a flood from one client starves nobody else
 	tftpOpenTimeout  = 10 * time.Second
 	tftpMaxTime      = time.Hour // of one transfer, however slow
 	tftpRestart      = time.Second
@@ -150,6 +148,14 @@ func (l *tftpLimits) remove(t *tftpSlot) {
 // opens a socket on a new port for each transfer (TID, RFC 1350 §4); local is
 // the address to send from.
 func (s *Server) ServeTFTP(ctx context.Context, conn net.PacketConn, dial func(ctx context.Context, local netip.Addr) (net.PacketConn, error)) error {
+	var engines *tftpEngines // nil: each transfer waits for itself
+	if _, ok := conn.(*net.UDPConn); ok {
+		var err error
+		if engines, err = s.engines.take(s.now); err != nil {
+			return err
+		}
+		defer s.engines.give()
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -186,7 +192,7 @@ func (s *Server) ServeTFTP(ctx context.Context, conn net.PacketConn, dial func(c
 		local := s.localFor(conn, peer.Addr())
 		wg.Go(func() {
 			defer cancel()
-			e := s.transfer(tctx, peer, q, slot, func() (net.PacketConn, error) { return dial(tctx, local) })
+			e := s.transfer(tctx, engines, peer, q, slot, func() (net.PacketConn, error) { return dial(tctx, local) })
 			if replaced := s.tftp.give(slot); replaced {
 				s.drop("TFTP", errUnanswered)
 				return
@@ -214,7 +220,7 @@ func addrPortOf(a net.Addr) (netip.AddrPort, bool) {
 }
 
 // transfer sends one file over a socket of its own and says how it went.
-func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpRequest, slot *tftpSlot, dial func() (net.PacketConn, error)) (e Exchange) {
+func (s *Server) transfer(ctx context.Context, engines *tftpEngines, peer netip.AddrPort, q tftpRequest, slot *tftpSlot, dial func() (net.PacketConn, error)) (e Exchange) {
 	start := s.now()
 	n := s.networkFor(peer.Addr())
 	e = Exchange{Time: start, Kind: "tftp.read", Name: printable([]byte(q.name))}
@@ -233,8 +239,6 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 	}
 	conn = s.tap(conn, peer.Addr(), n.serverFor(peer.Addr()))
 	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
 	to := net.UDPAddrFromAddrPort(peer)
 
 	f, name, err := s.openTFTP(ctx, n, peer.Addr(), q.name)
@@ -264,15 +268,14 @@ func (s *Server) transfer(ctx context.Context, peer netip.AddrPort, q tftpReques
 	if t, ok := conn.(*tapConn); ok {
 		t.secret = f.config != "" // kernel arguments may carry a token
 	}
-	// A block is small: the file is read in larger pieces.
-	wire := carry(conn, peer)
-	t := &sender{to: wire, file: bufio.NewReaderSize(f, tftpFileBuffer), oack: q.negotiate(n.tftpMTU(peer.Addr()), f.Size), now: s.now,
+	wire := engines.carrier(conn, peer)
+	t := &sender{to: wire, file: newTFTPFile(sourceOf(f.ReadSeekCloser)), oack: q.negotiate(n.tftpMTU(peer.Addr()), f.Size), now: s.now,
 		answered: func() { s.tftp.answered(slot) }, heard: &slot.heard,
 		blksize: max(q.blksize, 0), window: max(q.window, 1)}
 	if t.blksize == 0 {
 		t.blksize = tftpDefBlksize
 	}
-	err = wire.run(t)
+	err = wire.run(ctx, t)
 	e.Bytes = t.bytes
 	switch {
 	case err == nil && f.config != "":

@@ -3,7 +3,7 @@ package pxe
 import (
 	"encoding/binary"
 	"errors"
-	"syscall"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +16,7 @@ const (
 
 // sendBurst sends as many of blocks as one call takes: all have the length of
 // the first, but for the last, which may be shorter.
-func sendBurst(raw syscall.RawConn, blocks [][]byte) (int, error) {
+func sendBurst(fd int, blocks [][]byte) (int, error) {
 	size := len(blocks[0])
 	n := min(len(blocks), burstSegments, max(burstBytes/size, 1))
 	var room [24]byte // CmsgSpace(2)
@@ -29,20 +29,15 @@ func sendBurst(raw syscall.RawConn, blocks [][]byte) (int, error) {
 	binary.NativeEndian.PutUint32(oob[unix.SizeofCmsghdr-8:], unix.SOL_UDP)
 	binary.NativeEndian.PutUint32(oob[unix.SizeofCmsghdr-4:], unix.UDP_SEGMENT)
 	binary.NativeEndian.PutUint16(oob[at:], uint16(size))
-	var serr error
-	if err := raw.Write(func(fd uintptr) bool {
-		for range 2 { // the first may report what became of a packet before
-			_, serr = unix.SendmsgBuffers(int(fd), blocks[:n], oob, nil, 0)
-			if !errors.Is(serr, syscall.ECONNREFUSED) && !errors.Is(serr, syscall.EINTR) {
-				break
-			}
+	for range 3 { // the first may report what became of a packet before
+		_, err := unix.SendmsgBuffers(fd, blocks[:n], oob, nil, unix.MSG_DONTWAIT)
+		switch {
+		case err == nil, errors.Is(err, unix.EAGAIN): // see send
+			return n, nil
+		case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.EINTR):
+		default:
+			return 0, os.NewSyscallError("sendmsg", err)
 		}
-		return !errors.Is(serr, syscall.EAGAIN)
-	}); err != nil {
-		return 0, err
 	}
-	if errors.Is(serr, syscall.ECONNREFUSED) {
-		return n, nil
-	}
-	return n, serr
+	return n, nil
 }

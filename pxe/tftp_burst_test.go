@@ -22,13 +22,11 @@ func TestSendBurst(t *testing.T) {
 	}
 	defer b.Close()
 	to, _ := addrPortOf(b.LocalAddr())
-	raw, err := a.SyscallConn()
+	sock, err := takeSocket(a, to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := connect(raw, to); err != nil {
-		t.Fatal(err)
-	}
+	defer sock.close()
 	var blocks [][]byte
 	for i := range 70 {
 		blocks = append(blocks, bytes.Repeat([]byte{byte(i)}, 1472))
@@ -39,7 +37,7 @@ func TestSendBurst(t *testing.T) {
 	}
 	buf := make([]byte, 2000)
 	for sent := 0; sent < len(blocks); {
-		n, err := sendBurst(raw, blocks[sent:])
+		n, err := sendBurst(sock.fd, blocks[sent:])
 		if err != nil || n < 1 {
 			t.Fatalf("sendBurst = %d, %v", n, err)
 		}

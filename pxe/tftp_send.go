@@ -1,7 +1,6 @@
 package pxe
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -28,12 +27,14 @@ var errTFTPProbe = errors.New("client asked for the size only")
 // (RFC 7440 §4). Block numbers are counted in 64 bits and roll over on the
 // wire.
 //
-// It waits for nothing: whoever runs it calls start, and then packet with what
-// the client sends, and expired when nothing came until due, while done is
-// false.
+// It waits for no packet: whoever runs it calls start, and then packet with
+// what the client sends, and expired when nothing came until due, while done is
+// false. Unless it may wait for its file, each of them may return errWait: then
+// goOn is to be called next, where waiting holds up nobody else.
 type sender struct {
 	to      tftpWire
-	file    *bufio.Reader
+	file    *tftpFile
+	mayWait bool
 	now     func() time.Time
 	oack    []byte
 	blksize int
@@ -56,6 +57,7 @@ type sender struct {
 	sent  uint64 // last block on the wire
 	twice uint64 // blocks up to here may have been sent more than once
 	read  uint64 // last block read from the file
+	part  int    // bytes of the one after that, read before errWait
 	last  uint64 // the final block, once known
 	bytes int64  // acknowledged
 
@@ -127,6 +129,12 @@ func (t *sender) expired() error {
 	return t.sendWindow()
 }
 
+// goOn sends what could not be sent because it had to wait for the file.
+func (t *sender) goOn() error {
+	t.at = t.now()
+	return t.sendWindow()
+}
+
 // packet takes what the client sent.
 func (t *sender) packet(b []byte) error {
 	t.at = t.now()
@@ -139,12 +147,10 @@ func (t *sender) packet(b []byte) error {
 	switch binary.BigEndian.Uint16(b) {
 	case tftpAck:
 		acked, open := t.acked, t.open
-		if err := t.ack(binary.BigEndian.Uint16(b[2:])); err != nil {
-			return err
-		}
+		err := t.ack(binary.BigEndian.Uint16(b[2:]))
 		if t.acked != acked || t.open != open {
 			t.useless = 0
-			return nil
+			return err
 		}
 	case tftpError:
 		abort := &tftpAbort{binary.BigEndian.Uint16(b[2:]), printable(b[4:])}
@@ -248,18 +254,22 @@ func (t *sender) progress(delta uint64) {
 
 // sendWindow sends blocks until the window is full or the file ends.
 func (t *sender) sendWindow() error {
+	end := t.acked + uint64(t.window)
+	for t.read < end && t.last == 0 {
+		err := t.readBlock()
+		if errors.Is(err, errWait) {
+			return errWait
+		}
+		if err != nil {
+			t.to.send(encodeTFTPError(tftpErrUndefined, "the server could not read the file"))
+			return fmt.Errorf("reading the file: %w", err)
+		}
+	}
 	t.ready = t.ready[:0]
 	first := t.sent + 1
-	for t.sent < t.acked+uint64(t.window) && (t.last == 0 || t.sent < t.last) {
-		n := t.sent + 1
-		if n > t.read {
-			if err := t.readBlock(n); err != nil {
-				t.to.send(encodeTFTPError(tftpErrUndefined, "the server could not read the file"))
-				return fmt.Errorf("reading the file: %w", err)
-			}
-		}
-		t.ready = append(t.ready, t.ring[n%uint64(t.window)])
-		t.sent = n
+	for t.sent < min(end, t.read) {
+		t.sent++
+		t.ready = append(t.ready, t.ring[t.sent%uint64(t.window)])
 	}
 	for rest := t.ready; len(rest) > 0; {
 		k, err := t.to.burst(rest)
@@ -273,29 +283,31 @@ func (t *sender) sendWindow() error {
 	return nil
 }
 
-// readBlock encodes block n; one shorter than blksize is the last
+// readBlock encodes the next block; one shorter than blksize is the last
 // (RFC 1350 §2).
-func (t *sender) readBlock(n uint64) error {
+func (t *sender) readBlock() error {
+	n := t.read + 1
 	i := n % uint64(t.window)
 	b := t.ring[i]
 	if cap(b) == 0 {
 		b = make([]byte, 4+t.blksize)
+		t.ring[i] = b
 	}
 	b = b[:4+t.blksize]
 	binary.BigEndian.PutUint16(b, tftpData)
 	binary.BigEndian.PutUint16(b[2:], uint16(n))
-	slow := t.file.Buffered() < t.blksize
-	k, err := io.ReadFull(t.file, b[4:])
+	k, slow, err := t.file.read(b[4+t.part:], t.mayWait)
+	t.part += k
 	if slow {
 		t.at = t.now() // nobody is to blame for the disk's time
 	}
-	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
-	if k < t.blksize {
+	if t.part < t.blksize {
 		t.last = n
 	}
-	t.ring[i], t.read = b[:4+k], n
+	t.ring[i], t.read, t.part = b[:4+t.part], n, 0
 	return nil
 }
 

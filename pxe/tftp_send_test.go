@@ -1,7 +1,6 @@
 package pxe
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -38,7 +37,8 @@ func (w *wireLog) took() []any {
 }
 
 func (w *wireLog) sender(f io.Reader, window int) *sender {
-	return &sender{to: w, file: bufio.NewReaderSize(f, 16), now: func() time.Time { return w.clock }, blksize: 8, window: window, oack: []byte{0, tftpOack}}
+	file := &tftpFile{from: waitingSource{f}, buf: make([]byte, 16)}
+	return &sender{to: w, file: file, mayWait: true, now: func() time.Time { return w.clock }, blksize: 8, window: window, oack: []byte{0, tftpOack}}
 }
 
 func ackOf(n int) []byte { return []byte{0, tftpAck, byte(n >> 8), byte(n)} }

@@ -1,10 +1,12 @@
 package pxe
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
 	"os"
+	"sync"
 	"time"
 )
 
@@ -14,18 +16,46 @@ const tftpMaxAnswer = 516
 // tftpCarrier carries a transfer's packets to its client and back.
 type tftpCarrier interface {
 	tftpWire
-	// run runs a transfer that sends by it until the end, or until the
-	// connection is closed.
-	run(t *sender) error
+	// run runs a transfer that sends by it until its end, or ctx's.
+	run(ctx context.Context, t *sender) error
 }
 
-// carry finds the best carrier for a connection.
-func carry(conn net.PacketConn, to netip.AddrPort) tftpCarrier {
+// tftpShared are the engines of all sockets that TFTP is served on, while it is.
+type tftpShared struct {
+	mu      sync.Mutex
+	users   int
+	engines *tftpEngines
+}
+
+func (s *tftpShared) take(now func() time.Time) (*tftpEngines, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users == 0 {
+		var err error
+		if s.engines, err = newTFTPEngines(now); err != nil {
+			return nil, err
+		}
+	}
+	s.users++
+	return s.engines, nil
+}
+
+// give ends the engines with the last who took them.
+func (s *tftpShared) give() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.users--; s.users == 0 {
+		s.engines.close()
+	}
+}
+
+// carrier finds the best carrier for a connection.
+func (s *tftpEngines) carrier(conn net.PacketConn, to netip.AddrPort) tftpCarrier {
 	udp, ok := conn.(*net.UDPConn)
 	if !ok {
 		return &packetWire{conn: conn, to: to, addr: net.UDPAddrFromAddrPort(to)}
 	}
-	if w := connectedWire(udp, to); w != nil {
+	if w := s.carry(udp, to); w != nil {
 		return w
 	}
 	return &packetWire{conn: conn, udp: udp, to: to}
@@ -60,7 +90,9 @@ func (w *packetWire) receive(b []byte) (int, netip.AddrPort, error) {
 	return k, ap, err
 }
 
-func (w *packetWire) run(t *sender) error {
+func (w *packetWire) run(ctx context.Context, t *sender) error {
+	defer context.AfterFunc(ctx, func() { w.conn.Close() })()
+	t.mayWait = true
 	buf := make([]byte, tftpMaxAnswer)
 	err := t.start()
 	for err == nil && !t.done {

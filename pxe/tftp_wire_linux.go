@@ -5,42 +5,42 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"syscall"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// kernelWire is a transfer over a kernel's socket that is connected to the
-// client. In lockstep a packet comes and goes for every 1,468 bytes, so
-// nothing is done for one that could be spared: the socket is not asked for
-// an answer that cannot be there yet (what else may wait in it is read with
-// the next packet, or when the answer is late), the deadline moves only when it
-// comes or has to come earlier, and calls that never block are made without
-// telling the scheduler.
-type kernelWire struct {
-	conn    *net.UDPConn
-	raw     syscall.RawConn
-	fd      uintptr // while run has it
-	buf     [tftpMaxAnswer]byte
-	armed   time.Time // the deadline; zero: there is none
+// kernelSocket is a socket of a transfer's that is connected to its client.
+// Nothing here waits, so that its calls are made without telling the scheduler.
+type kernelSocket struct {
+	fd      int
 	noBurst bool
 }
 
-// tftpTurn is how many packets that are of no use a transfer reads before
-// others have their turn.
-const tftpTurn = 64
-
-// connectedWire connects a socket; nil if it is not of the client's family.
-func connectedWire(conn *net.UDPConn, to netip.AddrPort) tftpCarrier {
+// takeSocket connects a connection's socket and takes it from the runtime; the
+// connection is closed.
+func takeSocket(conn *net.UDPConn, to netip.AddrPort) (*kernelSocket, error) {
 	raw, err := conn.SyscallConn()
-	if err != nil || connect(raw, to) != nil {
-		return nil
+	if err != nil {
+		return nil, err
 	}
-	return &kernelWire{conn: conn, raw: raw}
+	if err := connect(raw, to); err != nil {
+		return nil, err
+	}
+	var own int
+	var derr error
+	if err := raw.Control(func(fd uintptr) { own, derr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return nil, err
+	}
+	if derr != nil {
+		return nil, os.NewSyscallError("fcntl", derr)
+	}
+	conn.Close() // the socket stays: it is out of the runtime's epoll set
+	return &kernelSocket{fd: own}, nil
 }
+
+func (w *kernelSocket) close() error { return unix.Close(w.fd) }
 
 // connect makes a socket one client's alone: the kernel drops what others send
 // to it, and looks its route up once.
@@ -54,105 +54,35 @@ func connect(raw syscall.RawConn, to netip.AddrPort) error {
 	return errors.Join(err, cerr)
 }
 
-// run is one long Read of the connection: its function is called when the
-// socket has become readable, and returns false to wait for that again.
-func (w *kernelWire) run(t *sender) error {
-	started, late := false, false
+func (w *kernelSocket) receive(b []byte) (int, syscall.Errno) {
 	for {
-		var err error
-		rerr := w.raw.Read(func(fd uintptr) bool {
-			w.fd = fd
-			if !started {
-				started = true
-				err = t.start()
-			}
-			for err == nil && !t.done {
-				at := t.at
-				k, errno := w.receive()
-				switch {
-				case errno == 0:
-					sent := t.sent
-					err = t.packet(w.buf[:k])
-					if t.useless%tftpTurn == tftpTurn-1 {
-						runtime.Gosched() // others have clients too
-					}
-					if t.sent == sent || t.window > 1 {
-						continue
-					}
-					at = t.at
-				case errno == unix.ECONNREFUSED:
-					// The client's port is closed: it has gone, or says so too early.
-					continue
-				case errno != unix.EAGAIN:
-					err = os.NewSyscallError("recv", errno)
-				case late:
-					// What had come was read first: the wait is over, or was prolonged.
-					late, at = false, t.now()
-					if !at.Before(t.due) {
-						err = t.expired()
-						at = t.at
-					}
-				}
-				if err == nil && !t.done {
-					err = w.arm(t.due, at)
-					return err != nil
-				}
-			}
-			return true
-		})
-		switch {
-		case rerr == nil:
-			return err
-		case !errors.Is(rerr, os.ErrDeadlineExceeded):
-			return rerr
-		}
-		late, w.armed = true, time.Time{}
-		if err := w.conn.SetReadDeadline(time.Time{}); err != nil {
-			return err
-		}
-	}
-}
-
-// arm sees to it that the wait, which begins now, ends by due. Most deadlines
-// are never reached: one that has moved on is set anew when it comes.
-func (w *kernelWire) arm(due, now time.Time) error {
-	if !w.armed.IsZero() && !due.Before(w.armed) {
-		return nil
-	}
-	w.armed = due
-	return w.conn.SetReadDeadline(time.Now().Add(due.Sub(now))) // wall time, whatever clock the logic has
-}
-
-// receive does not wait.
-func (w *kernelWire) receive() (int, syscall.Errno) {
-	for {
-		k, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, w.fd, uintptr(unsafe.Pointer(&w.buf[0])), uintptr(len(w.buf)), unix.MSG_DONTWAIT, 0, 0)
+		k, _, errno := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(w.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
 		if errno != unix.EINTR {
 			return int(k), errno
 		}
 	}
 }
 
-func (w *kernelWire) send(b []byte) error {
-	for range 2 { // the first may report what became of a packet before
-		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, w.fd, uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
+// send sends a packet. What the socket has no room for is as if it were lost:
+// all that a client is owed at a time has room in it (tftpMaxBurst), so this
+// would be the same once more.
+func (w *kernelSocket) send(b []byte) error {
+	for range 3 { // the first may report what became of a packet before
+		_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(w.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_DONTWAIT, 0, 0)
 		switch errno {
-		case 0:
+		case 0, unix.EAGAIN:
 			return nil
-		case unix.EAGAIN, unix.EINTR: // rare: as the net package does it
-			_, err := w.conn.Write(b)
-			return err
-		case unix.ECONNREFUSED:
+		case unix.ECONNREFUSED, unix.EINTR:
 		default:
 			return os.NewSyscallError("send", errno)
 		}
 	}
-	return nil // as if it were lost: the client is asked again in time
+	return nil // the client is asked again in time
 }
 
-func (w *kernelWire) burst(blocks [][]byte) (int, error) {
+func (w *kernelSocket) burst(blocks [][]byte) (int, error) {
 	if len(blocks) > 1 && !w.noBurst {
-		k, err := sendBurst(w.raw, blocks)
+		k, err := sendBurst(w.fd, blocks)
 		if err == nil {
 			return k, nil
 		}

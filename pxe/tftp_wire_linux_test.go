@@ -1,7 +1,6 @@
 package pxe
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -109,13 +108,18 @@ func TestTFTPOnIPv6(t *testing.T) {
 	defer client.Close()
 	to, _ := addrPortOf(client.LocalAddr())
 	want := pattern(100_000)
-	w, ok := carry(server, to).(*kernelWire)
-	if !ok {
-		t.Fatalf("carry of an IPv6 socket is no %T", w)
+	engines, err := newTFTPEngines(time.Now)
+	if err != nil {
+		t.Fatal(err)
 	}
-	s := &sender{to: w, file: bufio.NewReader(strings.NewReader(want)), now: time.Now, blksize: 1440, window: 4}
+	defer engines.close()
+	w, ok := engines.carrier(server, to).(*engineWire)
+	if !ok {
+		t.Fatalf("the carrier of an IPv6 socket is no %T", w)
+	}
+	s := &sender{to: w, file: newTFTPFile(memorySource{strings.NewReader(want)}), now: time.Now, blksize: 1440, window: 4}
 	done := make(chan error, 1)
-	go func() { done <- w.run(s) }()
+	go func() { done <- w.run(t.Context(), s) }()
 	var got bytes.Buffer
 	client.SetDeadline(time.Now().Add(20 * time.Second))
 	for buf, n := make([]byte, 2000), 1444; n == 1444; {
@@ -135,8 +139,8 @@ func TestTFTPOnIPv6(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.Close()
-	if w, ok := carry(other, to).(*packetWire); !ok {
-		t.Errorf("carry of an IPv4 socket to an IPv6 client = %T; want %T", carry(other, to), w)
+	if c, ok := engines.carrier(other, to).(*packetWire); !ok {
+		t.Errorf("the carrier of an IPv4 socket to an IPv6 client is no %T", c)
 	}
 }
 
@@ -307,9 +311,9 @@ func TestTFTPStrangersPutNothingOff(t *testing.T) {
 	}
 	server, client, stranger := listen(), listen(), listen()
 	w := &packetWire{conn: server, udp: server, to: client.LocalAddr().(*net.UDPAddr).AddrPort()}
-	s := &sender{to: w, file: bufio.NewReader(strings.NewReader("x")), now: time.Now, blksize: 8, window: 1, oack: []byte{0, tftpOack}}
+	s := &sender{to: w, file: newTFTPFile(memorySource{strings.NewReader("x")}), now: time.Now, blksize: 8, window: 1, oack: []byte{0, tftpOack}}
 	done := make(chan error, 1)
-	go func() { done <- w.run(s) }()
+	go func() { done <- w.run(t.Context(), s) }()
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
