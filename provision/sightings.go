@@ -120,10 +120,12 @@ func (p *Provisioner) sawAll(ctx context.Context, all []state.Sighting) (news []
 			return back
 		})
 		slices.Sort(gone)
-		if err := p.c.Store.PutAll(ctx, nil, slices.Compact(gone)...); err != nil && ctx.Err() == nil {
-			p.log.Error("sightings not forgotten", "count", len(gone), "err", err)
+		p.forgotten = slices.Compact(gone)
+		if err := p.c.Store.PutAll(ctx, nil, p.forgotten...); err == nil {
+			p.forgotten = p.forgotten[:0]
+		} else if ctx.Err() == nil { // with the next ones
+			p.log.Error("sightings not forgotten yet", "count", len(gone), "err", err)
 		}
-		p.forgotten = p.forgotten[:0]
 	}
 	return news
 }

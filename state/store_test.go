@@ -159,8 +159,8 @@ func TestOpenIsQuickAndQuiet(t *testing.T) {
 			t.Errorf("second Close() = %v; want nil", err)
 		}
 		for line := range strings.Lines(log.String()) {
-			// Of the disk it may complain, when others keep that busy.
-			if !strings.Contains(line, "slow fdatasync") && !strings.Contains(line, "took too long") {
+			// Of the disk and of the processor it may complain, when others keep them busy.
+			if !strings.Contains(line, "slow fdatasync") && !strings.Contains(line, "took too long") && !strings.Contains(line, "cannot campaign") {
 				t.Errorf("Open and Close of a %s directory logged %swant nothing", step, line)
 			}
 		}

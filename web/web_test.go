@@ -276,7 +276,7 @@ func TestClientErrors(t *testing.T) {
 func TestEventStream(t *testing.T) {
 	b := newBench(t)
 	const total = 60
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute) // 120 events, each waits for the disk
 	defer cancel()
 	for range total / 2 {
 		b.phase(t, "gpu-01", state.Agent, "")
