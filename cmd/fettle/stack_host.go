@@ -145,7 +145,8 @@ func listenFailed(flag, at string, err error) error {
 	case errors.As(err, &wrong), errors.As(err, &unknown):
 		return usage("%s is ADDRESS:PORT, such as 192.0.2.10:8480, not %q", flag, at)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return fail(exitMissing, fmt.Errorf("%s: no interface of this machine has the address of %s: ip -brief address shows those there are", flag, at))
+		host, _, _ := net.SplitHostPort(at) // it was parsed
+		return fail(exitMissing, fmt.Errorf("%s: no interface of this machine has the address %s: ip -brief address shows those there are", flag, host))
 	}
 	return portTaken(fmt.Errorf("%s: %w", flag, err))
 }
