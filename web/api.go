@@ -83,6 +83,20 @@ func (s *Server) getMachines(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if sel := r.URL.Query()["select"]; len(sel) > 0 {
+		if err := s.check(sel); err != nil {
+			return err
+		}
+		in, err := s.c.Site().Select(sel...)
+		if err != nil { // the site was replaced meanwhile
+			return problem(http.StatusNotFound, "", "%v", err)
+		}
+		picked := map[string]bool{}
+		for _, m := range in {
+			picked[m.Name] = true
+		}
+		ms = slices.DeleteFunc(ms, func(m Machine) bool { return !picked[m.Name] })
+	}
 	return answer(w, ms)
 }
 

@@ -53,10 +53,15 @@ func NewUnixClient(path string) *Client {
 	}}}
 }
 
-// Machines lists the machines, without their inventories.
-func (c *Client) Machines(ctx context.Context) ([]Machine, error) {
+// Machines lists the machines that selectors pick (see site.Site.Select), all
+// of them without any, and without their inventories.
+func (c *Client) Machines(ctx context.Context, selectors ...string) ([]Machine, error) {
 	var out []Machine
-	return out, c.call(ctx, "GET", "/machines", nil, &out)
+	path := "/machines"
+	if len(selectors) > 0 {
+		path += "?" + url.Values{"select": selectors}.Encode()
+	}
+	return out, c.call(ctx, "GET", path, nil, &out)
 }
 
 // Machine tells of one machine.

@@ -24,7 +24,7 @@ func machineCommands(e *env) []*cli.Command {
 		{
 			Name: "machine", Usage: "what machines are, and what happens to them",
 			Subcommands: []*cli.Command{
-				{Name: "ls", Usage: "list machines and their phases", Action: withClient(e, machineList)},
+				{Name: "ls", Usage: "list machines and their phases", ArgsUsage: "[SELECTOR...]", Description: selectorHelp, Action: withClient(e, machineList)},
 				{Name: "show", Usage: "show all that is known of a machine", ArgsUsage: "NAME", Action: withClient(e, machineShow)},
 				{Name: "why", Usage: "tell what happened to a machine, as sentences", ArgsUsage: "NAME", Action: withClient(e, machineWhy)},
 				machineHealthCommand(e),
@@ -72,7 +72,7 @@ func selectors(c *cli.Context) ([]string, error) {
 }
 
 func machineList(c *cli.Context, e *env, w *web.Client) error {
-	ms, err := w.Machines(c.Context)
+	ms, err := w.Machines(c.Context, c.Args().Slice()...)
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,15 @@ func machineInspect(c *cli.Context, e *env, w *web.Client) error {
 	if err != nil {
 		return err
 	}
-	if err := e.confirm(c.Bool("yes"), "restart "+strings.Join(sel, ", ")+" into the agent"); err != nil {
+	ms, err := w.Machines(c.Context, sel...)
+	if err != nil {
+		return err
+	}
+	names := make([]string, len(ms))
+	for i, m := range ms {
+		names[i] = fmt.Sprintf("%s (now %s)", m.Name, m.Status.Phase)
+	}
+	if err := e.confirm(c.Bool("yes"), "restart into the agent "+count(names)); err != nil {
 		return err
 	}
 	after, statuses, err := snapshot(c.Context, w)
@@ -211,7 +219,7 @@ func machineInspect(c *cli.Context, e *env, w *web.Client) error {
 	if err != nil || !c.Bool("wait") {
 		return err
 	}
-	var names []string
+	names = nil
 	for ev, err := range w.Events(c.Context, state.Query{After: after, Kinds: []state.Kind{state.KindRun}}, false) {
 		if err != nil {
 			return err

@@ -29,6 +29,7 @@ func TestMachineCommands(t *testing.T) {
 		tty    bool
 		status int
 		want   []string // in stdout or stderr
+		no     string   // in neither
 		runs   int      // that were started
 	}{
 		{name: "ls", args: "machine ls", want: []string{"MACHINE", "gpu-01   ready", "gpu-02   failed", "its disk is gone"}},
@@ -49,7 +50,11 @@ func TestMachineCommands(t *testing.T) {
 		{name: "deploy that fails", args: "machine deploy --yes gpu-01 gpu-02", status: exitFailed, want: []string{"gpu-02 failed: its disk is gone"}, runs: 2},
 		{name: "deploy without waiting", args: "machine deploy --yes --wait=false gpu-02", runs: 1},
 		{name: "inspect", args: "machine inspect --yes gpu-01", want: []string{"inspected"}},
-		{name: "inspect without a yes", args: "machine inspect gpu-01", status: exitRefused, want: []string{"restart gpu-01 into the agent: say --yes"}},
+		{name: "inspect without a yes", args: "machine inspect gpu-01", status: exitRefused, want: []string{"restart into the agent gpu-01 (now ready): say --yes"}},
+		{name: "inspect of some", args: "machine inspect gpu-[01-02]", status: exitRefused, want: []string{"restart into the agent 2 machines: gpu-01 (now ready), gpu-02 (now failed): say --yes"}},
+		{name: "inspect of one that is not there", args: "machine inspect gpu-03", status: exitFailed, want: []string{"gpu-03"}},
+		{name: "a list of some", args: "machine ls gpu-02", want: []string{"gpu-02"}, no: "gpu-01"},
+		{name: "a list of what is not there", args: "machine ls rack=r9", status: exitFailed, want: []string{"r9"}},
 		{name: "abort", args: "machine abort gpu-01", status: exitFailed, want: []string{"no run is under way"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -68,6 +73,9 @@ func TestMachineCommands(t *testing.T) {
 				if !strings.Contains(out+errOut, want) {
 					t.Errorf("fettle %s printed\n%s%s\nwant %q", tt.args, out, errOut, want)
 				}
+			}
+			if tt.no != "" && strings.Contains(out+errOut, tt.no) {
+				t.Errorf("fettle %s printed\n%s%s\nwant no %q", tt.args, out, errOut, tt.no)
 			}
 			if len(b.deployed) != tt.runs {
 				t.Errorf("fettle %s deployed %v; want %d machines", tt.args, b.deployed, tt.runs)
