@@ -49,6 +49,16 @@ func TestMirrorDiskScript(t *testing.T) {
 			put("md127/md/dev-vda3/block", "->vda/vda3")
 		}, "", []string{"mdadm --quiet /dev/md127 --remove /dev/vda3", "mdadm --quiet /dev/md126 --re-add /dev/vda4", "mdadm --quiet /dev/md127 --re-add /dev/vda3",
 			"systemctl --no-block restart fettle-health.service"}},
+		{"one partition has failed", "vda", func(put func(string, string)) {
+			for _, p := range []string{"vda3/partition=3", "vda4/partition=4", "vda3/uuid=root", "vda4/uuid=swap"} {
+				name, text, _ := strings.Cut(p, "=")
+				put("vda/"+name, text)
+			}
+			put("md126/md/dev-vda4/state", "faulty")
+			put("md126/md/dev-vda4/block", "->vda/vda4")
+			put("md127/md/dev-vda3/state", "in_sync")
+			put("md127/md/dev-vda3/block", "->vda/vda3")
+		}, "", []string{"mdadm --quiet /dev/md126 --remove /dev/vda4", "mdadm --quiet /dev/md126 --re-add /dev/vda4", "systemctl --no-block restart fettle-health.service"}},
 		{"a disk that was pulled out is remembered", "vda", func(put func(string, string)) {
 			put("md127/md/dev-vdx3/state", "faulty")
 			put("md127/md/dev-vdx3/block", "->gone/vdx3")
@@ -63,7 +73,7 @@ func TestMirrorDiskScript(t *testing.T) {
 			put("vda/vda4/uuid", "swap")
 		}, "is not empty", nil},
 		{"the table does not fit", "vda", func(put func(string, string)) { put("vda/small", "1") }, "/dev/vda cannot have the partitions of /dev/vdb: is it smaller?", nil},
-		{"the disk that is left", "vdb", nil, "is part of md126 already", nil},
+		{"the disk that is left", "vdb", nil, "is part of md126 md127 already", nil},
 		{"other sectors", "vda", func(put func(string, string)) { put("vda/queue/logical_block_size", "512") }, "sectors of 512 bytes, /dev/vdb of 4096", nil},
 		{"the mirror is whole", "vdc", func(put func(string, string)) {
 			put("vdc/queue/logical_block_size", "4096")
