@@ -6,6 +6,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -18,6 +19,12 @@ import (
 func TestServeDHCPBatches(t *testing.T) {
 	server, client := vethPair(t)
 	client.run(t, "ip", "addr", "add", "192.0.2.2/24", "dev", "cli0")
+	// Each knows the other's MAC: the kernel keeps 101 packets while it asks.
+	mac := func(n *netns, dev string) string {
+		return strings.TrimSpace(n.run(t, "cat", "/sys/class/net/"+dev+"/address"))
+	}
+	server.run(t, "ip", "neigh", "replace", "192.0.2.2", "lladdr", mac(client, "cli0"), "dev", "srv0")
+	client.run(t, "ip", "neigh", "replace", "192.0.2.1", "lladdr", mac(server, "srv0"), "dev", "cli0")
 	n := testNetwork()
 	relay := netip.MustParseAddr("192.0.2.2")
 	n.Relays = []netip.Addr{relay}
@@ -61,7 +68,7 @@ func TestServeDHCPBatches(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
 		t.Fatal(err)
 	}
 	got := map[string]bool{}
