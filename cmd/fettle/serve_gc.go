@@ -14,7 +14,7 @@ const (
 	gcLook  = 250 * time.Millisecond
 	gcBusy  = 2         // collections between two looks: there is a burst
 	gcRoom  = 24 << 20  // what may gather before a collection then, at least
-	gcMost  = 128 << 20 // and at most, where half a second of the burst makes so much
+	gcMost  = 128 << 20 // and at most, where a quarter of a second of the burst makes so much
 	gcLeast = 40        // percent; of much that is live, this much may gather
 	gcCalm  = 40        // looks without any: the burst is over, the memory is given back
 	gcUsual = 100
@@ -61,7 +61,7 @@ func tuneGC(ctx context.Context) {
 		case roomy:
 			// Of what is live now: a percentage of little is much too much once
 			// there is more, and so is twice of much.
-			room := min(max(rate/2, gcRoom), gcMost)
+			room := min(max(rate/4, gcRoom), gcMost)
 			want := max(gcLeast, int(room*100/max(live, 1<<20)))
 			if d := want - percent; d > percent/8 || -d > percent/8 {
 				debug.SetGCPercent(want)
