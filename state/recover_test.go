@@ -164,7 +164,7 @@ func TestRecoversFromBrokenFiles(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := leftDir(t)
 			s := openConfig(t, Config{Dir: dir})
 			lock, err := s.Lock(t.Context(), "run/gpu-01", time.Minute)
 			if err != nil {
@@ -441,7 +441,7 @@ func TestFrozenDisk(t *testing.T) {
 // TestReopensSoOften has etcd fail again and again: it is opened so many times,
 // and then the store ends and says so.
 func TestReopensSoOften(t *testing.T) {
-	dir := t.TempDir()
+	dir := leftDir(t)
 	s, err := Open(t.Context(), Config{Dir: dir, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)

@@ -69,6 +69,29 @@ func openConfig(t testing.TB, c Config) *Store {
 	return s
 }
 
+// leftDir is a folder for an etcd that gives up: what is left of it may still
+// make a file there while the folder is removed, which t.TempDir fails of.
+func leftDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "fettle-state-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for end := time.Now().Add(10 * time.Second); ; <-time.After(20 * time.Millisecond) {
+			err := os.RemoveAll(dir)
+			if err == nil {
+				return
+			}
+			if time.Now().After(end) {
+				t.Errorf("removing the test's folder: %v", err)
+				return
+			}
+		}
+	})
+	return dir
+}
+
 func openTest(t testing.TB) *Store { return openConfig(t, Config{Dir: t.TempDir()}) }
 
 // startCluster runs an etcd that listens on loopback, like one that fettle is
@@ -180,7 +203,7 @@ func TestOpenIsQuickAndQuiet(t *testing.T) {
 
 func TestOpenRefuses(t *testing.T) {
 	broken := func(t *testing.T, glob string, spoil func([]byte)) string {
-		dir := t.TempDir()
+		dir := leftDir(t)
 		s := openConfig(t, Config{Dir: dir})
 		for range 50 {
 			mustAppend(t, s, phaseEvent(t, "gpu-01", Agent, ""))
@@ -290,7 +313,7 @@ func appender(dir string) int {
 }
 
 func TestSurvivesKill(t *testing.T) {
-	dir := t.TempDir()
+	dir := leftDir(t)
 	want := int64(0)
 	for round := range 3 {
 		cmd := exec.CommandContext(t.Context(), os.Args[0])
