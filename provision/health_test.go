@@ -204,14 +204,7 @@ func TestHealthIsTheMachinesOwn(t *testing.T) {
 // TestHealthScript runs the script of installed systems on directories that
 // look like the kernel's, against answers of all kinds.
 func TestHealthScript(t *testing.T) {
-	for _, tool := range []string{"sh", "curl"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			if os.Getenv("CI") == "true" {
-				t.Fatal(err)
-			}
-			t.Skip(err)
-		}
-	}
+	needTools(t, "sh", "curl")
 	for _, tt := range []struct {
 		name   string
 		status int // of the answer, 0 = nobody is there

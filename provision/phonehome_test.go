@@ -15,10 +15,11 @@ import (
 	"github.com/fettle-dev/fettle/agent/wire"
 )
 
-// The script that an installed system runs, against answers of all kinds: it
-// forgets its token when fettle has answered for good, and only then.
-func TestPhoneHomeScript(t *testing.T) {
-	for _, tool := range []string{"sh", "curl"} {
+// needTools skips a test of a script where its programs are missing, except in
+// CI.
+func needTools(t *testing.T, tools ...string) {
+	t.Helper()
+	for _, tool := range tools {
 		if _, err := exec.LookPath(tool); err != nil {
 			if os.Getenv("CI") == "true" {
 				t.Fatal(err)
@@ -26,6 +27,12 @@ func TestPhoneHomeScript(t *testing.T) {
 			t.Skip(err)
 		}
 	}
+}
+
+// The script that an installed system runs, against answers of all kinds: it
+// forgets its token when fettle has answered for good, and only then.
+func TestPhoneHomeScript(t *testing.T) {
+	needTools(t, "sh", "curl")
 	for _, tt := range []struct {
 		name   string
 		status int // of the answer, 0 = nobody is there

@@ -31,19 +31,16 @@ func machineHealth(c *cli.Context, e *env, w *web.Client) error {
 	if err != nil {
 		return err
 	}
-	told := []machineDisks{}
+	told, names := []machineDisks{}, c.Args().Slice()
 	for _, m := range ms {
-		if m.Status.Health != nil || slices.Contains(c.Args().Slice(), m.Name) {
+		if len(names) == 0 && m.Status.Health != nil || slices.Contains(names, m.Name) {
 			told = append(told, machineDisks{m.Name, m.Status.Health})
 		}
 	}
-	if c.NArg() > 0 {
-		for _, name := range c.Args().Slice() {
-			if !slices.ContainsFunc(told, func(m machineDisks) bool { return m.Machine == name }) {
-				return usage("no machine %q is in the site, and none was seen: see fettle machine ls", name)
-			}
+	for _, name := range names {
+		if !slices.ContainsFunc(told, func(m machineDisks) bool { return m.Machine == name }) {
+			return usage("no machine %q is in the site, and none was seen: see fettle machine ls", name)
 		}
-		told = slices.DeleteFunc(told, func(m machineDisks) bool { return !slices.Contains(c.Args().Slice(), m.Machine) })
 	}
 	var problems []string
 	for _, m := range told {
